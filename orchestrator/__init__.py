@@ -1,0 +1,3 @@
+"""Kubernetes maintenance without surprises."""
+
+__version__ = "0.1.0"

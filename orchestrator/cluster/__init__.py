@@ -1,0 +1,1 @@
+"""What a cluster is and what follows from it. Pure: no I/O, no clock."""

@@ -1,0 +1,37 @@
+"""What happened, as data, for people and for logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        name: A static string of the vocabulary in `docs/output.md`, such as `step.finished`.
+        fields: JSON values; `run`, `node` and `step` where they apply.
+        level: `debug`, `info`, `warning` or `error`.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    level: str = "info"
+
+
+class Sink(Protocol):
+    """Where events go. Called from several threads; an implementation takes care of that itself."""
+
+    def emit(self, event: Event) -> None:
+        """Show or record `event`. Never raises: a full disk must not stop a drain half-way."""
+        ...
+
+
+class Silent:
+    """A sink for those who want none."""
+
+    def emit(self, event: Event) -> None:
+        """Nothing."""

@@ -1,0 +1,148 @@
+"""Every failure that this tool raises on purpose, and the exit code of each.
+
+OrchestratorError                1  (never raised itself)
+├── BadUsage                     2  an argument cannot be meant
+├── FactUnreadable              10  something answered, but not in a form we know
+├── ApiError                    12  the Kubernetes API did not do as asked
+│   ├── ApiUnreachable          12  no answer, or a server that is not up; retryable
+│   ├── ApiThrottled            12  429 from priority and fairness; retryable
+│   ├── ApiConflict             12  409: somebody changed the object; retryable
+│   ├── ApiForbidden            12  403 that will not go away by itself
+│   ├── ApiUnauthorized         12  401, expired or wrong credentials
+│   └── ApiNotFound             12  404
+├── Refused                     20  a precondition forbids it; nothing was changed by this step
+├── Locked                      21  another run holds the cluster
+├── LeaseLost                   21  this run held the cluster and holds it no more
+├── GoalNotReached              30  applied, but not there within its time
+└── Interrupted                130  a person or a signal stopped it
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OrchestratorError(Exception):
+    """Something this tool refused or failed to do, and what a person can do about it.
+
+    Never wrapped in another class: context is added on the way up with `add_note`, so that the class, and with
+    it `exit_code`, stays the one that was raised.
+
+    Attributes:
+        remedy: An order that a tired person can follow or paste. Never empty.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuilt, (type(self), str(self), dict(self.__dict__)))
+
+
+def _rebuilt(kind: type[OrchestratorError], message: str, state: dict[str, object]) -> OrchestratorError:
+    err = kind.__new__(kind)
+    Exception.__init__(err, message)
+    err.__dict__.update(state)
+    return err
+
+
+class BadUsage(OrchestratorError):
+    """An argument, or a combination of them, that cannot be meant. Nothing was sent."""
+
+    exit_code = 2
+
+
+class FactUnreadable(OrchestratorError):
+    """Something answered, but not in a form that we know. Unknown is never read as "no"."""
+
+    exit_code = 10
+
+
+class ApiError(OrchestratorError):
+    """The Kubernetes API did not do as asked.
+
+    Attributes:
+        status: The HTTP status, or None when there was no answer.
+        reason: The `reason` of the API's Status object, "" when there was none.
+        retry_after_s: What the server asked for in `Retry-After`, in seconds, or None.
+    """
+
+    exit_code = 12
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str,
+        status: int | None = None,
+        reason: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class ApiUnreachable(ApiError):
+    """No answer at all, a gateway's, or one from a server that is not up yet."""
+
+    retryable = True
+
+
+class ApiThrottled(ApiError):
+    """429 by API priority and fairness or by the server's own limits: the server is busy, not unwilling."""
+
+    retryable = True
+
+
+class ApiConflict(ApiError):
+    """409: the object, or one that the server had to change with it, was changed by somebody else meanwhile."""
+
+    retryable = True
+
+
+class ApiForbidden(ApiError):
+    """403 that will not go away by itself."""
+
+
+class ApiUnauthorized(ApiError):
+    """401: the credentials are wrong or have expired."""
+
+
+class ApiNotFound(ApiError):
+    """404."""
+
+
+class Refused(OrchestratorError):
+    """A precondition forbids the step."""
+
+    exit_code = 20
+
+
+class Locked(OrchestratorError):
+    """Another run holds the cluster."""
+
+    exit_code = 21
+
+
+class LeaseLost(OrchestratorError):
+    """This run held the cluster and cannot prove that it still does. No further effect was started."""
+
+    exit_code = 21
+
+
+class GoalNotReached(OrchestratorError):
+    """The step was applied but did not reach its goal in the time it was given."""
+
+    exit_code = 30
+
+
+class Interrupted(OrchestratorError):
+    """A person, or a signal, stopped the run."""
+
+    exit_code = 130

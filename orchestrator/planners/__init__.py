@@ -1,0 +1,1 @@
+"""Facts and a request in, a Plan out. Pure."""
