@@ -5,8 +5,11 @@ Times are seconds since the Unix epoch; CPU is in cores, memory in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: The annotation in which the owner of a cordon is recorded, as the JSON of a CordonRecord.
 CORDON_ANNOTATION = "kube-orchestrator.io/cordon"

@@ -7,12 +7,14 @@ All methods raise ApiError (see `orchestrator.errors`) and are retried inside by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.cluster.model import Budget, CordonRecord, Node, Pod, PodChange, PodList, Workload
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from orchestrator.cluster.model import Budget, CordonRecord, Node, Pod, PodChange, PodList, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class View(Protocol):
         ...
 
     def daemon_set_missing(self, namespace: str, name: str) -> str:
-        """"" when the DaemonSet exists, else the API's words for why it does not.
+        """ "" when the DaemonSet exists, else the API's words for why it does not.
 
         Raises:
             ApiError: It cannot be told.
