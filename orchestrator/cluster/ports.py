@@ -100,7 +100,7 @@ class View(Protocol):
         ...
 
     def daemon_set_missing(self, namespace: str, name: str) -> str:
-        """ "" when the DaemonSet exists, else the API's words for why it does not.
+        """An empty text when the DaemonSet exists, else the API's words for why it does not.
 
         Raises:
             ApiError: It cannot be told.

@@ -127,10 +127,16 @@ class Needed:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """The goal is not reached, and applying the step is forbidden until somebody acts."""
+    """The goal is not reached, and applying the step is forbidden until somebody acts.
+
+    Attributes:
+        until: The id of the step of the same plan that clears it; "" when none does. A preview that finds that
+            step still to be done shows this one as needed after it.
+    """
 
     why: str
     remedy: str
+    until: str = ""
 
 
 Decision = Done | Needed | Blocked
