@@ -218,6 +218,8 @@ class Budget:
         observed: The controller has seen the current spec; while it has not, the server answers 429.
         rule: `minAvailable: 3` or `maxUnavailable: 10%`, for people.
         always_allow_unhealthy: Pods that are not ready may go whatever the count.
+        disrupted: Names of pods whose eviction the server has counted and the controller not yet seen
+            (`status.disruptedPods`).
     """
 
     namespace: str
@@ -230,6 +232,7 @@ class Budget:
     observed: bool = True
     rule: str = ""
     always_allow_unhealthy: bool = False
+    disrupted: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
