@@ -269,8 +269,7 @@ class SelectorObject(Wire):
         return Selector(
             self.match_labels or {},
             tuple(
-                Requirement(e["key"], e["operator"], tuple(e.get("values") or ()))
-                for e in self.match_expressions or ()
+                Requirement(e["key"], e["operator"], tuple(e.get("values") or ())) for e in self.match_expressions or ()
             ),
         )
 

@@ -1,0 +1,105 @@
+"""Which cluster is meant: the kubeconfig's contexts, chosen as kubectl chooses them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ApiUnreachable, BadUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A context of a kubeconfig.
+
+    Attributes:
+        files: The kubeconfig files that exist, in order; empty inside a pod.
+        context: Its name; "" inside a pod.
+        cluster: The name of its cluster.
+        user: The name of its user.
+    """
+
+    files: tuple[Path, ...]
+    context: str
+    cluster: str
+    user: str
+
+
+def files(kubeconfig: str | None) -> tuple[Path, ...]:
+    """The kubeconfig files in their order of precedence, existing or not.
+
+    Source: kubectl: `--kubeconfig` is one file; else `$KUBECONFIG` is a list of paths; else `~/.kube/config`.
+    """
+    if kubeconfig:
+        return (Path(kubeconfig).expanduser(),)
+    paths = tuple(Path(p).expanduser() for p in os.environ.get("KUBECONFIG", "").split(os.pathsep) if p)
+    return paths or (Path.home() / ".kube" / "config",)
+
+
+def contexts(kubeconfig: str | None) -> tuple[str, ...]:
+    """The names of all contexts, sorted. Empty when there is no kubeconfig.
+
+    Raises:
+        BadUsage: A file is not YAML of the right form.
+    """
+    return tuple(sorted(_merged(tuple(p for p in files(kubeconfig) if p.is_file()))[1]))
+
+
+def choose(kubeconfig: str | None, context: str | None) -> Choice:
+    """The context that is meant.
+
+    Source: client-go `clientcmd`: of several files, the first that sets a value wins, `current-context` too. (The
+    client library takes the last one for `current-context`, which would be another cluster than kubectl's.)
+
+    Raises:
+        BadUsage: There is no such file or context, or a file cannot be read.
+        ApiUnreachable: There is no kubeconfig at all, and this is not a pod.
+    """
+    wanted = files(kubeconfig)
+    found = tuple(p for p in wanted if p.is_file())
+    if kubeconfig and not found:
+        raise BadUsage(f"there is no kubeconfig {wanted[0]}", remedy="name an existing file with --kubeconfig")
+    if not found:
+        if os.environ.get("KUBERNETES_SERVICE_HOST"):
+            return Choice((), "", "in-cluster", "service account")
+        places = ", ".join(str(p) for p in wanted)
+        raise ApiUnreachable(
+            f"no cluster: there is no kubeconfig ({places})",
+            remedy="set KUBECONFIG or pass --kubeconfig; `make demo` starts a cluster to try with",
+        )
+    current, known = _merged(found)
+    name = context or current
+    if not name:
+        raise BadUsage("the kubeconfig has no current context", remedy=f"pass --context, one of: {_listed(known)}")
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise BadUsage(f"there is no context {name!r} in the kubeconfig", remedy=f"{hint}known: {_listed(known)}")
+    return Choice(found, name, known[name].get("cluster") or "", known[name].get("user") or "")
+
+
+def _listed(known: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(sorted(known)) or "none"
+
+
+def _merged(paths: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The current context, and each context's fields by name."""
+    import yaml  # noqa: PLC0415  only commands that talk to a cluster pay for it
+
+    current = ""
+    known: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            current = current or raw.get("current-context") or ""
+            for entry in raw.get("contexts") or ():
+                known.setdefault(str(entry["name"]), entry.get("context") or {})
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
+            first = (str(err).splitlines() or [""])[0]
+            raise BadUsage(
+                f"cannot read the kubeconfig {path}: {first}", remedy="repair the file, or name another"
+            ) from err
+    return current, known

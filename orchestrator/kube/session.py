@@ -1,0 +1,214 @@
+"""One connection pool to one API server: bytes out, bytes in, failures as errors of our tree.
+
+The client library gives configuration, credentials and transport; what is sent and how answers are read is ours.
+Nothing is retried here: `kube.cluster` retries, by the named policies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import kubernetes.client
+import kubernetes.config
+import msgspec
+import urllib3
+import urllib3.exceptions
+
+from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable
+from orchestrator.kube import failures, kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONNECT_TIMEOUT_S = 5.0
+#: How many idle connections are kept: as many as requests run at once by default, and the watches.
+POOL_SIZE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer with any status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Stream:
+    """An answer that goes on: the lines of a watch."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response = response
+
+    def lines(self) -> Iterator[bytes]:
+        """Each line as it arrives, without its end; ends when the server or `close` ends it.
+
+        Raises:
+            ApiUnreachable: The connection broke, or nothing came within the read timeout.
+        """
+        rest = b""
+        try:
+            for chunk in self._response.stream(65536, decode_content=True):
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from whole
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as err:
+            raise ApiUnreachable(f"the watch broke: {_short(err)}", remedy="it is opened again") from err
+
+    def close(self) -> None:
+        """End it, from any thread: a reader that waits sees the end of the stream."""
+        with contextlib.suppress(Exception):  # a stream that is ending already has nothing left to shut down
+            self._response.shutdown()
+
+
+class Session:
+    """Sends requests to one API server as one user.
+
+    Attributes:
+        server: Its URL.
+        choice: The context it came from.
+    """
+
+    def __init__(self, configuration: Any, choice: kubeconfig.Choice) -> None:
+        configuration.connection_pool_maxsize = POOL_SIZE
+        configuration.retries = False
+        self._configuration = configuration
+        self._pool: urllib3.PoolManager = kubernetes.client.ApiClient(configuration).rest_client.pool_manager
+        self.server: str = configuration.host.rstrip("/")
+        self.choice = choice
+        self.user_agent = "orchestrator"
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        timeout_s: float,
+    ) -> Response:
+        """One request and its answer, whatever its status.
+
+        Raises:
+            ApiUnreachable: No answer within `timeout_s`, or no connection.
+            ApiUnauthorized: The TLS handshake failed on a certificate.
+        """
+        payload = None if body is None else msgspec.json.encode(body)
+        answer = self._request(method, path, query, payload, content_type, timeout_s, preload=True)
+        return Response(answer.status, answer.headers, answer.data)
+
+    def stream(self, path: str, *, query: Mapping[str, str], read_timeout_s: float) -> Stream:
+        """A GET whose answer goes on.
+
+        Raises:
+            ApiError: The server refused it.
+        """
+        answer = self._request("GET", path, query, None, "", read_timeout_s, preload=False)
+        if answer.status != 200:
+            refused = Response(answer.status, answer.headers, answer.read())
+            answer.release_conn()
+            raise self.failure(refused, f"watch {path}")
+        return Stream(answer)
+
+    def failure(self, answer: Response, what: str) -> ApiError:
+        """The error for an answer that is not a success; `what` is the request, for people."""
+        err = failures.from_response(answer.status, answer.headers, answer.body, what, self.choice)
+        if isinstance(err, ApiUnauthorized) and (end := failures.certificate_end(self._configuration.cert_file)):
+            err.add_note(f"the client certificate is valid until {end}")
+        return err
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        payload: bytes | None,
+        content_type: str,
+        timeout_s: float,
+        *,
+        preload: bool,
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"User-Agent": self.user_agent, "Accept": "application/json"}
+        if payload is not None:
+            headers["Content-Type"] = content_type
+        for setting in self._configuration.auth_settings().values():
+            if setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        try:
+            return self._pool.request(
+                method, url, body=payload, headers=headers, timeout=timeout, preload_content=preload, retries=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as err:
+            raise self._no_answer(err, method, path, timeout_s) from err
+
+    def _no_answer(self, err: Exception, method: str, path: str, timeout_s: float) -> ApiError:
+        text = _short(err)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return ApiUnauthorized(
+                f"the certificate of {self.server} cannot be trusted: {text}",
+                remedy="the kubeconfig's certificate-authority is not that server's: fetch a fresh kubeconfig",
+            )
+        if isinstance(err, urllib3.exceptions.ReadTimeoutError):
+            text = f"no answer within {timeout_s:.0f} s"
+        return ApiUnreachable(
+            f"{self.server} does not answer ({method} {path.split('?', 1)[0]}): {text}",
+            remedy=f"is it the right cluster (context {self.choice.context or 'in-cluster'})? is its API server up?",
+        )
+
+
+def connect(path: str | None, context: str | None) -> Session:
+    """A session for the chosen context. Nothing is sent yet.
+
+    Raises:
+        BadUsage: The kubeconfig or the context does not exist or cannot be read.
+        ApiUnreachable: There is no kubeconfig, and this is not a pod.
+        ApiUnauthorized: Its credentials cannot be loaded.
+    """
+    choice = kubeconfig.choose(path, context)
+    configuration = kubernetes.client.Configuration()
+    complaints = _Complaints()
+    logging.getLogger().addHandler(complaints)  # the library says on the root logger what a credential plugin said
+    try:
+        if choice.files:
+            joined = ":".join(str(p) for p in choice.files)
+            kubernetes.config.load_kube_config(joined, choice.context, configuration)  # type: ignore[no-untyped-call]
+        else:
+            kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    except (kubernetes.config.ConfigException, OSError, ValueError) as err:
+        raise ApiUnauthorized(
+            f"context {choice.context or 'in-cluster'}: cannot load its credentials: {_short(err)}",
+            remedy="check the files and the plugin that its user in the kubeconfig names",
+        ) from err
+    finally:
+        logging.getLogger().removeHandler(complaints)
+    if complaints.lines:
+        raise ApiUnauthorized(
+            f"context {choice.context}: its credential plugin failed: {complaints.lines[0][:256]}",
+            remedy="run the plugin's command by hand, log in again, then repeat",
+        )
+    return Session(configuration, choice)
+
+
+class _Complaints(logging.Handler):
+    """Collects what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def _short(err: BaseException) -> str:
+    """The innermost cause of a transport failure, in one line."""
+    inner: BaseException = err
+    while isinstance(reason := getattr(inner, "reason", None), BaseException):
+        inner = reason
+    return " ".join(str(inner).split())[:256] or type(inner).__name__
