@@ -107,6 +107,10 @@ class View(Protocol):
         """
         ...
 
+    def pods_of(self, budget: Budget) -> tuple[Pod, ...]:
+        """The pods that `budget` covers, on all nodes."""
+        ...
+
     def watch_pods(self, node: str, since: PodList, selector: str = "") -> AbstractContextManager[Iterator[PodChange]]:
         """Changes of the pods on `node` after `since`, until the context is left.
 
@@ -116,7 +120,10 @@ class View(Protocol):
         ...
 
     def watch_budgets(self) -> AbstractContextManager[Iterator[Budget]]:
-        """All budgets as they are now, then each change of one, until the context is left. Blocks like watch_pods."""
+        """All budgets as they are now, then each change of one, until the context is left. Blocks like watch_pods.
+
+        One that was deleted comes with no selector: it covers nothing any more.
+        """
         ...
 
 
@@ -139,17 +146,36 @@ class Hands(View, Protocol):
         """
         ...
 
-    def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float, dry_run: bool) -> EvictionAnswer:
+    def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Ask once for the eviction of `pod`, with its UID as precondition. Never raises for what the server answers.
 
         Args:
             pod: Of which `namespace`, `name` and `uid` count.
             grace_s: Instead of the pod's own grace period, in seconds; None leaves it.
             timeout_s: For this one request.
-            dry_run: The server only says what it would answer.
         """
         ...
 
-    def delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float, dry_run: bool) -> EvictionAnswer:
+    def delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Delete `pod` without asking its budgets. As `evict` otherwise."""
+        ...
+
+
+class Rehearsal(View, Protocol):
+    """Asks the server what it would answer to a change, and makes none: every request carries `dryRun=All`."""
+
+    def would_cordon(self, node: Node) -> None:
+        """Have the server check the cordon of `node`.
+
+        Raises:
+            ApiError: It would be refused.
+        """
+        ...
+
+    def would_evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
+        """What the server would answer to `Hands.evict`."""
+        ...
+
+    def would_delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
+        """What the server would answer to `Hands.delete`."""
         ...

@@ -8,10 +8,18 @@ from urllib.parse import quote
 import msgspec
 
 from orchestrator.cluster.model import CORDON_ANNOTATION, PodList
-from orchestrator.cluster.ports import BudgetExhausted, Denied, Evicted, Gone, TryLater
+from orchestrator.cluster.ports import Denied, TryLater
 from orchestrator.engine import retry
 from orchestrator.engine.events import Event
-from orchestrator.errors import ApiError, ApiForbidden, ApiNotFound, ApiUnreachable, FactUnreadable, OrchestratorError
+from orchestrator.errors import (
+    ApiConflict,
+    ApiError,
+    ApiForbidden,
+    ApiNotFound,
+    ApiUnreachable,
+    FactUnreadable,
+    OrchestratorError,
+)
 from orchestrator.kube import evictions, watch
 from orchestrator.kube.wire import (
     BudgetObject,
@@ -247,21 +255,40 @@ class KubeHands(KubeView):
         return self._schedule(node, {"unschedulable": None}, None, "uncordon")
 
     def _schedule(self, node: Node, spec: dict[str, Any], record: str | None, verb: str) -> Node:
-        """One patch, refused by the server when the node is not the one that was read.
+        """One patch, on the resource version that was read.
 
-        Only the UID is a precondition: a kubelet's heartbeats change the resource version every few seconds.
+        A kubelet changes its node every few minutes: after a conflict the node is read again, and the patch goes out
+        again while nobody else has cordoned or uncordoned it.
         """
-        body = {"metadata": {"uid": node.uid, "annotations": {CORDON_ANNOTATION: record}}, "spec": spec}
+        found = node
+        while True:
+            try:
+                answer = self._patch_node(found, spec, record, verb)
+            except ApiConflict:
+                self._readings.clear()
+                now = self.node(node.name)
+                if (now.uid, now.unschedulable, now.cordon) != (node.uid, node.unschedulable, node.cordon):
+                    raise
+                found = now
+                continue
+            self._readings.clear()
+            return self._remember(f"node/{node.name}", self._decode(answer, NodeObject).fact())
+
+    def _patch_node(self, node: Node, spec: dict[str, Any], record: str | None, verb: str) -> Response:
+        metadata = {"resourceVersion": node.resource_version, "annotations": {CORDON_ANNOTATION: record}}
+        request = {"body": {"metadata": metadata, "spec": spec}, "content_type": MERGE_PATCH}
         path = f"/api/v1/nodes/{quote(node.name)}"
 
-        def patch() -> Response:
-            return self._attempt(
-                "PATCH", path, f"{verb} node {node.name}", body=body, content_type=MERGE_PATCH
-            )  # fmt: skip
+        def attempt() -> Response | ApiConflict:
+            try:
+                return self._attempt("PATCH", path, f"{verb} node {node.name}", **request)
+            except ApiConflict as err:
+                return err  # not to be sent again as it is
 
-        stored = self._decode(self._retried(retry.API_WRITE, patch), NodeObject).fact()
-        self._readings.clear()
-        return self._remember(f"node/{node.name}", stored)
+        answer = self._retried(retry.API_WRITE, attempt)
+        if isinstance(answer, ApiConflict):
+            raise answer
+        return answer
 
     def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float, dry_run: bool) -> EvictionAnswer:
         """Ask once for the eviction of `pod`; see `cluster.ports`."""
@@ -298,6 +325,3 @@ def _selecting(selector: str) -> dict[str, str]:
 
 def _on_node(node: str, selector: str) -> dict[str, str]:
     return {"fieldSelector": f"spec.nodeName={node}", **_selecting(selector)}
-
-
-__all__ = ["BudgetExhausted", "Evicted", "Gone", "KubeHands", "KubeView"]

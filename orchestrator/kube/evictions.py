@@ -31,7 +31,9 @@ def options(pod: Pod, *, grace_s: int | None, dry_run: bool) -> dict[str, Any]:
     return found
 
 
-def read(status: int, headers: Mapping[str, str], body: bytes, pod: Pod) -> EvictionAnswer:
+def read(  # noqa: PLR0911  a table, one row a meaning
+    status: int, headers: Mapping[str, str], body: bytes, pod: Pod
+) -> EvictionAnswer:
     """The meaning of an answer to an eviction or a deletion of `pod`.
 
     Source: `pkg/registry/core/pod/storage/eviction.go` of Kubernetes 1.37: an exhausted budget is 429 with a cause
