@@ -190,6 +190,15 @@ class Requirement:
             case _:
                 return False
 
+    def __str__(self) -> str:
+        match self.operator:
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+            case operator:
+                return f"{self.key} {operator.lower()} ({','.join(self.values)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
@@ -203,6 +212,10 @@ class Selector:
         return all(labels.get(k) == v for k, v in self.labels.items()) and all(
             e.holds(labels) for e in self.expressions
         )
+
+    def __str__(self) -> str:
+        """As the API takes it in `labelSelector`."""
+        return ",".join([*(f"{k}={v}" for k, v in self.labels.items()), *(str(e) for e in self.expressions)])
 
 
 @dataclass(frozen=True, slots=True)

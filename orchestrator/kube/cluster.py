@@ -140,6 +140,14 @@ class KubeView:
             return str(err).partition(": ")[2] or str(err)
         return ""
 
+    def pods_of(self, budget: Budget) -> tuple[Pod, ...]:
+        """The pods that `budget` covers; see `cluster.ports`."""
+        if budget.selector is None:
+            return ()
+        path = f"/api/v1/namespaces/{quote(budget.namespace)}/pods"
+        query = _selecting(str(budget.selector))
+        return tuple(p.fact() for p in self._list(path, PodObject, query, f"list the pods of budget {budget.key}")[0])
+
     def watch_pods(self, node: str, since: PodList, selector: str = "") -> AbstractContextManager[Iterator[PodChange]]:
         """Changes of the pods on `node`; see `cluster.ports`."""
         query = _on_node(node, selector)
@@ -230,6 +238,45 @@ class KubeView:
             self._loading_since = now
         return now - self._loading_since < LOADING_S
 
+    def _removal(
+        self, pod: Pod, *, grace_s: int | None, timeout_s: float, evict: bool, dry_run: bool
+    ) -> EvictionAnswer:
+        """Ask once for a pod to go, or, in a dry run, what would be answered."""
+        self._readings.clear()
+        method, path, body = evictions.request(pod, grace_s=grace_s, evict=evict, dry_run=dry_run)
+        try:
+            answer = self._session.send(method, path, body=body, timeout_s=min(timeout_s, REQUEST_TIMEOUT_S))
+        except ApiError as err:
+            return TryLater(str(err)) if err.retryable else Denied(str(err), err.remedy)
+        said = evictions.read(answer.status, answer.headers, answer.body, pod)
+        if answer.status == 403 and isinstance(said, Denied) and self._permissions_are_loading():
+            return TryLater("the API server has just started and has not loaded its permissions yet")
+        return said
+
+    def _patch_node(self, node: Node, spec: dict[str, Any], record: str | None, *, dry_run: bool) -> Response:
+        """Change the scheduling of the node as it was read.
+
+        Raises:
+            ApiConflict: It was changed since; not retried, for the caller has to look again.
+        """
+        metadata = {"resourceVersion": node.resource_version, "annotations": {CORDON_ANNOTATION: record}}
+        request: dict[str, Any] = {"body": {"metadata": metadata, "spec": spec}, "content_type": MERGE_PATCH}
+        if dry_run:
+            request["query"] = {"dryRun": "All"}
+        path = f"/api/v1/nodes/{quote(node.name)}"
+        verb = "cordon" if spec["unschedulable"] else "uncordon"
+
+        def attempt() -> Response | ApiConflict:
+            try:
+                return self._attempt("PATCH", path, f"{verb} node {node.name}", **request)
+            except ApiConflict as err:
+                return err
+
+        answer = self._retried(retry.API_WRITE, attempt)
+        if isinstance(answer, ApiConflict):
+            raise answer
+        return answer
+
     def _decode(self, answer: Response, kind: type[T]) -> T:
         return self._parse(msgspec.json.Decoder(kind), answer, kind.__name__)
 
@@ -248,13 +295,13 @@ class KubeHands(KubeView):
 
     def cordon(self, node: Node, record: CordonRecord) -> Node:
         """Make `node` unschedulable; see `cluster.ports`."""
-        return self._schedule(node, {"unschedulable": True}, write_cordon(record), "cordon")
+        return self._schedule(node, {"unschedulable": True}, write_cordon(record))
 
     def uncordon(self, node: Node) -> Node:
         """Make `node` schedulable; see `cluster.ports`."""
-        return self._schedule(node, {"unschedulable": None}, None, "uncordon")
+        return self._schedule(node, {"unschedulable": None}, None)
 
-    def _schedule(self, node: Node, spec: dict[str, Any], record: str | None, verb: str) -> Node:
+    def _schedule(self, node: Node, spec: dict[str, Any], record: str | None) -> Node:
         """One patch, on the resource version that was read.
 
         A kubelet changes its node every few minutes: after a conflict the node is read again, and the patch goes out
@@ -263,7 +310,7 @@ class KubeHands(KubeView):
         found = node
         while True:
             try:
-                answer = self._patch_node(found, spec, record, verb)
+                answer = self._patch_node(found, spec, record, dry_run=False)
             except ApiConflict:
                 self._readings.clear()
                 now = self.node(node.name)
@@ -274,49 +321,29 @@ class KubeHands(KubeView):
             self._readings.clear()
             return self._remember(f"node/{node.name}", self._decode(answer, NodeObject).fact())
 
-    def _patch_node(self, node: Node, spec: dict[str, Any], record: str | None, verb: str) -> Response:
-        metadata = {"resourceVersion": node.resource_version, "annotations": {CORDON_ANNOTATION: record}}
-        request = {"body": {"metadata": metadata, "spec": spec}, "content_type": MERGE_PATCH}
-        path = f"/api/v1/nodes/{quote(node.name)}"
-
-        def attempt() -> Response | ApiConflict:
-            try:
-                return self._attempt("PATCH", path, f"{verb} node {node.name}", **request)
-            except ApiConflict as err:
-                return err  # not to be sent again as it is
-
-        answer = self._retried(retry.API_WRITE, attempt)
-        if isinstance(answer, ApiConflict):
-            raise answer
-        return answer
-
-    def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float, dry_run: bool) -> EvictionAnswer:
+    def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Ask once for the eviction of `pod`; see `cluster.ports`."""
-        path = f"/api/v1/namespaces/{quote(pod.namespace)}/pods/{quote(pod.name)}/eviction"
-        body = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": pod.name, "namespace": pod.namespace},
-            "deleteOptions": evictions.options(pod, grace_s=grace_s, dry_run=dry_run),
-        }
-        return self._remove("POST", path, body, pod, timeout_s)
+        return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=True, dry_run=False)
 
-    def delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float, dry_run: bool) -> EvictionAnswer:
+    def delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Delete `pod`; see `cluster.ports`."""
-        path = f"/api/v1/namespaces/{quote(pod.namespace)}/pods/{quote(pod.name)}"
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", **evictions.options(pod, grace_s=grace_s, dry_run=dry_run)}
-        return self._remove("DELETE", path, body, pod, timeout_s)
+        return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=False, dry_run=False)
 
-    def _remove(self, method: str, path: str, body: object, pod: Pod, timeout_s: float) -> EvictionAnswer:
-        self._readings.clear()
-        try:
-            answer = self._session.send(method, path, body=body, timeout_s=min(timeout_s, REQUEST_TIMEOUT_S))
-        except ApiError as err:
-            return TryLater(str(err)) if err.retryable else Denied(str(err), err.remedy)
-        said = evictions.read(answer.status, answer.headers, answer.body, pod)
-        if answer.status == 403 and isinstance(said, Denied) and self._permissions_are_loading():
-            return TryLater("the API server has just started and has not loaded its permissions yet")
-        return said
+
+class KubeRehearsal(KubeView):
+    """Reads a cluster, and asks it what it would answer to a change; see `cluster.ports`."""
+
+    def would_cordon(self, node: Node) -> None:
+        """Have the server check the cordon."""
+        self._patch_node(node, {"unschedulable": True}, None, dry_run=True)
+
+    def would_evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
+        """What an eviction would be answered."""
+        return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=True, dry_run=True)
+
+    def would_delete(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
+        """What a deletion would be answered."""
+        return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=False, dry_run=True)
 
 
 def _selecting(selector: str) -> dict[str, str]:

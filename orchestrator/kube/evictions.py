@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from orchestrator.cluster.ports import BudgetExhausted, Denied, Evicted, Gone, TryLater
 from orchestrator.kube.failures import message, retry_after
@@ -21,14 +22,22 @@ NAMESPACE_CAUSE = "NamespaceTerminating"
 _BUDGET_NAME = re.compile(r"disruption budget (\S+) ")
 
 
-def options(pod: Pod, *, grace_s: int | None, dry_run: bool) -> dict[str, Any]:
-    """DeleteOptions: never another pod of the same name, and the grace period if one is asked for."""
-    found: dict[str, Any] = {"preconditions": {"uid": pod.uid}}
+def request(pod: Pod, *, grace_s: int | None, evict: bool, dry_run: bool) -> tuple[str, str, dict[str, Any]]:
+    """Method, path and body that ask for `pod` to go: never another pod of the same name.
+
+    Source: policy/v1 Eviction; the dry run goes into its deleteOptions, not into the query.
+    """
+    path = f"/api/v1/namespaces/{quote(pod.namespace)}/pods/{quote(pod.name)}"
+    options: dict[str, Any] = {"preconditions": {"uid": pod.uid}}
     if grace_s is not None:
-        found["gracePeriodSeconds"] = grace_s
+        options["gracePeriodSeconds"] = grace_s
     if dry_run:
-        found["dryRun"] = ["All"]
-    return found
+        options["dryRun"] = ["All"]
+    if not evict:
+        return "DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options}
+    metadata = {"name": pod.name, "namespace": pod.namespace}
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, "deleteOptions": options}
+    return "POST", f"{path}/eviction", body
 
 
 def read(  # noqa: PLR0911  a table, one row a meaning
