@@ -84,6 +84,11 @@ def survey(view: View, node: str, params: Any, now: float) -> Survey:
     return Survey(pods, verdicts, budgets)
 
 
+def evictable(view: View, step: Step, now: float) -> tuple[Pod, ...]:
+    """The pods that the step would evict, as things are; `now` is wall-clock time."""
+    return tuple(v.pod for v in survey(view, step.node, step.params, now).having(Outcome.EVICT))
+
+
 class Drain:
     """`node.drain`: no pod is left on the node but those that a drain leaves.
 

@@ -238,6 +238,22 @@ class KubeView:
             self._loading_since = now
         return now - self._loading_since < LOADING_S
 
+    def _decode(self, answer: Response, kind: type[T]) -> T:
+        return self._parse(msgspec.json.Decoder(kind), answer, kind.__name__)
+
+    def _parse(self, decoder: msgspec.json.Decoder[T], answer: Response, what: str) -> T:
+        try:
+            return decoder.decode(answer.body)
+        except msgspec.MsgspecError as err:
+            raise FactUnreadable(
+                f"the API server's answer cannot be read ({what}): {err}",
+                remedy=f"is {self._session.server} really a Kubernetes API server?",
+            ) from err
+
+
+class _Asking(KubeView):
+    """The requests that change something, for those who change and those who ask what would be answered."""
+
     def _removal(
         self, pod: Pod, *, grace_s: int | None, timeout_s: float, evict: bool, dry_run: bool
     ) -> EvictionAnswer:
@@ -277,20 +293,8 @@ class KubeView:
             raise answer
         return answer
 
-    def _decode(self, answer: Response, kind: type[T]) -> T:
-        return self._parse(msgspec.json.Decoder(kind), answer, kind.__name__)
 
-    def _parse(self, decoder: msgspec.json.Decoder[T], answer: Response, what: str) -> T:
-        try:
-            return decoder.decode(answer.body)
-        except msgspec.MsgspecError as err:
-            raise FactUnreadable(
-                f"the API server's answer cannot be read ({what}): {err}",
-                remedy=f"is {self._session.server} really a Kubernetes API server?",
-            ) from err
-
-
-class KubeHands(KubeView):
+class KubeHands(_Asking):
     """Reads and changes a cluster."""
 
     def cordon(self, node: Node, record: CordonRecord) -> Node:
@@ -330,7 +334,7 @@ class KubeHands(KubeView):
         return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=False, dry_run=False)
 
 
-class KubeRehearsal(KubeView):
+class KubeRehearsal(_Asking):
     """Reads a cluster, and asks it what it would answer to a change; see `cluster.ports`."""
 
     def would_cordon(self, node: Node) -> None:

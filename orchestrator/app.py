@@ -1,0 +1,295 @@
+"""The composition root: settings in, adapters and runner put together, one use case carried out, exit code out."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.engine import runs
+from orchestrator.engine.clock import SystemClock
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.plan import Blocked, Done
+from orchestrator.engine.runner import Stop, execute, preview
+from orchestrator.errors import BadUsage, Refused
+from orchestrator.planners import nodes as planners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from orchestrator.cluster.ports import EvictionAnswer, Hands, View
+    from orchestrator.engine.events import Sink
+    from orchestrator.engine.plan import Plan
+    from orchestrator.engine.runner import Action, Preview
+    from orchestrator.kube.cluster import KubeRehearsal
+    from orchestrator.kube.session import Session
+
+DONE = 0
+WORK_NEEDED = 3
+
+
+class DryRun(StrEnum):
+    """kubectl's `--dry-run`."""
+
+    NONE = "none"
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is common to all commands.
+
+    Attributes:
+        owner: Whose cordons and leases they are: `user@host` unless `--owner` says otherwise.
+        yes: A plan of several nodes may start without being confirmed.
+        patience_s: How long a failure of the API that passes is retried, in seconds.
+        chunk_size: Objects a page of a list; 0 for all at once.
+    """
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    owner: str = ""
+    yes: bool = False
+    dry_run: DryRun = DryRun.NONE
+    patience_s: float = 60.0
+    chunk_size: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a use case ended.
+
+    Attributes:
+        exit_code: 0, or 3 for a dry run that found work.
+        run: The id of the run; "" when none was needed.
+        previews: Each step with what was decided before anything started.
+    """
+
+    exit_code: int
+    plan: Plan
+    run: str
+    previews: tuple[Preview, ...]
+
+
+def default_owner() -> str:
+    """`user@host` of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+class App:
+    """One process's use of one cluster. Nothing is connected before it is needed.
+
+    Args:
+        settings: What the command line said.
+        sink: Where events go.
+        confirm: Shows a plan and asks; None where nobody can be asked.
+    """
+
+    def __init__(self, settings: Settings, sink: Sink, confirm: Callable[[Plan], bool] | None = None) -> None:
+        self.settings = settings
+        self.sink = sink
+        self.clock = SystemClock()
+        self._confirm = confirm
+
+    @cached_property
+    def session(self) -> Session:
+        """The connection."""
+        from orchestrator.kube.session import connect  # noqa: PLC0415  the client library is slow to import
+
+        return connect(self.settings.kubeconfig, self.settings.context)
+
+    @cached_property
+    def view(self) -> View:
+        """Reads the cluster."""
+        from orchestrator.kube.cluster import KubeView  # noqa: PLC0415
+
+        return KubeView(self.session, self.clock, self.sink, **self._reading)
+
+    @cached_property
+    def hands(self) -> Hands:
+        """Changes the cluster."""
+        from orchestrator.kube.cluster import KubeHands  # noqa: PLC0415
+
+        return KubeHands(self.session, self.clock, self.sink, **self._reading)
+
+    @cached_property
+    def rehearsal(self) -> KubeRehearsal:
+        """Asks the cluster what it would answer."""
+        from orchestrator.kube.cluster import KubeRehearsal  # noqa: PLC0415
+
+        return KubeRehearsal(self.session, self.clock, self.sink, **self._reading)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {"patience_s": self.settings.patience_s, "chunk_size": self.settings.chunk_size}
+
+    @cached_property
+    def actions(self) -> Mapping[str, Action[View, Hands]]:
+        """Every action by its name."""
+        from orchestrator.actions.drain import Drain  # noqa: PLC0415
+        from orchestrator.actions.nodes import Cordon, RestoreScheduling, Uncordon  # noqa: PLC0415
+        from orchestrator.engine.crew import Threads  # noqa: PLC0415
+
+        return {
+            "node.cordon": Cordon(),
+            "node.uncordon": Uncordon(),
+            "node.restore_scheduling": RestoreScheduling(),
+            "node.drain": Drain(Threads, self.clock),
+        }
+
+    @property
+    def owner(self) -> str:
+        """Whose changes these are."""
+        return self.settings.owner or default_owner()
+
+    def perform(self, plan: Plan, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:
+        """Carry `plan` out, or, in a dry run, only look.
+
+        Whatever forbids a step is named before the first one starts.
+
+        Raises:
+            Refused: A step is forbidden, or nobody confirmed a plan of several nodes.
+            OrchestratorError: It failed; the run can be resumed.
+        """
+        dry = self.settings.dry_run is not DryRun.NONE
+        # The hands' own readings serve the run that follows; a dry run has no hands.
+        previews = preview(plan, self.view if dry else self.hands, self.actions)
+        shown(previews)
+        _refuse_blocked(previews)
+        needed = any(not isinstance(p.decision, Done) for p in previews)
+        if dry:
+            return Outcome(WORK_NEEDED if needed else DONE, plan, "", previews)
+        if not needed:
+            return Outcome(DONE, plan, "", previews)
+        self._ask(plan)
+        run = runs.new_id(plan.kind, self.clock.wall())
+        meta = {
+            "owner": self.owner,
+            "server": self.session.server,
+            "context": self.session.choice.context,
+            "kubeconfig": [str(p) for p in self.session.choice.files],
+        }
+        with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
+            self._execute(plan, journal, resumed=False)
+        runs.retain()
+        return Outcome(DONE, plan, run, previews)
+
+    def rehearse(self, plan: Plan) -> tuple[tuple[str, EvictionAnswer], ...]:
+        """What the API server would answer to every change of a drain or cordon; it makes none.
+
+        Returns:
+            For each pod that would be evicted, its key and the answer.
+
+        Raises:
+            ApiError: A cordon would be refused.
+        """
+        from orchestrator.actions.drain import evictable  # noqa: PLC0415
+
+        answers: list[tuple[str, EvictionAnswer]] = []
+        for step in plan.steps():
+            if step.action == "node.cordon":
+                self.rehearsal.would_cordon(self.rehearsal.node(step.node))
+            if step.action == "node.drain":
+                ask = self.rehearsal.would_delete if step.params["disable_eviction"] else self.rehearsal.would_evict
+                for pod in evictable(self.rehearsal, step, self.clock.wall()):
+                    answer = ask(pod, grace_s=step.params["grace_period_s"], timeout_s=self.settings.patience_s)
+                    answers.append((pod.key, answer))
+        return tuple(answers)
+
+    def resume(self, run: str) -> Outcome:
+        """Continue a run where it stopped.
+
+        Raises:
+            BadUsage: There is no such run, or it was of another cluster.
+            Locked: A process is working on it.
+        """
+        with Journal.open(runs.directory(runs.resolve(run))) as journal:
+            self._same_cluster(journal)
+            if journal.state.ended:
+                return Outcome(DONE, journal.plan(), journal.run, ())
+            self._execute(journal.plan(), journal, resumed=True)
+            return Outcome(DONE, journal.plan(), journal.run, ())
+
+    def _execute(self, plan: Plan, journal: Journal, *, resumed: bool) -> None:
+        from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
+
+        with stopping() as stop:
+            execute(
+                plan,
+                self.hands,
+                self.actions,
+                journal=journal,
+                leases=KubeLeases(self.session),
+                holder=self.owner,
+                clock=self.clock,
+                sink=self.sink,
+                stop=stop,
+                resumed=resumed,
+            )
+
+    def _ask(self, plan: Plan) -> None:
+        if len(plan.nodes()) < 2 or self.settings.yes:
+            return
+        if self._confirm is None:
+            raise Refused(
+                f"{plan.title}: a plan of several nodes has to be confirmed, and there is no terminal to ask on",
+                remedy="pass --yes; --dry-run shows what it would do",
+            )
+        if not self._confirm(plan):
+            raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
+
+    def _same_cluster(self, journal: Journal) -> None:
+        there = journal.meta.get("server")
+        if there != self.session.server:
+            raise BadUsage(
+                f"run {journal.run} is of the cluster at {there}, this context is {self.session.server}",
+                remedy=f"pass --context {journal.meta.get('context')}",
+            )
+
+
+def _refuse_blocked(previews: tuple[Preview, ...]) -> None:
+    """Raise for everything that forbids a step, all of it at once."""
+    blocked = [p.decision for p in previews if isinstance(p.decision, Blocked)]
+    if not blocked:
+        return
+    remedies = dict.fromkeys(b.remedy for b in blocked)
+    raise Refused("\n".join(b.why for b in blocked), remedy="\n".join(remedies))
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM as requests to stop: the first after the step, the second at once."""
+    stop = Stop()
+
+    def request(number: int, frame: object) -> None:
+        del frame
+        stop.request()
+        if number == signal.SIGTERM:
+            return
+        said = "stopping now" if stop.hard else "finishing the running step; Ctrl-C again stops at once"
+        sys.stderr.write(f"\n{said}\n")
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def release_plan(run: str) -> Plan:
+    """What undoes `run`, out of its journal."""
+    journal = Journal.read(runs.directory(run))
+    return planners.release(run, journal.plan(), journal.past())

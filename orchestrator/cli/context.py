@@ -1,0 +1,92 @@
+"""What every command does first and last: settings, the sink of its progress, and its result on stdout."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.app import App, DryRun, Settings
+from orchestrator.cli.options import LogFormat, Output
+from orchestrator.errors import BadUsage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.engine.events import Sink
+    from orchestrator.engine.plan import Plan
+
+#: The versioned shape of every result; see `docs/output.md`.
+API_VERSION = "kube-orchestrator.io/v1"
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def application(
+    *,
+    kubeconfig: Path | None,
+    context: str | None,
+    log_format: LogFormat = LogFormat.TEXT,
+    **settings: Any,
+) -> App:
+    """The application as the common options describe it."""
+    known = Settings(str(kubeconfig) if kubeconfig else None, context, **settings)
+    return App(known, sink(log_format), confirm if sys.stdin.isatty() and sys.stderr.isatty() else None)
+
+
+def sink(log_format: LogFormat) -> Sink:
+    """Where progress goes: JSON lines, a live table on a terminal, or plain lines."""
+    if log_format is LogFormat.JSON:
+        from orchestrator.report.logs import JsonLines  # noqa: PLC0415
+
+        return JsonLines(sys.stderr)
+    if sys.stderr.isatty():
+        from orchestrator.report.live import Live  # noqa: PLC0415
+
+        return Live(sys.stderr)
+    from orchestrator.report.console import Lines  # noqa: PLC0415
+
+    return Lines(sys.stderr)
+
+
+def confirm(plan: Plan) -> bool:
+    """Ask on the terminal."""
+    sys.stderr.write(f"{plan.title} ({', '.join(plan.nodes())}): go on? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def show(output: Output, kind: str, body: dict[str, Any], table: str) -> None:
+    """The result on stdout: `table` for people, or `body` as a document of `kind`."""
+    if output is Output.TABLE:
+        sys.stdout.write(table if table.endswith("\n") or not table else table + "\n")
+        return
+    document = {"apiVersion": API_VERSION, "kind": kind, **body}
+    if output is Output.JSON:
+        import json  # noqa: PLC0415
+
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        import yaml  # noqa: PLC0415
+
+        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    sys.stdout.flush()
+
+
+def duration(text: str, flag: str) -> float:
+    """Seconds of a Go duration such as `90s` or `1m30s`; `0` is 0.
+
+    Source: Go `time.ParseDuration`, as kubectl's `--timeout` takes it: a number without a unit is refused.
+    """
+    if text == "0":
+        return 0.0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(n + u for n, u in parts) != text:
+        raise BadUsage(f"{flag}={text} is not a duration", remedy=f"give a unit, such as {flag}=90s or {flag}=5m")
+    return sum(float(n) * _UNIT_S[u] for n, u in parts)
+
+
+def dry_run(value: str) -> DryRun:
+    """The dry run that the option's value names."""
+    return DryRun(value)

@@ -1,0 +1,74 @@
+"""The command line's root: the list of commands, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli import nodes, runs, survey
+from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="orchestrator",
+    help="Takes Kubernetes clusters through maintenance without surprises.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+survey.register(app)
+nodes.register(app)
+runs.register(app)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001  typer calls it so
+    if value:
+        typer.echo(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Takes Kubernetes clusters through maintenance without surprises."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; see `docs/exit-codes.md`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = "kubectl orchestrator" if os.path.basename(sys.argv[0]) == "kubectl-orchestrator" else "orchestrator"  # noqa: PTH119
+    try:
+        app(args=[_bare_dry_run(a) for a in arguments], prog_name=name)
+    except OrchestratorError as err:
+        sys.stderr.write(explained(err))
+        sys.exit(err.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of the result has gone: nothing more to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _bare_dry_run(argument: str) -> str:
+    """`--dry-run` alone means client, as kubectl has it."""
+    return "--dry-run=client" if argument == "--dry-run" else argument
+
+
+def explained(err: OrchestratorError) -> str:
+    """An error as a person reads it: what, where, and what to do."""
+    lines = [f"error: {err}"]
+    lines += [f"  {note}" for note in getattr(err, "__notes__", ())]
+    lines += [f"remedy: {line}" for line in err.remedy.splitlines()]
+    return "\n".join(lines) + "\n"

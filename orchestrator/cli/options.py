@@ -1,0 +1,80 @@
+"""Options that several commands share. Nothing heavier than typer is imported before a command runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Output(StrEnum):
+    """The form of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class LogFormat(StrEnum):
+    """The form of the progress."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class DryRunChoice(StrEnum):
+    """kubectl's values; the bare flag means client."""
+
+    NONE = "none"
+    CLIENT = "client"
+    SERVER = "server"
+
+
+def complete_nodes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of nodes, for the shell."""
+    from orchestrator.cli import completion  # noqa: PLC0415
+
+    return completion.nodes(ctx.params.get("kubeconfig"), ctx.params.get("context"), incomplete)
+
+
+def complete_contexts(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of contexts, for the shell."""
+    from orchestrator.cli import completion  # noqa: PLC0415
+
+    return completion.contexts(ctx.params.get("kubeconfig"), incomplete)
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    """Ids of runs, for the shell."""
+    from orchestrator.cli import completion  # noqa: PLC0415
+
+    return completion.run_ids(incomplete)
+
+
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Kubeconfig file, instead of $KUBECONFIG or ~/.kube/config.")
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", help="Context of the kubeconfig.", autocompletion=complete_contexts),
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")]
+LogFormatOption = Annotated[LogFormat, typer.Option("--log-format", help="Form of the progress on stderr.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a plan of several nodes.")]
+Owner = Annotated[str, typer.Option("--owner", help="Whose cordon it is; user@host by default.", show_default=False)]
+DryRunOption = Annotated[
+    DryRunChoice,
+    typer.Option("--dry-run", help="client: only show what would be done; server: have the API server check it too."),
+]
+Selector = Annotated[str, typer.Option("--selector", "-l", help="Nodes by label, such as role=web,zone!=a.")]
+Nodes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NODE]...", help="Nodes by name, or as node/NAME.", autocompletion=complete_nodes),
+]
+AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="A selector that matches no node is not an error.")]
+RunId = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Id of a run, its beginning, or `last`.", autocompletion=complete_runs),
+]

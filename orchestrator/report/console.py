@@ -1,0 +1,121 @@
+"""Progress for people, on stderr: plain lines, each one saying what happened to which node."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.engine.events import Event
+
+
+def _step_started(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {verb(f['action'])}"
+
+
+def _step_finished(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {verb(f['action'])}: done in {f['took_s']:.1f} s"
+
+
+def _step_skipped(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {verb(f['action'])}: nothing to do, {f['why']}"
+
+
+def _step_failed(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {verb(f['action'])}: failed: {f['why']}"
+
+
+def _retry(f: Mapping[str, Any]) -> str:
+    return f"{f['why']}; trying again in {f['in_s']} s"
+
+
+def _taken_over(f: Mapping[str, Any]) -> str:
+    return f"took the cluster's run lock over from {f['holder']} (run {f['from_run']}), which no longer renews it"
+
+
+def _lost(f: Mapping[str, Any]) -> str:
+    return f"lost the cluster's run lock: {f['why']}"
+
+
+def _degraded(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: goes on without {f['what']}: {f['why']}"
+
+
+def progress_line(f: Mapping[str, Any]) -> str:
+    """One line on how an evacuation stands: `37 of 50 pods gone; 8 terminating (22 s of grace left); …`."""
+    parts = [f"{f['total'] - f['left']} of {f['total']} pods gone"]
+    if f["leaving"]:
+        grace = "" if f["grace_left_s"] is None else f" ({f['grace_left_s']} s of grace left)"
+        parts.append(f"{f['leaving']} terminating{grace}")
+    for waiting in f["waiting"]:
+        count, names = waiting["count"], ", ".join(waiting["pods"])
+        more = f" and {count - len(waiting['pods'])} more" if count > len(waiting["pods"]) else ""
+        since = f" for {waiting['for_s']} s" if waiting["for_s"] >= 2 else ""
+        parts.append(f"{count} waiting{since}: {waiting['why']} [{names}{more}]")
+    return "; ".join(parts)
+
+
+def _progress(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {progress_line(f)}"
+
+
+LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "step.started": _step_started,
+    "step.finished": _step_finished,
+    "step.skipped": _step_skipped,
+    "step.failed": _step_failed,
+    "retry.scheduled": _retry,
+    "lease.taken_over": _taken_over,
+    "lease.lost": _lost,
+    "drain.progress": _progress,
+    "drain.degraded": _degraded,
+}
+
+_VERBS = {
+    "node.cordon": "cordon",
+    "node.uncordon": "uncordon",
+    "node.drain": "drain",
+    "node.restore_scheduling": "put back as found",
+}
+
+
+def verb(action: str) -> str:
+    """An action's name for people."""
+    return _VERBS.get(action, action)
+
+
+class Lines:
+    """A sink of plain lines. What repeats itself is shown once.
+
+    Args:
+        stream: Where to; a terminal gets the same lines.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._last = ""
+
+    def emit(self, event: Event) -> None:
+        """Show `event`, if people want to see its kind."""
+        line = line_of(event)
+        with self._lock:
+            if line and line != self._last:
+                self._last = line
+                self.write(line)
+
+    def write(self, line: str) -> None:
+        """Show one line; a stream that is gone must not stop the run."""
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._last = line
+
+
+def line_of(event: Event) -> str:
+    """The line for `event`; empty for those that people need not see."""
+    render = LINES.get(event.name)
+    return render(event.fields) if render else ""
