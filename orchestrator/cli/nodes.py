@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import (  # noqa: TC001  typer reads the annotations
+from orchestrator.cli.options import (
     AllowEmpty,
     Context,
     DryRunChoice,

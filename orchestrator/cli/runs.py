@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.options import (  # noqa: TC001  typer reads the annotations
+from orchestrator.cli.options import (
     Context,
     DryRunChoice,
     DryRunOption,
@@ -20,9 +19,6 @@ from orchestrator.cli.options import (  # noqa: TC001  typer reads the annotatio
     RunId,
     Yes,
 )
-
-if TYPE_CHECKING:
-    from orchestrator.engine.runs import RunSummary
 
 
 def register(app: typer.Typer) -> None:
