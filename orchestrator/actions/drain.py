@@ -218,7 +218,7 @@ class _Course:
                 if self._evacuation.pod_changed(item, now):
                     self._run.emit("pod.gone", level="debug", pod=item.pod.key)
             case Budget():
-                self._evacuation.budget_changed(item, now)
+                self._evacuation.budget_changed(item)
             case _Unready():
                 self._unready[item.budget] = item.text
             case Raised(name="watch.budgets" | "explain"):

@@ -62,7 +62,7 @@ class _Account:
     budget: Budget
     unseen: set[str] = field(default_factory=set)
     shut: bool = False
-    probe_at: float = 0.0
+    probe_at: float | None = None
 
     def room(self) -> bool:
         return not self.shut and self.budget.allowed - len(self.unseen) > 0
@@ -71,6 +71,8 @@ class _Account:
         self.budget = budget
         self.unseen -= budget.disrupted
         self.shut = False
+        if self.room():
+            self.probe_at = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,9 @@ class Evacuation:
         times = [self._delayed[0][0]] if self._delayed else []
         for covers, queue in self._queues.items():
             if queue and covers:
-                times += [max(self._accounts[k].probe_at, now) for k in covers if not self._accounts[k].room()]
+                times += [
+                    max(at, now) for k in covers if (at := self._accounts[k].probe_at) and not self._accounts[k].room()
+                ]
         return min(times, default=None)
 
     @property
@@ -233,7 +237,7 @@ class Evacuation:
             self._move(item, State.LEAVING, now)
         return False
 
-    def budget_changed(self, budget: Budget, now: float) -> None:
+    def budget_changed(self, budget: Budget) -> None:
         """The watch reported a budget."""
         account = self._accounts.get(budget.key)
         if account is None or account.budget.selector != budget.selector:
@@ -241,8 +245,6 @@ class Evacuation:
             self._regroup()
         else:
             account.update(budget)
-        if not self._accounts[budget.key].room():
-            self._accounts[budget.key].probe_at = now + PROBE_S
 
     def passed(self, wall: float) -> None:
         """Time has passed: stop waiting for pods whose grace period ended too long ago, if so asked."""
@@ -326,11 +328,11 @@ class Evacuation:
         if not self._counts(item):
             return True
         shut = [self._accounts[key] for key in covers if not self._accounts[key].room()]
-        if any(account.probe_at > now for account in shut):
-            return False
+        ready = [account for account in shut if account.probe_at is not None and account.probe_at <= now]
         for account in shut:
-            account.probe_at = now + PROBE_S
-        return True
+            if account in ready or account.probe_at is None:
+                account.probe_at = now + PROBE_S
+        return len(ready) == len(shut)
 
     def _uncount(self, item: _Item) -> None:
         for key in item.covers:
