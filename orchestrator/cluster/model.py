@@ -26,6 +26,30 @@ class OwnerRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Toleration:
+    """A pod's toleration of taints.
+
+    Attributes:
+        key: "" with the operator Exists stands for every key.
+        effect: "" stands for every effect.
+    """
+
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    def covers(self, taint: Taint) -> bool:
+        """Whether it lets a pod onto a node with `taint`.
+
+        Source: core/v1 `Toleration.ToleratesTaint`: an empty operator is Equal; Exists ignores the value.
+        """
+        if self.effect not in ("", taint.effect) or (self.key or taint.key) != taint.key:
+            return False
+        return self.operator == "Exists" or (self.key != "" and self.value == taint.value)
+
+
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One pod.
 
@@ -59,6 +83,7 @@ class Pod:
     empty_dir: bool = False
     waiting_reason: str = ""
     created: float = 0.0
+    tolerations: tuple[Toleration, ...] = ()
 
     @property
     def key(self) -> str:
@@ -89,11 +114,16 @@ class PodChange:
 
 @dataclass(frozen=True, slots=True)
 class Taint:
-    """A node's taint."""
+    """A node's taint.
+
+    Attributes:
+        since: When it was added, where that was recorded.
+    """
 
     key: str
     value: str
     effect: str
+    since: float | None = None
 
     def __str__(self) -> str:
         return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"

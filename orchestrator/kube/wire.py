@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from orchestrator.cluster.model import (
     Requirement,
     Selector,
     Taint,
+    Toleration,
     Workload,
 )
 
@@ -101,11 +103,21 @@ class Volume(Wire):
     empty_dir: dict[str, Any] | None = None
 
 
+class TolerationObject(Wire):
+    """A toleration."""
+
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+
+
 class PodSpec(Wire):
     """A pod's spec."""
 
     node_name: str = ""
     volumes: list[Volume] | None = None
+    tolerations: list[TolerationObject] | None = None
     termination_grace_period_seconds: int | None = None
 
 
@@ -167,6 +179,7 @@ class PodObject(Wire):
             empty_dir=any(v.empty_dir is not None for v in self.spec.volumes or ()),
             waiting_reason=self._waiting(),
             created=_epoch(meta.creation_timestamp) or 0.0,
+            tolerations=tuple(_toleration(t.key, t.operator, t.value, t.effect) for t in self.spec.tolerations or ()),
         )
 
     def _waiting(self) -> str:
@@ -185,6 +198,7 @@ class TaintObject(Wire):
     key: str
     effect: str
     value: str = ""
+    time_added: datetime | None = None
 
 
 class NodeSpec(Wire):
@@ -243,7 +257,7 @@ class NodeObject(Wire):
             ready_since=_epoch(ready.last_transition_time) if ready else None,
             cordon=read_cordon((meta.annotations or {}).get(CORDON_ANNOTATION)),
             cordoned_by=_cordoned_by(meta.managed_fields or []) if spec.unschedulable else None,
-            taints=tuple(Taint(t.key, t.value, t.effect) for t in spec.taints or ()),
+            taints=tuple(Taint(t.key, t.value, t.effect, _epoch(t.time_added)) for t in spec.taints or ()),
             roles=tuple(sorted(k.removeprefix(ROLE_PREFIX) for k in labels if k.startswith(ROLE_PREFIX))),
             kubelet_version=status.node_info.kubelet_version,
             os_image=status.node_info.os_image,
@@ -454,6 +468,12 @@ def quantity(text: str) -> float:
     if not match or (match[2] or "") not in _FACTOR:
         return float("nan")
     return float(match[1]) * _FACTOR[match[2] or ""]
+
+
+@lru_cache(maxsize=4096)
+def _toleration(key: str, operator: str, value: str, effect: str) -> Toleration:
+    """The same few stand in every pod: one object for all of them."""
+    return Toleration(key, operator, value, effect)
 
 
 def _epoch(at: datetime | None) -> float | None:
