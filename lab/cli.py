@@ -1,0 +1,167 @@
+"""The lab's command line: arguments in, one stage called, one line out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lab import cache, cluster, host, images, progress, ssh, state, versions
+from lab.errors import LabError
+from lab.state import Shape
+
+DEFAULT_NAME = "lab"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of one command."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except LabError as error:
+        print(f"error: {error}\nremedy: {error.remedy}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        _abandon()
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description="real clusters on this machine, to rehearse on")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_cluster_commands(commands)
+    _add_node_commands(commands)
+    from lab.api import cli as api  # noqa: PLC0415 - the API tier is not needed to start a cluster
+
+    api.add(commands)
+    return parser
+
+
+def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    everything = tuple(versions.KUBERNETES)
+    up = commands.add_parser("up", help="start a cluster, or use the one that is there")
+    up.add_argument("--name", default=DEFAULT_NAME)
+    up.add_argument("--shape", default="1+2", help="control planes + workers (default: 1+2)")
+    up.add_argument("--version", default=everything[0], help=f"of Kubernetes: {', '.join(everything)}")
+    up.add_argument("--offer", nargs="+", default=everything, metavar="VERSION", help="apt packages and images at hand")
+    up.add_argument("--image", default="", metavar="kindest/node:TAG", help="a published node image instead of our own")
+    up.set_defaults(run=_up)
+
+    down = commands.add_parser("down", help="remove a cluster, also one that was left half made")
+    which = down.add_mutually_exclusive_group()
+    which.add_argument("--name", default=DEFAULT_NAME)
+    which.add_argument("--all", action="store_true")
+    down.set_defaults(run=_down)
+
+    commands.add_parser("status", help="clusters and nodes").set_defaults(run=_status)
+    kubeconfig = commands.add_parser("kubeconfig", help="the path of a cluster's kubeconfig")
+    kubeconfig.add_argument("--name", default=DEFAULT_NAME)
+    kubeconfig.set_defaults(run=_kubeconfig)
+    commands.add_parser("images", help="the image archives that were built").set_defaults(run=_images)
+    commands.add_parser("clean", help="remove all that was built").set_defaults(run=_clean)
+
+
+def _add_node_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    shell = commands.add_parser("ssh", help="a shell or a command on a node")
+    shell.add_argument("node")
+    shell.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    shell.set_defaults(run=_ssh)
+
+    power = commands.add_parser("power", help="the power button of a node")
+    power.add_argument("node")
+    power.add_argument("action", choices=("off", "on", "cycle"))
+    power.set_defaults(run=_power)
+
+    cable = commands.add_parser("network", help="the network cable of a node")
+    cable.add_argument("node")
+    cable.add_argument("action", choices=("cut", "heal"))
+    cable.set_defaults(run=_network)
+
+
+def _up(args: argparse.Namespace) -> int:
+    request = cluster.Request(args.name, Shape.parse(args.shape), args.version, tuple(args.offer), args.image)
+    made = cluster.up(request)
+    progress.say(f"{made.name} is up: {made.shape} nodes, Kubernetes {made.version or made.image}")
+    print(f"kubectl --kubeconfig {made.kubeconfig} --context {made.context} get nodes")
+    return 0
+
+
+def _down(args: argparse.Namespace) -> int:
+    names = [known.name for known in state.clusters()] if args.all else [args.name]
+    for name in names:
+        progress.say(f"{name} is gone" if cluster.down(name) else f"there is no cluster {name}")
+    if args.all:
+        cluster.tidy()
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    lines = cluster.table(state.clusters())
+    print("\n".join(lines) if lines else "no clusters")
+    return 0
+
+
+def _kubeconfig(args: argparse.Namespace) -> int:
+    known = state.load(args.name)
+    if known is None:
+        raise LabError(f"there is no cluster {args.name}", remedy=f"python -m lab up --name {args.name}")
+    print(known.kubeconfig)
+    return 0
+
+
+def _images(_: argparse.Namespace) -> int:
+    for contents in sorted(cache.root().glob(f"images-*/{images.CONTENTS}")):
+        print(contents.parent)
+        for image in json.loads(contents.read_text()):
+            files = image["files"]
+            what = ", ".join(files) if len(files) < 6 else f"{len(files)} files"
+            print(f"  {image['tag']:<55} {image['size_bytes'] / 2**20:6.1f} MiB  {what}")
+    return 0
+
+
+def _clean(_: argparse.Namespace) -> int:
+    running = state.clusters()
+    if running:
+        names = ", ".join(known.name for known in running)
+        raise LabError(f"clusters are up: {names}", remedy="python -m lab down --all")
+    cluster.tidy()
+    if cache.root().exists():
+        shutil.rmtree(cache.root())
+    progress.say(f"removed {cache.root()}")
+    return 0
+
+
+def _ssh(args: argparse.Namespace) -> NoReturn:
+    where, node = cluster.find_node(args.node)
+    words = args.command[1:] if args.command[:1] == ["--"] else args.command
+    ssh.become(where, node.name, words)
+
+
+def _power(args: argparse.Namespace) -> int:
+    host.check_machine()
+    where, node = cluster.find_node(args.node)
+    cluster.power(node, where, args.action)
+    return 0
+
+
+def _network(args: argparse.Namespace) -> int:
+    host.check_machine()
+    _, node = cluster.find_node(args.node)
+    cluster.cut(node, heal=args.action == "heal")
+    return 0
+
+
+def _interrupted(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _abandon() -> NoReturn:
+    """Leave at once: commands that run for us end with us, daemons stay."""
+    print("stopped; `python -m lab down` removes what was begun, `up` begins again", file=sys.stderr)
+    os._exit(130)

@@ -1,0 +1,105 @@
+"""The network that the nodes stand in, what keeps its packets inside, and the switch port of each node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.docker import Docker
+from lab.errors import LabError
+from lab.processes import attempt, run
+
+NAME = "orchestrator-lab"
+BRIDGE = "orch-lab0"
+RANGE = "198.18.0.0/15"  # Source: RFC 2544, set apart for tests of network devices
+NODES = "198.18.0.0/17"
+GATEWAY = "198.18.0.1"
+PODS = "198.19.0.0/17"
+SERVICES = "198.19.128.0/20"
+_CHAIN = "ORCHESTRATOR-LAB"
+# States of a bridge's port. Source: linux/if_bridge.h; a disabled port passes nothing and the node sees no link change.
+_DISABLED, _FORWARDING = "0", "3"
+
+
+def ensure(docker: Docker, *, sealed: bool) -> None:
+    """The network, and the rules around it.
+
+    Args:
+        sealed: nodes reach nothing outside the lab; only published node images need the outside.
+    """
+    if not docker.succeeds("network", "inspect", NAME):
+        options = [f"--subnet={NODES}", f"--gateway={GATEWAY}", f"--opt=com.docker.network.bridge.name={BRIDGE}"]
+        docker.run("network", "create", "--driver=bridge", *options, NAME)
+    if not Path(f"/sys/class/net/{BRIDGE}").exists():
+        raise LabError(
+            "the Docker daemon runs on another machine, where the lab cannot guard its network",
+            remedy="unset DOCKER_HOST, and use a daemon on this machine or none",
+        )
+    _guard(sealed=sealed)
+
+
+def remove(docker: Docker) -> None:
+    """Take away the rules and the network."""
+    _unguard()
+    if docker.succeeds("network", "inspect", NAME):
+        docker.run("network", "rm", NAME)
+
+
+def cut(docker: Docker, node: str) -> None:
+    """Let nothing through to or from a node, until `heal` or its next start."""
+    _set_port(_port(docker, node), _DISABLED)
+
+
+def heal(docker: Docker, node: str) -> None:
+    """Undo `cut`."""
+    _set_port(_port(docker, node), _FORWARDING)
+
+
+def is_cut(docker: Docker, node: str) -> bool:
+    """Whether a running node is cut off."""
+    return (Path("/sys/class/net") / _port(docker, node) / "brport/state").read_text().strip() == _DISABLED
+
+
+def _set_port(port: str, port_state: str) -> None:
+    run(["ip", "link", "set", "dev", port, "type", "bridge_slave", "state", port_state])
+
+
+def _port(docker: Docker, node: str) -> str:
+    """The machine's end of a node's network cable."""
+    peer = docker.run("exec", node, "cat", "/sys/class/net/eth0/iflink").strip()
+    for interface in Path("/sys/class/net").iterdir():
+        if (interface / "ifindex").read_text().strip() == peer:
+            return interface.name
+    raise LabError(f"{node} has no port on this machine", remedy=f"python -m lab power {node} on")
+
+
+def _guard(*, sealed: bool) -> None:
+    """Packets to the lab's addresses go to the lab's bridge or nowhere.
+
+    A node that lost a route sends by its default gateway, which is this machine, and this machine has a default gateway
+    too: something out there could answer in the place of a pod.
+    """
+    _unguard()
+    rules = [
+        f"-A {_CHAIN} -o {BRIDGE} -j RETURN",
+        f"-A {_CHAIN} -o lo -j RETURN",
+        f"-A {_CHAIN} -d {RANGE} -j REJECT",
+    ]
+    if sealed:
+        rules.append(f"-A {_CHAIN} -i {BRIDGE} -m conntrack --ctstate NEW -j REJECT")
+    for rule in (f"-N {_CHAIN}", *rules, f"-I {_forward_chain()} 1 -j {_CHAIN}", f"-I OUTPUT 1 -d {RANGE} -j {_CHAIN}"):
+        run(["iptables", "-w", *rule.split()])
+
+
+def _unguard() -> None:
+    if attempt(["iptables", "-w", "-n", "-L", _CHAIN]).returncode:
+        return
+    listing = run(["iptables", "-w", "-S"]).splitlines()
+    for jump in (line for line in listing if line.endswith(f"-j {_CHAIN}")):
+        run(["iptables", "-w", *jump.replace("-A ", "-D ", 1).split()])
+    run(["iptables", "-w", "-F", _CHAIN])
+    run(["iptables", "-w", "-X", _CHAIN])
+
+
+def _forward_chain() -> str:
+    """Where a rule comes before Docker's own. Source: Docker's documentation, "Packet filtering and firewalls"."""
+    return "FORWARD" if attempt(["iptables", "-w", "-n", "-L", "DOCKER-USER"]).returncode else "DOCKER-USER"
