@@ -236,9 +236,13 @@ def node_script(cluster: Cluster, node: Node, ranges: Mapping[str, str]) -> str:
     """What makes a node part of the pod network, also after a reboot, and shows it where packages are.
 
     A pod address whose route is missing must not leave by the default gateway, hence `unreachable` behind the real ones.
+    A pod that asks for a service before kube-proxy knows it is refused, so that it asks again at once: unanswered, its
+    connection would be tried for 30 s, and connection tracking would keep it from kube-proxy's rules all that time.
     """
     address = {other.name: other.address for other in cluster.nodes()}
+    early = f"FORWARD -d {network.SERVICES} -j REJECT"
     routes = [f"ip route replace unreachable {network.PODS} metric 9999"]
+    routes += [f"iptables -w -C {early} 2>/dev/null || iptables -w -A {early}"]
     routes += [f"ip route replace {ranges[name]} via {address[name]}" for name in sorted(ranges) if name != node.name]
     files = {
         "/etc/cni/net.d/10-lab.conflist": json.dumps(_cni(ranges[node.name]), indent=1) + "\n",
