@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine import runs
 from orchestrator.engine.clock import SystemClock
-from orchestrator.engine.journal import Journal
+from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.plan import Blocked, Done
 from orchestrator.engine.runner import Stop, execute, preview
 from orchestrator.errors import BadUsage, Refused
@@ -182,7 +182,7 @@ class App:
             "kubeconfig": [str(p) for p in self.session.choice.files],
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
-            self._execute(plan, journal, resumed=False)
+            self._execute(journal, resumed=False)
         runs.retain()
         return Outcome(DONE, plan, run, previews)
 
@@ -208,26 +208,46 @@ class App:
                     answers.append((pod.key, answer))
         return tuple(answers)
 
-    def resume(self, run: str) -> Outcome:
+    def resume(self, name: str) -> Outcome:
         """Continue a run where it stopped.
+
+        Raises:
+            BadUsage: There is no such run, or it was of another cluster.
+            Refused: It was released meanwhile.
+            Locked: A process is working on it.
+        """
+        place = runs.directory(runs.resolve(name))
+        known = read(place)
+        if known.last == "released":
+            raise Refused(f"run {known.run} was released", remedy="start a new run")
+        if not known.ended:
+            self._same_cluster(known)
+            with Journal.open(place, self.clock.wall) as journal:
+                self._execute(journal, resumed=True)
+        return Outcome(DONE, known.plan, known.run, ())
+
+    def release(self, name: str, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:
+        """Put back what a run changed.
 
         Raises:
             BadUsage: There is no such run, or it was of another cluster.
             Locked: A process is working on it.
         """
-        with Journal.open(runs.directory(runs.resolve(run))) as journal:
-            self._same_cluster(journal)
-            if journal.state.ended:
-                return Outcome(DONE, journal.plan(), journal.run, ())
-            self._execute(journal.plan(), journal, resumed=True)
-            return Outcome(DONE, journal.plan(), journal.run, ())
+        place = runs.directory(runs.resolve(name))
+        known = read(place)
+        self._same_cluster(known)
+        with Journal.open(place, self.clock.wall) as journal:
+            outcome = self.perform(planners.release(known.run, known.plan, known.past), shown=shown)
+            if self.settings.dry_run is DryRun.NONE:
+                journal.mark("released")
+        return outcome
 
-    def _execute(self, plan: Plan, journal: Journal, *, resumed: bool) -> None:
+    def _execute(self, journal: Journal, *, resumed: bool) -> None:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         with stopping() as stop:
             execute(
-                plan,
+                journal.plan,
                 self.hands,
                 self.actions,
                 journal=journal,
@@ -250,12 +270,12 @@ class App:
         if not self._confirm(plan):
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
-    def _same_cluster(self, journal: Journal) -> None:
-        there = journal.meta.get("server")
+    def _same_cluster(self, known: Contents) -> None:
+        there = known.meta.get("server")
         if there != self.session.server:
             raise BadUsage(
-                f"run {journal.run} is of the cluster at {there}, this context is {self.session.server}",
-                remedy=f"pass --context {journal.meta.get('context')}",
+                f"run {known.run} is of the cluster at {there}, this context is {self.session.server}",
+                remedy=f"pass --context {known.meta.get('context')}",
             )
 
 
@@ -287,9 +307,3 @@ def stopping() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def release_plan(run: str) -> Plan:
-    """What undoes `run`, out of its journal."""
-    journal = Journal.read(runs.directory(run))
-    return planners.release(run, journal.plan(), journal.past())

@@ -119,13 +119,15 @@ class Drain:
         del past
         if now["refused"]:
             return Blocked(refusal(step.node, now["refused"]), refusal_remedy(step.node, now["flags"]))
+        what = f"{_pods(len(now['evict']))} to evict"
         if not now["unschedulable"]:
             return Blocked(
                 f"{step.node} takes new pods: what is evicted could come back",
                 f"`orchestrator cordon {step.node}`, or resume: it cordons again",
                 until=step.params["cordon"],
+                then=what,
             )
-        return Needed(f"{_pods(len(now['evict']))} to evict") if now["evict"] else Done("no pods to evict")
+        return Needed(what) if now["evict"] else Done(what)
 
     def apply(self, hands: Hands, step: Step, now: Facts, run: Applying) -> None:
         """Evict, and wait until the pods are gone.
@@ -168,8 +170,8 @@ class _Course:
         self._unready: dict[str, str] = {}
         self._explained_at: dict[str, float] = {}
         self._reported: object = None
-        self._report_at = now
-        self._heartbeat_at = now
+        self._report_at = now + REPORT_S
+        self._heartbeat_at = now + HEARTBEAT_S
         crew.follow("watch.pods", hands.watch_pods(step.node, found.pods, step.params["pod_selector"]))
         if not step.params["disable_eviction"] and any(b.covers(p) for b in found.budgets for p in pods):
             self._follow_budgets()

@@ -98,15 +98,24 @@ def carry_out(app: App, plan: Plan, output: Output, done: str) -> None:
         output: The form of the result.
         done: The past participle for a finished node, such as `drained`.
     """
-
-    def shown(previews: tuple[Preview, ...]) -> None:
-        if app.settings.dry_run is not DryRun.NONE or len(plan.nodes()) > 1:
-            sys.stderr.write(plans.text(previews))
-
-    outcome = app.perform(plan, shown=shown)
+    outcome = app.perform(plan, shown=lambda previews: _show_plan(app, previews))
     answers = app.rehearse(plan) if app.settings.dry_run is DryRun.SERVER else ()
     if answers:
         sys.stderr.write(plans.answers_text(answers))
+    _finish(app, outcome, output, done)
+
+
+def released(app: App, run: str, output: Output) -> None:
+    """Release a run, show the result, and exit with its code."""
+    _finish(app, app.release(run, shown=lambda previews: _show_plan(app, previews)), output, "as it was found")
+
+
+def _show_plan(app: App, previews: tuple[Preview, ...]) -> None:
+    if app.settings.dry_run is not DryRun.NONE or len({p.step.node for p in previews}) > 1:
+        sys.stderr.write(plans.text(previews))
+
+
+def _finish(app: App, outcome: Outcome, output: Output, done: str) -> None:
     show(output, "RunResult", _body(app, outcome, done), _table(app, outcome, done))
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

@@ -75,7 +75,7 @@ def release(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes,
         dry_run=perform.dry_run(dry_run),
     )  # fmt: skip
-    perform.carry_out(app, app.release_plan(run), output, "released")
+    perform.released(app, run, output)
 
 
 def _iso(at: float) -> str:

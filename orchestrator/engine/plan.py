@@ -132,11 +132,13 @@ class Blocked:
     Attributes:
         until: The id of the step of the same plan that clears it; "" when none does. A preview that finds that
             step still to be done shows this one as needed after it.
+        then: What is needed after it, as a Needed would say.
     """
 
     why: str
     remedy: str
     until: str = ""
+    then: str = ""
 
 
 Decision = Done | Needed | Blocked
