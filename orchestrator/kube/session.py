@@ -81,6 +81,32 @@ class Session:
         self.choice = choice
         self.user_agent = "orchestrator"
 
+    @property
+    def client_certificate(self) -> str | None:
+        """Path of the client certificate in use, or None."""
+        return self._configuration.cert_file or None
+
+    @property
+    def bearer_token(self) -> str:
+        """The token in use, or "". A secret: for reading its end, never for showing."""
+        header: str = self._configuration.get_api_key_with_prefix("authorization") or ""
+        return header.removeprefix("Bearer ").strip()
+
+    @property
+    def token_renews(self) -> bool:
+        """A plugin renews the token when it ends."""
+        return self._configuration.refresh_api_key_hook is not None
+
+    @property
+    def tls_name(self) -> str:
+        """The name that the server's certificate is asked for, or "" for that of the URL."""
+        return self._configuration.tls_server_name or ""
+
+    @property
+    def proxied(self) -> bool:
+        """Requests go through a proxy."""
+        return bool(self._configuration.proxy)
+
     def send(
         self,
         method: str,

@@ -1,0 +1,93 @@
+"""The permissions that each command needs, as data: `doctor` asks for them, docs/rbac.md grants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.kube.lease import NAME, NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One verb on one kind of object.
+
+    Attributes:
+        group: The API group; "" for the core.
+        resource: Its plural, with a subresource after a slash.
+        verb: Of the API.
+        namespace: "" for all namespaces, and for kinds without any.
+        name: The only object that it has to hold for; "" for all.
+        flag: It is needed with that flag only; "" for always.
+    """
+
+    group: str
+    resource: str
+    verb: str
+    namespace: str = ""
+    name: str = ""
+    flag: str = ""
+
+    def __str__(self) -> str:
+        kind = f"{self.resource}.{self.group}" if self.group else self.resource
+        named = f" {self.name}" if self.name else ""
+        return f"{self.verb} {kind}{named}" + (f" in {self.namespace}" if self.namespace else "")
+
+
+def _rules(group: str, resource: str, verbs: str, **where: str) -> tuple[Rule, ...]:
+    return tuple(Rule(group, resource, verb, **where) for verb in verbs.split())
+
+
+_CONTROLLERS = (
+    *_rules("apps", "deployments", "list"),
+    *_rules("apps", "statefulsets", "list"),
+    *_rules("apps", "daemonsets", "list"),
+    *_rules("apps", "replicasets", "list"),
+    *_rules("batch", "jobs", "list"),
+    *_rules("", "replicationcontrollers", "list"),
+)
+_LEASE_KIND = ("coordination.k8s.io", "leases")
+#: Source: RBAC cannot restrict `create` to a name, for there is none yet.
+_LEASE = (
+    *_rules(*_LEASE_KIND, "get watch update delete", namespace=NAMESPACE, name=NAME),
+    *_rules(*_LEASE_KIND, "create", namespace=NAMESPACE),
+)
+_SCHEDULING = (*_rules("", "nodes", "get list patch"), *_LEASE)
+_DRAIN = (
+    *_SCHEDULING,
+    *_rules("", "pods", "list watch"),
+    *_rules("", "pods/eviction", "create"),
+    *_rules("", "pods", "delete", flag="--disable-eviction"),
+    *_rules("apps", "daemonsets", "get"),
+    *_rules("policy", "poddisruptionbudgets", "list watch"),
+)
+
+#: Command -> what it needs. `runs` needs no cluster. Reading `/version` and `/readyz` is everybody's.
+COMMANDS: Mapping[str, tuple[Rule, ...]] = {
+    "status": (
+        *_rules("", "nodes", "list"),
+        *_rules("", "pods", "list"),
+        *_rules("policy", "poddisruptionbudgets", "list"),
+        *_CONTROLLERS,
+    ),
+    "unmanaged": (
+        *_rules("", "nodes", "get list"),
+        *_rules("", "pods", "list"),
+        *_rules("policy", "poddisruptionbudgets", "list"),
+        *_CONTROLLERS,
+    ),
+    "cordon": _SCHEDULING,
+    "uncordon": _SCHEDULING,
+    "drain": _DRAIN,
+    "resume": _DRAIN,
+    "release": _SCHEDULING,
+    "doctor": _rules(*_LEASE_KIND, "get", namespace=NAMESPACE, name=NAME),
+}
+
+
+def of(commands: Iterable[str]) -> tuple[Rule, ...]:
+    """What any of `commands` needs, each rule once."""
+    return tuple(dict.fromkeys(rule for command in commands for rule in COMMANDS[command]))
