@@ -46,6 +46,8 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S = 30.0
 #: A reading this fresh, with no change by this process since, is given again instead of asked again.
 FRESH_S = 1.0
+#: As above for budgets, which nothing here changes; their numbers come from a watch where they matter.
+FRESH_BUDGETS_S = 5.0
 #: How long a 403 may be one of a server that has not loaded its permissions yet.
 LOADING_S = 20.0
 #: kubectl's `--chunk-size`.
@@ -89,6 +91,7 @@ class KubeView:
         self._patience_s = patience_s
         self._chunk_size = chunk_size
         self._readings: dict[str, tuple[float, Node | PodList]] = {}
+        self._budgets: tuple[float, tuple[Budget, ...] | None] = (0.0, None)
         self._loading_since: float | None = None
 
     def node(self, name: str) -> Node:
@@ -120,8 +123,13 @@ class KubeView:
 
     def budgets(self) -> tuple[Budget, ...]:
         """All disruption budgets; see `cluster.ports`."""
+        at, known = self._budgets
+        if known is not None and self._clock.now() - at < FRESH_BUDGETS_S:
+            return known
         path = "/apis/policy/v1/poddisruptionbudgets"
-        return tuple(b.fact() for b in self._list(path, BudgetObject, {}, "list disruption budgets")[0])
+        found = tuple(b.fact() for b in self._list(path, BudgetObject, {}, "list disruption budgets")[0])
+        self._budgets = (self._clock.now(), found)
+        return found
 
     def workloads(self) -> tuple[Workload, ...]:
         """All controllers of pods; see `cluster.ports`."""
