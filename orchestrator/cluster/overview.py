@@ -13,6 +13,7 @@ from orchestrator.cluster.applications import Application, Owners, applications
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from orchestrator.cluster.checkup import Credentials
     from orchestrator.cluster.model import Budget, Node, Pod, Taint, Workload
     from orchestrator.cluster.versions import Skew
 
@@ -168,6 +169,26 @@ class Overview:
     overlapping: tuple[tuple[str, tuple[str, ...]], ...]
     unready: tuple[Pod, ...]
     etcd: Etcd
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A cluster at a glance, and how it is reached.
+
+    Attributes:
+        server: The URL of its API server.
+        context: Of the kubeconfig; "" inside a pod.
+        at: When it was read, in seconds since the epoch.
+        serving_end: When the API server's certificate ends; None when not known.
+        credentials: With what this user proves who they are.
+    """
+
+    server: str
+    context: str
+    at: float
+    seen: Overview
+    serving_end: float | None
+    credentials: Credentials
 
 
 def overview(

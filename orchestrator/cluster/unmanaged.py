@@ -42,11 +42,13 @@ class Consequence:
     Attributes:
         text: For people, with the reason and the flag that would change it.
         data_lost: The contents of its emptyDir volumes go with it.
+        flags: Those that together would allow what is refused; none when no flag would.
     """
 
     fate: Fate
     text: str
     data_lost: bool = False
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,20 @@ class Unmanaged:
     drain: Consequence
     forced: Consequence
     lost: Consequence
+
+
+@dataclass(frozen=True, slots=True)
+class UnmanagedPods:
+    """What was looked for, and what was found.
+
+    Attributes:
+        nodes: The nodes that were asked about; none for all.
+        looked_at: How many pods were judged.
+    """
+
+    nodes: tuple[str, ...]
+    looked_at: int
+    pods: tuple[Unmanaged, ...]
 
 
 def unmanaged(
@@ -135,7 +151,8 @@ def _drained(pod: Pod, kind: Kind, rules: Rules, budgets: Sequence[Budget], now:
         return Consequence(Fate.STAYS, "stays: only its kubelet can remove it")
     if verdict.outcome is Outcome.REFUSE:
         whys = "; ".join(r.text + (f" ({r.flag} allows it)" if r.flag else "") for r in verdict.reasons)
-        return Consequence(Fate.REFUSED, f"refused: {whys}")
+        flags = tuple(dict.fromkeys(r.flag for r in verdict.reasons))
+        return Consequence(Fate.REFUSED, f"refused: {whys}", flags=flags if all(flags) else ())
     if kind is Kind.CUSTOM:
         return Consequence(
             Fate.OWNER_DECIDES, f"evicted{_DATA[pod.empty_dir]}; its owner decides whether it comes back"

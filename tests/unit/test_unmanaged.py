@@ -141,7 +141,8 @@ def test_a_pod_under_two_budgets_is_refused_even_with_force():
     (found,) = judged(pod(), budgets=budgets)
 
     assert found.forced.fate is Fate.REFUSED
-    assert "--disable-eviction" in found.forced.text
+    assert found.forced.flags == ("--disable-eviction",)
+    assert found.drain.flags == ("--force", "--disable-eviction")
 
 
 def test_they_come_by_node_and_kind():
