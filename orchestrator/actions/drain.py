@@ -127,7 +127,7 @@ class Drain:
                 until=step.params["cordon"],
                 then=what,
             )
-        return Needed(what) if now["evict"] else Done(what)
+        return Needed(what, again=True) if now["evict"] else Done(what)
 
     def apply(self, hands: Hands, step: Step, now: Facts, run: Applying) -> None:
         """Evict, and wait until the pods are gone.

@@ -6,20 +6,38 @@ import fcntl
 import json
 import os
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator.engine.plan import Plan
-from orchestrator.errors import BadUsage, FactUnreadable, Locked, OrchestratorError
+from orchestrator.errors import BadUsage, FactUnreadable, Locked, OrchestratorError, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from orchestrator.engine.plan import Facts, Past
 
 FILE = "journal.jsonl"
+#: Holds the id of the process that works on the run, and its lock.
+LOCK = "lock"
+#: Version of the records. A journal with another one is refused, not guessed at.
+FORMAT = 1
+#: `orchestrator runs` holds the lock for an instant to see whether somebody else does: pauses before it counts.
+LOOK_AGAIN_S = (0.01, 0.05, 0.1)
+
+#: Records that say how the run stands, and what they say.
+STATES = {
+    "plan": "stopped",
+    "resumed": "stopped",
+    "stopped": "stopped",
+    "failed": "failed",
+    "ended": "finished",
+    "released": "released",
+}
 
 Record = dict[str, Any]
 
@@ -33,7 +51,7 @@ class Contents:
         meta: Who asked for what, of which cluster.
         past: Facts of each started step as they were found first.
         done: Steps that finished.
-        last: The kind of the last record that tells the run's state: plan, stopped, failed, resumed, ended, released.
+        last: The kind of the last record that tells how the run stands, a key of STATES.
         started: When, in seconds since the epoch.
     """
 
@@ -50,6 +68,11 @@ class Contents:
         """Nothing is left to continue."""
         return self.last in ("ended", "released")
 
+    @property
+    def state(self) -> str:
+        """stopped, failed, finished or released; whether a process works on it, only `locked` can tell."""
+        return STATES[self.last]
+
 
 def read(directory: Path) -> Contents:
     """What the journal in `directory` says, whoever is writing it. A torn last line does not count.
@@ -59,75 +82,125 @@ def read(directory: Path) -> Contents:
         FactUnreadable: It is damaged.
     """
     try:
-        lines = (directory / FILE).read_bytes().split(b"\n")[:-1]
+        data = (directory / FILE).read_bytes()
     except OSError as err:
-        raise BadUsage(f"run {directory.name} has no journal: {err}", remedy="`orchestrator runs` lists them") from err
+        raise BadUsage(
+            f"run {directory.name} has no journal: {err.strerror}", remedy="`orchestrator runs` lists them"
+        ) from err
     try:
-        records = [json.loads(line) for line in lines]
-        head = records[0]
-        past: dict[str, Facts] = {}
-        for record in records:
-            if record["kind"] == "started":
-                past.setdefault(record["step"], record["before"])
-        return Contents(
-            run=head["run"],
-            plan=Plan.from_json(head["plan"]),
-            meta=head["meta"],
-            past=past,
-            done=frozenset(r["step"] for r in records if r["kind"] == "finished"),
-            last=[r["kind"] for r in records if r["kind"] not in ("started", "finished")][-1],
-            started=head["at"],
-        )
+        return _contents([json.loads(line) for line in data.split(b"\n")[:-1]])
     except (ValueError, KeyError, IndexError, TypeError) as err:
         raise FactUnreadable(
-            f"the journal of run {directory.name} is damaged: {err}",
+            f"the journal of run {directory.name} is damaged: {type(err).__name__}: {err}",
             remedy="look at the cluster with `orchestrator status`, and start a new run",
         ) from err
 
 
+def _contents(records: list[Record]) -> Contents:
+    head = records[0]
+    if head["format"] != FORMAT:
+        raise ValueError(f"its format is {head['format']}, this version reads {FORMAT}")
+    past: dict[str, Facts] = {}
+    done: set[str] = set()
+    last = ""
+    for record in records:
+        match record["kind"]:
+            case "started":
+                past.setdefault(record["step"], record["before"])
+            case "finished":
+                done.add(record["step"])
+            case kind if kind in STATES:
+                last = kind
+            case kind:
+                raise ValueError(f"a record of an unknown kind, {kind!r}")
+    return Contents(
+        head["run"], Plan.from_json(head["plan"]), head["meta"], past, frozenset(done), last, float(head["at"])
+    )
+
+
+def synced(fd: int, line: bytes) -> None:
+    """Write all of `line`, and return when it is on disk."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    os.fsync(fd)
+
+
 class Journal:
-    """An open journal. A context manager; holds a lock on its file, so that one process works on a run.
+    """An open journal. A context manager; one process at a time has a run's journal open. Thread-safe.
 
-    Args:
-        directory: The run's; exists.
-        wall: Seconds since the epoch.
-
-    Raises:
-        Locked: Another process works on the run.
+    Attributes:
+        run: The run's id.
+        plan: What it does.
+        meta: Who asked for what, of which cluster.
     """
 
-    def __init__(self, directory: Path, wall: Callable[[], float]) -> None:
+    def __init__(self, directory: Path, *, wall: Callable[[], float], write: Callable[[int, bytes], None]) -> None:
+        self._name = directory.name
         self._wall = wall
+        self._write = write
         self._mutex = threading.Lock()
-        self._fd = os.open(directory / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise Locked(
-                f"another process works on run {directory.name}", remedy="wait for it; `orchestrator runs` shows it"
-            ) from None
-        self._cut_torn_tail()
         self._past: dict[str, Facts] = {}
         self._done: set[str] = set()
+        self._lock = _taken(directory)
+        try:
+            self._fd = os.open(directory / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
+
+    run: str
+    plan: Plan
+    meta: Mapping[str, Any]
 
     @classmethod
     def create(
-        cls, directory: Path, run: str, plan: Plan, *, meta: Mapping[str, Any], wall: Callable[[], float]
+        cls,
+        directory: Path,
+        run: str,
+        plan: Plan,
+        *,
+        meta: Mapping[str, Any],
+        wall: Callable[[], float] = time.time,
+        write: Callable[[int, bytes], None] = synced,
     ) -> Journal:
-        """A new run's journal, with the plan on disk."""
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700)
-        journal = cls(directory, wall)
-        journal.run, journal.plan, journal.meta = run, plan, dict(meta)
-        journal.append({"kind": "plan", "run": run, "plan": plan.to_json(), "meta": dict(meta)})
-        for place in (directory, directory.parent):
-            _sync(place)
+        """A new run's journal, with the plan on disk.
+
+        Args:
+            directory: The run's own; made here, readable by this user only.
+            run: Its id.
+            plan: What it does.
+            meta: JSON values.
+            wall: Seconds since the epoch.
+            write: Puts bytes on disk.
+
+        Raises:
+            Refused: It cannot be written. Nothing was started.
+        """
+        with _writable(run):
+            directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+            journal = cls(directory, wall=wall, write=write)
+        try:
+            journal.run, journal.plan, journal.meta = run, plan, dict(meta)
+            head = {"kind": "plan", "format": FORMAT, "run": run, "plan": plan.to_json(), "meta": dict(meta)}
+            journal._append(head)
+            with _writable(run):
+                _sync(directory)
+                _sync(directory.parent)
+        except BaseException:
+            journal.close()
+            raise
         return journal
 
     @classmethod
-    def open(cls, directory: Path, wall: Callable[[], float]) -> Journal:
-        """The journal of a run that is to be continued.
+    def open(
+        cls,
+        directory: Path,
+        wall: Callable[[], float] = time.time,
+        write: Callable[[int, bytes], None] = synced,
+    ) -> Journal:
+        """The journal of a run that is to be continued. A torn last line is cut off.
 
         Raises:
             BadUsage: There is none.
@@ -135,15 +208,18 @@ class Journal:
             Locked: Another process works on the run.
         """
         read(directory)
-        journal = cls(directory, wall)
-        contents = read(directory)
-        journal.run, journal.plan, journal.meta = contents.run, contents.plan, contents.meta
-        journal._past, journal._done = dict(contents.past), set(contents.done)
+        with _writable(directory.name):
+            journal = cls(directory, wall=wall, write=write)
+        try:
+            with _writable(directory.name):
+                journal._cut_torn_tail()
+            contents = read(directory)
+            journal.run, journal.plan, journal.meta = contents.run, contents.plan, contents.meta
+            journal._past, journal._done = dict(contents.past), set(contents.done)
+        except BaseException:
+            journal.close()
+            raise
         return journal
-
-    run: str
-    plan: Plan
-    meta: Mapping[str, Any]
 
     def __enter__(self) -> Self:
         return self
@@ -154,12 +230,13 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the run back."""
         os.close(self._fd)
+        os.close(self._lock)
 
     @property
     def past(self) -> Past:
-        """Facts of each started step as they were found first."""
+        """Facts of each started step as they were found first, as JSON gives them back."""
         with self._mutex:
             return dict(self._past)
 
@@ -174,40 +251,45 @@ class Journal:
         with self._mutex:
             if step in self._past:
                 return
-        self.append({"kind": "started", "step": step, "before": dict(before)})
+        kept = self._append({"kind": "started", "step": step, "before": dict(before)})
         with self._mutex:
-            self._past[step] = before
+            self._past[step] = kept["before"]
 
     def finished(self, step: str, outcome: str) -> None:
         """`step` reached its goal: `changed` or `skipped`."""
-        self.append({"kind": "finished", "step": step, "outcome": outcome})
+        self._append({"kind": "finished", "step": step, "outcome": outcome})
         with self._mutex:
             self._done.add(step)
 
-    def failed(self, err: OrchestratorError) -> None:
-        """The run failed."""
-        self.append({"kind": "failed", "error": type(err).__name__, "message": str(err), "remedy": err.remedy})
+    def failed(self, err: BaseException, step: str | None = None) -> None:
+        """The run failed, in `step` if it was in one."""
+        remedy, code = (err.remedy, err.exit_code) if isinstance(err, OrchestratorError) else ("", 1)
+        what = {"error": type(err).__name__, "message": str(err), "remedy": remedy, "exit_code": code}
+        self._append({"kind": "failed", "step": step, **what})
 
-    def mark(self, kind: str) -> None:
+    def mark(self, kind: str, **fields: Any) -> None:
         """The run is `stopped`, `resumed`, `ended` or `released`."""
-        self.append({"kind": kind})
+        self._append({"kind": kind, **fields})
 
-    def append(self, record: Record) -> None:
-        """One record, on disk when this returns."""
+    def _append(self, record: Record) -> Record:
+        """One record, on disk when this returns; as JSON gives it back.
+
+        A record that could not be written whole is taken back: the next one would join it.
+        """
         line = json.dumps({**record, "at": self._wall()}, sort_keys=True).encode() + b"\n"
-        with self._mutex:
-            self.write(line)
-
-    def write(self, line: bytes) -> None:
-        """The one place where a journal is written."""
-        view = memoryview(line)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        os.fsync(self._fd)
+        with self._mutex, _writable(self._name):
+            size = os.fstat(self._fd).st_size
+            try:
+                self._write(self._fd, line)
+            except OSError:
+                os.ftruncate(self._fd, size)
+                raise
+        back: Record = json.loads(line)
+        return back
 
     def _cut_torn_tail(self) -> None:
         """A crash in mid-write leaves a line without an end; the next record would join it."""
-        data = Path(f"/proc/self/fd/{self._fd}").read_bytes()
+        data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         if data and not data.endswith(b"\n"):
             os.ftruncate(self._fd, data.rfind(b"\n") + 1)
             os.fsync(self._fd)
@@ -216,11 +298,11 @@ class Journal:
 def locked(directory: Path) -> bool:
     """Whether a process works on the run."""
     try:
-        fd = os.open(directory / FILE, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -228,8 +310,46 @@ def locked(directory: Path) -> bool:
     return False
 
 
+def _taken(directory: Path) -> int:
+    """The descriptor that holds the run, which the kernel lets go of when the process ends, however it ends.
+
+    Raises:
+        Locked: Another process holds it.
+    """
+    fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for pause_s in (*LOOK_AGAIN_S, None):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if pause_s is not None:
+                time.sleep(pause_s)
+        else:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            return fd
+    pid = os.pread(fd, 32, 0).decode().strip() or "unknown"
+    os.close(fd)
+    raise Locked(
+        f"process {pid} works on run {directory.name}",
+        remedy=f"wait for it, or stop it: `kill -INT {pid}`; `orchestrator runs` shows when it has ended",
+    )
+
+
+@contextmanager
+def _writable(run: str) -> Iterator[None]:
+    """What the disk refuses, as an error of ours: no effect may come before its record."""
+    try:
+        yield
+    except OSError as err:
+        raise Refused(
+            f"the journal of run {run} cannot be written ({err.strerror}): nothing more was started",
+            remedy=f"make room or permission for {err.filename or 'the runs directory'}, then go on: "
+            f"`orchestrator resume {run}`",
+        ) from err
+
+
 def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from orchestrator.engine import retry
@@ -11,7 +13,7 @@ from orchestrator.engine.events import Event
 from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, LeaseLost, Locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from orchestrator.engine.clock import Clock
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 #: How long a lease is good for after it was renewed, and how often it is renewed: two renewals may fail.
 DURATION_S = 15
 RENEW_S = 5.0
-#: A holder stops this much before its lease ends for others: their clock runs, ours may lag behind.
+#: A holder stops this much before its lease ends for others: an effect that was just started is still under way.
 MARGIN_S = 2.0
-#: Confirmed so recently, a lease need not be renewed before the next step.
+#: Confirmed so recently, a lease need not be renewed before the next step; and a run as short as this is not watched.
 CONFIRMED_S = 1.0
+
+DELETED = "somebody deleted its lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,182 +75,289 @@ class LeaseStore(Protocol):
         ...
 
 
+def in_thread(work: Callable[[], None]) -> None:
+    """Have `work` done beside. A daemon: a request that hangs must not keep the process from ending."""
+    threading.Thread(target=work, name="lease", daemon=True).start()
+
+
 class Lease:
     """The lease of one run. A context manager: taken on entry, kept by a thread, given back on exit.
+
+    A run that lasts less than CONFIRMED_S costs two requests.
 
     Args:
         store: Where it is.
         holder: Who takes it.
-        run: For which run. One that carries this run's name already is its own, from before a crash.
+        run: For which run. One that carries this run's name already is its own, from before a crash: only one process
+            at a time has a run's journal open.
         clock: For its validity.
-        sink: Told when it is taken over or lost.
+        sink: Told when it is taken over, in danger or lost.
+        duration_s: How long it is good for without being renewed.
+        renew_s: How often it is renewed.
+        beside: Starts the keeper.
+        wait: Waits, in the keeper, until the event or for so many seconds; True when it was the event.
     """
 
-    def __init__(self, store: LeaseStore, holder: str, run: str, clock: Clock, sink: Sink) -> None:
+    def __init__(  # noqa: PLR0913  the last four are for other times than production's
+        self,
+        store: LeaseStore,
+        holder: str,
+        run: str,
+        clock: Clock,
+        sink: Sink,
+        *,
+        duration_s: int = DURATION_S,
+        renew_s: float = RENEW_S,
+        beside: Callable[[Callable[[], None]], None] = in_thread,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
         self._store = store
         self._holder = holder
         self._run = run
         self._clock = clock
         self._sink = sink
+        self._duration_s = duration_s
+        self._valid_s = duration_s - min(MARGIN_S, duration_s / 5)
+        self._renew_s = renew_s
+        self._beside = beside
+        self._wait = wait
         self._mutex = threading.Lock()
         self._over = threading.Event()
-        self._record: LeaseRecord | None = None
-        self._confirmed = 0.0
+        self._confirmed = self._confirmed_wall = 0.0
         self._why_lost = ""
 
+    _record: LeaseRecord
+
     def __enter__(self) -> Self:
-        sent = self._clock.now()
-        self._record = self._take()
-        self._confirmed = sent
-        threading.Thread(target=self._keep, name="lease", daemon=True).start()
+        self._take()
+        self._beside(self._keep)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        with self._mutex:
-            if self._record is None or self._why_lost:
-                return
-            try:
-                self._store.delete(self._record)
-            except ApiError as failed:
-                self._emit("lease.kept", "warning", why=str(failed), until_s=DURATION_S)
+        if self._why_lost:
+            return
+        try:
+            retry.call(retry.LEASE_RENEW, self._give_back, clock=self._clock, deadline=self._end)
+        except ApiError as failed:
+            self._emit("lease.kept", why=str(failed), until_s=self._duration_s)
 
     def guard(self) -> None:
         """Before an effect: this run still holds the cluster.
 
+        Where its time is up by any clock (a keeper that could not renew it, a laptop that slept), only a renewal on
+        the version that was written last proves that nobody had it meanwhile.
+
         Raises:
             LeaseLost: It does not, or cannot tell any more.
         """
-        why = self._why_lost
-        if not why and self._clock.now() >= self._confirmed + DURATION_S - MARGIN_S:
-            why = f"it could not be renewed for {self._clock.now() - self._confirmed:.0f} s"
-            self._lose(why)
-        if why:
+        if not self._why_lost and self._unconfirmed_s() >= self._valid_s:
+            self._renew(deadline=self._clock.now() + CONFIRMED_S)
+            if self._unconfirmed_s() >= self._valid_s:
+                self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
+        if self._why_lost:
             raise LeaseLost(
-                f"run {self._run} no longer holds the cluster: {why}; no further change was made",
-                remedy=f"see who holds it: `kubectl get lease -A`; then `orchestrator resume {self._run}`",
+                f"run {self._run} no longer holds the cluster: {self._why_lost}; no further change was started",
+                remedy=f"see that no other run is at work: `kubectl get lease -n kube-system`; "
+                f"then `orchestrator resume {self._run}`",
             )
 
     def confirm(self) -> None:
-        """Before a step: as `guard`, and renewed if that was not done just now."""
+        """Before a step: as `guard`, and renewed if that was not done just now.
+
+        A renewal that fails without being refused leaves it to the time that the lease still has.
+        """
+        if not self._why_lost and self._unconfirmed_s() > CONFIRMED_S:
+            self._renew(deadline=self._end)
         self.guard()
-        if self._clock.now() - self._confirmed >= CONFIRMED_S:
-            self._renew()
-            self.guard()
+
+    @property
+    def _end(self) -> float:
+        return self._confirmed + self._valid_s
+
+    def _unconfirmed_s(self) -> float:
+        """Seconds since the last renewal that succeeded was sent, by the clock that says more.
+
+        Source: Linux clock_gettime(2): CLOCK_MONOTONIC stands still while the machine is suspended.
+        """
+        return max(self._clock.now() - self._confirmed, self._clock.wall() - self._confirmed_wall)
 
     # ---- taking it --------------------------------------------------------------------------------------------
 
-    def _take(self) -> LeaseRecord:
-        wanted = self._fresh("", "")
+    def _take(self) -> None:
+        """Create it, or take it over from a run that no longer renews it.
+
+        Raises:
+            Locked: Another run holds the cluster.
+            ApiError: It cannot be told.
+        """
         while True:
-            try:
-                return retry.call(retry.API_WRITE, lambda: self._create(wanted), clock=self._clock)
-            except _Held:
-                there = retry.call(retry.API_READ, self._store.read, clock=self._clock)
+            if self._written(retry.API_WRITE, self._create):
+                return
+            there = retry.call(retry.API_READ, self._store.read, clock=self._clock)
             if there is None:
                 continue
-            try:
-                return self._take_over(there)
-            except (ApiConflict, ApiNotFound):
+            if there.run != self._run and not self._abandoned(there):
                 continue
+            if self._written(retry.API_WRITE, partial(self._replace, there)):
+                if there.run != self._run:
+                    self._emit("lease.taken_over", holder=there.holder, from_run=there.run)
+                return
 
-    def _create(self, wanted: LeaseRecord) -> LeaseRecord:
+    def _written(self, policy: retry.Policy, attempt: Callable[[], LeaseRecord | None]) -> bool:
+        """Whether a record of ours is stored; not when somebody else's was in the way."""
+        stored = retry.call(policy, attempt, clock=self._clock)
+        if stored is None:
+            return False
+        self._record = stored
+        return True
+
+    def _create(self) -> LeaseRecord | None:
+        self._sent()
         try:
-            return self._store.create(wanted)
-        except ApiConflict as err:
-            raise _Held from err
+            return self._store.create(self._fresh())
+        except ApiConflict:
+            return None
 
-    def _take_over(self, there: LeaseRecord) -> LeaseRecord:
-        if there.run != self._run:
-            if self._clock.wall() < there.renewed + there.duration_s or self._moves(there):
-                raise self._locked(there)
-            self._emit("lease.taken_over", "warning", holder=there.holder, from_run=there.run)
-        return self._store.replace(self._fresh(there.resource_version, there.uid))
+    def _replace(self, there: LeaseRecord) -> LeaseRecord | None:
+        self._sent()
+        try:
+            return self._store.replace(replace(self._fresh(), resource_version=there.resource_version, uid=there.uid))
+        except (ApiConflict, ApiNotFound):
+            return None
 
-    def _moves(self, there: LeaseRecord) -> bool:
-        """Watch a lease that looks expired for as long as it is good for: clocks of two machines differ."""
-        self._emit("lease.watched", "info", holder=there.holder, from_run=there.run, for_s=there.duration_s)
-        return any(True for _ in self._store.watch(there, there.duration_s))
+    def _sent(self) -> None:
+        self._confirmed, self._confirmed_wall = self._clock.now(), self._clock.wall()
+
+    def _fresh(self) -> LeaseRecord:
+        now = self._clock.wall()
+        return LeaseRecord(self._holder, self._run, now, now, self._duration_s)
+
+    def _abandoned(self, there: LeaseRecord) -> bool:
+        """Whether nobody renewed it for as long as it is good for; clocks of two machines differ, so it is watched.
+
+        A watch that breaks, or cannot begin because that version is forgotten, loses nothing: a record that changed
+        meanwhile cannot be replaced.
+
+        Returns:
+            False when it is gone meanwhile.
+
+        Raises:
+            Locked: It is good still, or somebody renewed it.
+        """
+        if self._clock.wall() < there.renewed + there.duration_s:
+            raise self._locked(there)
+        self._emit("lease.watched", level="info", holder=there.holder, from_run=there.run, for_s=there.duration_s)
+        end = self._clock.now() + there.duration_s
+        while (left_s := end - self._clock.now()) > 0:
+            try:
+                for seen in self._store.watch(there, left_s):
+                    if seen is None:
+                        return False
+                    if seen != there:
+                        raise self._locked(seen)
+            except ApiError as err:
+                self._emit("lease.unwatched", level="debug", why=str(err))
+            self._clock.sleep(min(1.0, max(0.0, end - self._clock.now())))
+        return True
 
     def _locked(self, there: LeaseRecord) -> Locked:
-        since = self._clock.wall() - there.acquired
+        since = datetime.fromtimestamp(there.acquired, UTC)
+        run = there.run or "without a name"
         return Locked(
-            f"{there.holder} holds the cluster with run {there.run or 'unknown'}, for {since:.0f} s",
-            remedy=f"wait, or ask {there.holder}; `orchestrator runs` on their machine shows it",
+            f"{there.holder} holds the cluster with run {run}, since {since:%Y-%m-%d %H:%M:%S} UTC",
+            remedy=f"wait for it, or ask {there.holder}; on their machine `orchestrator runs` shows it, and if it was "
+            f"killed, `orchestrator resume {run}` goes on at once; others can take over {there.duration_s} s after "
+            "it stopped",
         )
-
-    def _fresh(self, resource_version: str, uid: str) -> LeaseRecord:
-        now = self._clock.wall()
-        return LeaseRecord(self._holder, self._run, now, now, DURATION_S, resource_version, uid)
 
     # ---- keeping it -------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Renew in time; between renewals watch for others. Short runs are spared the watch."""
-        self._over.wait(CONFIRMED_S)
-        while not self._over.is_set() and not self._why_lost:
-            self._look_out()
-            if not self._over.is_set() and not self._why_lost:
-                self._renew()
-
-    def _look_out(self) -> None:
-        with self._mutex:
-            record = self._record
-        assert record is not None  # noqa: S101  set before the thread starts
-        try:
-            for seen in self._store.watch(record, RENEW_S):
-                if self._over.is_set():
-                    return
-                if seen is None:
-                    self._lose("somebody deleted its lease")
-                elif seen.run != self._run:
-                    self._lose(f"{seen.holder} took its lease over for run {seen.run}")
-                if self._why_lost:
-                    return
-        except ApiError:
-            self._over.wait(CONFIRMED_S)
-
-    def _renew(self) -> None:
-        """Renew once; a failure that passes is left to the next time and to the lease's end."""
-        with self._mutex:
-            if self._record is None or self._over.is_set():
-                return
-            sent = self._clock.now()
-            try:
-                self._record = self._store.replace(replace(self._record, renewed=self._clock.wall()))
-                self._confirmed = sent
-            except ApiNotFound:
-                self._lose("somebody deleted its lease")
-            except ApiConflict:
-                self._reread(sent)
-            except ApiError as err:
-                self._emit("lease.renewal_failed", "warning", why=str(err))
-
-    def _reread(self, sent: float) -> None:
-        """After a conflict: an earlier renewal of our own may have landed without its answer."""
-        try:
-            there = self._store.read()
-        except ApiError as err:
-            self._emit("lease.renewal_failed", "warning", why=str(err))
+        """Renew in time, and between renewals watch for others. Short runs are spared both."""
+        if self._wait(self._over, CONFIRMED_S):
             return
+        while not self._why_lost:
+            self._look_out(self._confirmed + self._renew_s)
+            if self._over.is_set() or self._why_lost:
+                return
+            if not self._renew(deadline=self._end):
+                self._wait(self._over, CONFIRMED_S)
+            if self._unconfirmed_s() >= self._valid_s:
+                self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
+
+    def _look_out(self, until: float) -> None:
+        """Watch until it is time to renew; a watch that breaks leaves it to the renewal to find out."""
+        left_s = until - self._clock.now()
+        if left_s <= 0:
+            return
+        try:
+            for seen in self._store.watch(self._record, left_s):
+                if self._over.is_set() or self._taken(seen):
+                    return
+        except ApiError as err:
+            self._emit("lease.unwatched", level="debug", why=str(err))
+        left_s = until - self._clock.now()
+        if left_s > 0:
+            self._wait(self._over, left_s)
+
+    def _taken(self, there: LeaseRecord | None) -> bool:
+        """Whether it is not ours any more; notes that it is lost."""
         if there is None:
-            self._lose("somebody deleted its lease")
+            self._lose(DELETED)
         elif there.run != self._run:
-            self._lose(f"{there.holder} took its lease over for run {there.run}")
-        else:
+            self._lose(f"{there.holder} took it over for run {there.run}")
+        return bool(self._why_lost)
+
+    def _renew(self, *, deadline: float) -> bool:
+        """Renew, again if need be until `deadline`. Whether it is renewed; lost or in danger, the sink is told."""
+        try:
+            retry.call(retry.LEASE_RENEW, self._renew_once, clock=self._clock, deadline=deadline)
+        except ApiError as err:
+            self._emit("lease.renewal_failed", why=str(err))
+            return False
+        return True
+
+    def _renew_once(self) -> None:
+        with self._mutex:
+            if self._over.is_set() or self._why_lost:
+                return
+            now, wall = self._clock.now(), self._clock.wall()
+            try:
+                self._record = self._store.replace(replace(self._record, renewed=wall))
+            except ApiNotFound:
+                self._lose(DELETED)
+            except ApiConflict:
+                self._reread()
+                if not self._why_lost:
+                    raise
+            else:
+                self._confirmed, self._confirmed_wall = now, wall
+
+    def _give_back(self) -> None:
+        with self._mutex:
+            try:
+                self._store.delete(self._record)
+            except ApiNotFound:
+                return
+            except ApiConflict:
+                self._reread()
+                if not self._why_lost:
+                    raise
+
+    def _reread(self) -> None:
+        """After a conflict: a renewal of our own may have landed without its answer, or somebody labelled it."""
+        there = self._store.read()
+        if not self._taken(there) and there is not None:
             self._record = there
-            self._confirmed = sent
 
     def _lose(self, why: str) -> None:
         if not self._why_lost:
             self._why_lost = why
-            self._emit("lease.lost", "error", why=why)
+            if not self._over.is_set():
+                self._emit("lease.lost", why=why)
 
-    def _emit(self, name: str, level: str, **fields: object) -> None:
+    def _emit(self, name: str, *, level: str = "warning", **fields: object) -> None:
         self._sink.emit(Event(name, {"run": self._run, **fields}, level))
-
-
-class _Held(Exception):
-    """Somebody holds the lease."""

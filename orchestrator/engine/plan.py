@@ -120,9 +120,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """The goal is not reached; applying the step is allowed."""
+    """The goal is not reached; applying the step is allowed.
+
+    Attributes:
+        again: If it is still so after the step was applied, apply it again; else wait for the effect to show.
+    """
 
     why: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
-from orchestrator.errors import ApiError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,14 +37,23 @@ class Policy:
     give_up_s: float
 
 
-# A control plane that restarts is away for 20 to 40 s; a person waits a minute for an answer.
+# A control plane that restarts is away for 20 to 40 s, and a person waits a minute for an answer. Five seconds at
+# most between attempts, so that its return is noticed soon and a hundred clients do not keep it down.
 API_READ = Policy("api-read", 0.2, 2, 5, 60)
-# As reading: a patch is repeated on the version it was meant for, so it cannot take effect twice.
+# As reading: a change names the version it is meant for, so that a repeated one cannot take effect twice.
 API_WRITE = Policy("api-write", 0.2, 2, 5, 60)
-# Several attempts within one renewal interval; the lease's own end is the last word.
-LEASE_RENEW = Policy("lease-renew", 0.2, 2, 1, 5)
-# Between an effect and seeing it: at once, then less and less often; the step's deadline bounds it.
-SETTLE = Policy("settle", 0.2, 2, 5, float("inf"))
+# Several attempts between two renewals, and at an end before a lease of 15 s, renewed after 5, has run out.
+LEASE_RENEW = Policy("lease-renew", 0.2, 2, 1, 7)
+# Between an effect and seeing it: at once, then ever less often. It has no end of its own: the step's deadline does.
+SETTLE = Policy("settle", 0.2, 2, 5, math.inf)
+# A server loads its permissions in its first seconds (up to 10 seen) and forbids everything until then; a 403 that
+# is meant should not cost a person more than 20.
+FORBIDDEN_AT_START = Policy("forbidden-at-start", 0.5, 1.5, 3, 20)
+
+#: A pause lasts between this part of itself and the whole, so that clients that failed together part.
+LEAST_PART = 0.5
+#: A pause that the server asked for is kept, and exceeded by up to this part of it.
+ASKED_EXCESS = 0.1
 
 
 def call(
@@ -59,36 +70,52 @@ def call(
         policy: How often.
         work: Raises OrchestratorError; only those with `retryable` are tried again.
         clock: For pauses.
-        deadline: On `clock.now()`; no pause goes beyond it.
+        deadline: On `clock.now()`; an attempt that could only come after it is not made.
         scheduled: Told of each error that is followed by another attempt, and of the pause.
 
     Raises:
-        OrchestratorError: The last one, as it was raised, with a note of how long it was tried.
+        OrchestratorError: The last one, as it was raised, with a note of how often and how long it was tried.
     """
-    begun = clock.now()
-    end = min(begun + policy.give_up_s, float("inf") if deadline is None else deadline)
-    grow = tenacity.wait_exponential_jitter(policy.first_s, policy.most_s, policy.factor, policy.first_s / 2)
+    return until(policy, work, lambda _: True, clock=clock, deadline=deadline, scheduled=scheduled)
 
-    def pause(state: tenacity.RetryCallState) -> float:
-        err = state.outcome.exception() if state.outcome else None
-        asked = err.retry_after_s if isinstance(err, ApiError) else None
-        return asked if asked is not None else grow(state)
 
-    def over(state: tenacity.RetryCallState) -> bool:
-        return clock.now() + pause(state) >= end
+def until(
+    policy: Policy,
+    work: Callable[[], T],
+    good: Callable[[T], bool],
+    *,
+    clock: Clock,
+    deadline: float | None = None,
+    scheduled: Callable[[OrchestratorError, float], None] | None = None,
+) -> T:
+    """What `work` returns, asked again while that is not `good`, as well as for errors as in `call`.
+
+    Returns:
+        The first answer that is good; the last one, whatever it is, when time is up.
+
+    Raises:
+        OrchestratorError: The last attempt's, as in `call`.
+    """
+    began = clock.now()
+    end = began + policy.give_up_s if deadline is None else min(deadline, began + policy.give_up_s)
 
     def tell(state: tenacity.RetryCallState) -> None:
-        err = state.outcome.exception() if state.outcome else None
+        err = _error(state)
         if scheduled and isinstance(err, OrchestratorError):
             scheduled(err, state.upcoming_sleep)
 
+    def give_up(state: tenacity.RetryCallState) -> T:
+        if (err := _error(state)) is None:
+            return state.outcome.result()  # type: ignore[union-attr,no-any-return]
+        raise err
+
     attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda e: isinstance(e, OrchestratorError) and e.retryable),
-        wait=pause,
-        stop=over,
+        retry=tenacity.retry_if_exception(_passes) | tenacity.retry_if_result(lambda answer: not good(answer)),
+        wait=lambda state: _pause(policy, state.attempt_number, _error(state)),
+        stop=lambda state: clock.now() + state.upcoming_sleep >= end,
         sleep=clock.sleep,
         before_sleep=tell,
-        reraise=True,
+        retry_error_callback=give_up,
     )
     tried = 0
 
@@ -101,5 +128,22 @@ def call(
         return attempts(counted)
     except OrchestratorError as err:
         if tried > 1:
-            err.add_note(f"tried {tried} times in {clock.now() - begun:.0f} s")
+            err.add_note(f"tried {tried} times in {clock.now() - began:.0f} s")
         raise
+
+
+def _passes(err: BaseException) -> bool:
+    return isinstance(err, OrchestratorError) and err.retryable
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _pause(policy: Policy, attempt: int, err: BaseException | None) -> float:
+    """Seconds after attempt number `attempt`, from 1; what the server asked for is the least."""
+    grown = min(policy.most_s, policy.first_s * policy.factor ** (attempt - 1))
+    asked: float | None = getattr(err, "retry_after_s", None)
+    if asked is not None:
+        return asked + random.uniform(0, ASKED_EXCESS) * asked  # noqa: S311  spreads clients, protects nothing
+    return random.uniform(LEAST_PART, 1) * grown  # noqa: S311

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from orchestrator.engine import retry
 from orchestrator.engine.events import Event
 from orchestrator.engine.lease import Lease
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import GoalNotReached, Interrupted, OrchestratorError, Refused
+from orchestrator.errors import GoalNotReached, Interrupted, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +26,10 @@ H = TypeVar("H")
 V_contra = TypeVar("V_contra", contravariant=True)
 H_contra = TypeVar("H_contra", contravariant=True)
 
-#: Lanes of one wave that run at once.
-LANES = 32
+#: Lanes of one wave that run at once: each is a thread with a connection; more would crowd the API server.
+LANES = 16
+#: A pause is left this soon after a second request to stop, or after the lease was lost.
+HEED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Applying:
         step: The step.
         deadline: On `clock.now()`; None waits for ever.
         clock: Time.
-        emit: Reports an event; `run`, `node` and `step` are added, `level=` sets the level.
+        emit: Reports an event; `run`, `node`, `step` and `action` are added, `level=` sets the level.
         guard: Called before each effect; raises LeaseLost, or Interrupted after a second request to stop.
     """
 
@@ -77,21 +78,24 @@ class Preview:
 
 
 class Stop:
-    """A request to stop, from a person or a signal. Safe to use from a signal handler.
-
-    Attributes:
-        soft: Finish the running steps, start no other.
-        hard: Start no other effect.
-    """
+    """A request to stop, from a person or a signal. Safe in threads and in signal handlers: it holds no lock."""
 
     def __init__(self) -> None:
-        self.soft = False
-        self.hard = False
+        self._requests: list[None] = []
 
     def request(self) -> None:
         """Ask to stop; the second time, at once."""
-        self.hard = self.soft
-        self.soft = True
+        self._requests.append(None)
+
+    @property
+    def soft(self) -> bool:
+        """Finish the running steps, start no other."""
+        return len(self._requests) > 0
+
+    @property
+    def hard(self) -> bool:
+        """Start no other effect."""
+        return len(self._requests) > 1
 
 
 def preview(plan: Plan, view: V, actions: Mapping[str, Action[V, Any]]) -> tuple[Preview, ...]:
@@ -125,161 +129,274 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     """Carry `plan` out, or on, under the cluster's lease.
 
     Raises:
-        OrchestratorError: The first failure, with a note of where; the others are notes too.
+        Locked: Another run holds the cluster; nothing was started.
+        Interrupted: It was asked to stop before all was done.
+        OrchestratorError: The first failure, with a note of where; what else failed is in further notes.
     """
-    run = _Run(hands, actions, journal, clock, sink, stop)
+    run = _Run(plan, hands, actions, journal, clock, sink, stop, resumed=resumed)
+    began = clock.now()
+    run.emit("run.started", title=plan.title, nodes=list(plan.nodes()), resumed=resumed)
     try:
-        with Lease(leases, holder, journal.run, clock, sink) as run.lease:
+        with Lease(leases, holder, journal.run, clock, sink) as lease:
             if resumed:
                 journal.mark("resumed")
-            run.emit("run.started", title=plan.title, resumed=resumed)
-            for number, wave in enumerate(plan.waves, start=1):
-                run.wave(number, wave)
-    except Interrupted as err:
-        journal.mark("stopped")
-        run.emit("run.stopped", level="warning", why=str(err), remedies=_remedies(journal.run))
+            run.carry_out(lease)
+            journal.mark("ended", outcome="finished")
+    except Exception as err:
+        run.stopped(err)
         raise
-    except OrchestratorError as err:
-        journal.failed(err)
-        run.emit("run.stopped", level="error", why=str(err), remedies=_remedies(journal.run))
-        raise
-    journal.mark("ended")
-    run.emit("run.finished")
+    run.emit("run.finished", outcome="finished", took_s=round(clock.now() - began, 3))
 
 
-def _remedies(run: str) -> list[str]:
-    return [f"orchestrator resume {run}", f"orchestrator release {run}"]
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What went wrong in which step of which wave."""
+
+    error: BaseException
+    step: Step
+    wave: int
+
+    def __str__(self) -> str:
+        return f"wave {self.wave}, {self.step.node}, step {self.step.id}"
 
 
-@dataclass(slots=True)
 class _Run(Generic[H]):
     """One execution."""
 
-    hands: H
-    actions: Mapping[str, Action[H, H]]
-    journal: Journal
-    clock: Clock
-    sink: Sink
-    stop: Stop
-    lease: Lease = field(init=False)
+    def __init__(
+        self,
+        plan: Plan,
+        hands: H,
+        actions: Mapping[str, Action[H, H]],
+        journal: Journal,
+        clock: Clock,
+        sink: Sink,
+        stop: Stop,
+        *,
+        resumed: bool,
+    ) -> None:
+        self._plan = plan
+        self._steps = {step.id: step for step in plan.steps()}
+        self._hands = hands
+        self._actions = actions
+        self._journal = journal
+        self._clock = clock
+        self._sink = sink
+        self._stop = stop
+        self._resumed = resumed
+        self._failures: list[_Failure] = []
+
+    _lease: Lease
 
     def emit(self, name: str, *, level: str = "info", **fields: Any) -> None:
-        self.sink.emit(Event(name, {"run": self.journal.run, **fields}, level))
+        """Report an event of the run."""
+        self._sink.emit(Event(name, {"run": self._journal.run, **fields}, level))
 
-    def wave(self, number: int, wave: Wave) -> None:
-        """Its lanes at once; the first failure stops the others at their next step."""
-        failed = threading.Event()
-        self.emit("wave.started", wave=number)
-        if len(wave.lanes) == 1:
-            self._lane(number, wave.lanes[0], failed)
-        else:
-            with ThreadPoolExecutor(min(LANES, len(wave.lanes)), "lane") as pool:
-                results = [pool.submit(self._lane, number, lane, failed) for lane in wave.lanes]
-            _raise_first([err for result in results if (err := result.exception())])
-        self.emit("wave.finished", wave=number)
+    def carry_out(self, lease: Lease) -> None:
+        """Wave after wave, each one only when the one before is finished.
 
-    def _lane(self, number: int, lane: Lane, failed: threading.Event) -> None:
-        try:
-            for step in self._rest(lane):
-                if failed.is_set():
-                    return
-                if self.stop.soft:
-                    raise Interrupted(
-                        f"stopped before {step.id}", remedy=f"orchestrator resume {self.journal.run}, or release it"
-                    )
-                self._step(number, step)
-        except BaseException:
-            failed.set()
-            raise
-
-    def _rest(self, lane: Lane) -> tuple[Step, ...]:
-        """The steps that are left.
-
-        Finished ones are not judged again: a node that is back in service would be drained a second time. Only where
-        the first unfinished one is Blocked was something undone meanwhile, and the lane is walked from its start.
+        Raises:
+            Interrupted: A request to stop came before all was done.
         """
-        rest = tuple(s for s in lane.steps if s.id not in self.journal.done)
-        if rest and rest[0] is not lane.steps[0]:
-            action = self.actions[rest[0].action]
-            now = action.probe(self.hands, rest[0])
-            if isinstance(action.decide(now, rest[0], self.journal.past), Blocked):
-                return lane.steps
-        return rest
+        self._lease = lease
+        for number, wave in enumerate(self._plan.waves, start=1):
+            if all(step.id in self._journal.done for lane in wave.lanes for step in lane.steps):
+                continue
+            self.emit("wave.started", wave=number)
+            self._wave(number, wave)
+            self._raise_failure()
+            if any(step.id not in self._journal.done for lane in wave.lanes for step in lane.steps):
+                raise self._interrupted("stopped as asked, between two steps")
+            self.emit("wave.finished", wave=number)
 
-    def _step(self, number: int, step: Step) -> None:
-        begun = self.clock.now()
-
-        def emit(name: str, *, level: str = "info", **fields: Any) -> None:
-            known = {"node": step.node, "step": step.id, "action": step.action}
-            self.emit(name, level=level, **known, **fields)
-
+    def stopped(self, err: Exception) -> None:
+        """Record the end, and say where, why, and what continues and undoes the run."""
+        run = self._journal.run
+        failure = next((f for f in self._failures if f.error is err), None)
         try:
-            why = self._reach(step, emit, begun)
-        except OrchestratorError as err:
-            emit("step.failed", level="error", why=str(err))
-            err.add_note(f"wave {number}, {step.node}, step {step.id}")
-            raise
-        took_s = round(self.clock.now() - begun, 3)
-        if why is None:
-            emit("step.finished", outcome="changed", took_s=took_s)
-        else:
-            emit("step.skipped", outcome="skipped", why=why, took_s=took_s)
-
-    def _reach(self, step: Step, emit: Callable[..., None], begun: float) -> str | None:
-        """Apply until Done. None when something was changed, else why nothing had to be."""
-        deadline = None if step.timeout_s is None else begun + step.timeout_s
-        action = self.actions[step.action]
-        now = action.probe(self.hands, step)
-        decision = action.decide(now, step, self.journal.past)
-        if isinstance(decision, Done):
-            self.journal.finished(step.id, "skipped")
-            return decision.why
-        emit("step.started", why=decision.why)
-        applying = Applying(self.journal.run, step, deadline, self.clock, emit, self._guard)
-        rounds = 0
-        while not isinstance(decision, Done):
-            if isinstance(decision, Blocked):
-                raise Refused(decision.why, remedy=decision.remedy)
-            if deadline is not None and self.clock.now() >= deadline:
-                raise self._late(step, decision)
-            if rounds:
-                emit("step.waiting", why=decision.why)
-                self._pause(rounds, deadline)
-            self.journal.started(step.id, now)
-            self._guard()
-            self.lease.confirm()
-            action.apply(self.hands, step, now, applying)
-            rounds += 1
-            now = action.probe(self.hands, step)
-            decision = action.decide(now, step, self.journal.past)
-        self.journal.finished(step.id, "changed")
-        return None
-
-    def _guard(self) -> None:
-        if self.stop.hard:
-            raise Interrupted("stopped", remedy=f"orchestrator resume {self.journal.run}, or release it")
-        self.lease.guard()
-
-    def _pause(self, rounds: int, deadline: float | None) -> None:
-        policy = retry.SETTLE
-        pause_s = min(policy.most_s, policy.first_s * policy.factor ** (rounds - 1))
-        if deadline is not None:
-            pause_s = min(pause_s, max(0.0, deadline - self.clock.now()))
-        self.clock.sleep(pause_s)
-
-    def _late(self, step: Step, decision: Needed) -> GoalNotReached:
-        return GoalNotReached(
-            f"{step.node}: {step.action} is not there after {step.timeout_s:g} s: {decision.why}",
-            remedy=f"look at the node, then `orchestrator resume {self.journal.run}`",
+            if isinstance(err, Interrupted):
+                self._journal.mark("stopped")
+            else:
+                self._journal.failed(err, failure.step.id if failure else None)
+        except Refused as unwritten:
+            err.add_note(str(unwritten))
+        where = {"node": failure.step.node, "step": failure.step.id} if failure else {}
+        self.emit(
+            "run.stopped",
+            level="warning" if isinstance(err, Interrupted) else "error",
+            **where,
+            why=str(err) or type(err).__name__,
+            remedies=[f"orchestrator resume {run}", f"orchestrator release {run}"],
         )
 
+    # ---- waves and lanes --------------------------------------------------------------------------------------
 
-def _raise_first(errors: list[BaseException]) -> None:
-    """Raise the first failure; what a person did comes after what broke."""
-    if not errors:
-        return
-    errors.sort(key=lambda e: isinstance(e, Interrupted))
-    first, *others = errors
-    for other in others:
-        first.add_note(f"also: {other}")
-    raise first
+    def _wave(self, number: int, wave: Wave) -> None:
+        """Its lanes at once. The first failure stops the others at their next step."""
+        if len(wave.lanes) == 1:
+            self._lane(number, wave.lanes[0])
+            return
+        with ThreadPoolExecutor(min(LANES, len(wave.lanes)), "lane") as pool:
+            lanes = [pool.submit(self._lane, number, lane) for lane in wave.lanes]
+        for lane in lanes:
+            lane.result()
+
+    def _raise_failure(self) -> None:
+        """The first one itself; what a person did comes after what broke. The others become its notes."""
+        if not self._failures:
+            return
+        first, *others = sorted(self._failures, key=lambda f: isinstance(f.error, Interrupted))
+        for other in others:
+            if other.error is not first.error:
+                first.error.add_note(f"{other}: {type(other.error).__name__}: {other.error}")
+        raise first.error
+
+    def _lane(self, number: int, lane: Lane) -> None:
+        """The steps of one node that are left, in order, until one fails, here or beside, or until asked to stop.
+
+        Finished ones are not judged again: a node that is back in service would be drained a second time. Only where
+        a resumed lane finds its first unfinished step Blocked was something undone meanwhile: then the lane is walked
+        once more from its start, and before that the step of an earlier wave that the Blocked names.
+        """
+        todo = [step for step in lane.steps if step.id not in self._journal.done]
+        again = self._resumed
+        while todo and not self._failures and not self._stop.soft:
+            step = todo.pop(0)
+            try:
+                blocked = self._step(step)
+                if blocked is not None:
+                    todo = self._walked_again(lane, step, blocked) if again else []
+                    if not todo:
+                        raise Refused(blocked.why, remedy=blocked.remedy)
+            except BaseException as err:
+                self._fail(_Failure(err, step, number))
+                if not isinstance(err, Exception):
+                    raise
+                return
+            again = False
+
+    def _walked_again(self, lane: Lane, step: Step, blocked: Blocked) -> list[Step]:
+        """The steps that may clear `blocked`, and the rest of the lane; none when there is nothing before `step`."""
+        named = self._steps.get(blocked.until)
+        before = [named] if named and named not in lane.steps and named.id in self._journal.done else []
+        return [*before, *lane.steps] if before or lane.steps[0] is not step else []
+
+    def _fail(self, failure: _Failure) -> None:
+        self._failures.append(failure)
+        failure.error.add_note(str(failure))
+        if isinstance(failure.error, Exception) and not isinstance(failure.error, Interrupted):
+            self._emit_of(failure.step, "step.failed", level="warning", why=str(failure.error), outcome="failed")
+
+    # ---- one step ---------------------------------------------------------------------------------------------
+
+    def _step(self, step: Step) -> Blocked | None:
+        """Reach the step's goal; the Blocked that forbids to start it, or None when it is reached."""
+        began = self._clock.now()
+        self._guard()
+        action = self._actions[step.action]
+        now = action.probe(self._hands, step)
+        decision = action.decide(now, step, self._journal.past)
+        if isinstance(decision, Blocked):
+            return decision
+        cut_short = step.id in self._journal.past and step.id not in self._journal.done
+        self._journal.started(step.id, now)
+        if isinstance(decision, Needed):
+            self._emit_of(step, "step.started", why=decision.why)
+            decision = self._reach(step, action, now, began)
+            outcome = "changed"
+        else:
+            outcome = "changed" if cut_short else "skipped"
+        self._journal.finished(step.id, outcome)
+        name = "step.skipped" if outcome == "skipped" else "step.finished"
+        took_s = round(self._clock.now() - began, 3)
+        self._emit_of(step, name, outcome=outcome, took_s=took_s, why=decision.why)
+        return None
+
+    def _reach(self, step: Step, action: Action[H, H], now: Facts, began: float) -> Decision:
+        """Apply, then look until it is Done; apply again where `decide` says so.
+
+        Raises:
+            GoalNotReached: It is not, in the time it was given.
+            Refused: It was Blocked meanwhile.
+        """
+        deadline = None if step.timeout_s is None else began + step.timeout_s
+        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), self._guard)
+        self._apply(action, step, now, applying)
+        said = ""
+
+        def look() -> Decision:
+            nonlocal said
+            self._guard()
+            seen = action.probe(self._hands, step)
+            decision = action.decide(seen, step, self._journal.past)
+            if isinstance(decision, Blocked):
+                raise Refused(decision.why, remedy=decision.remedy)
+            if isinstance(decision, Needed) and decision.why != said:
+                said = decision.why
+                self._emit_of(step, "step.waiting", why=said)
+            if isinstance(decision, Needed) and decision.again and not self._past(deadline):
+                self._apply(action, step, seen, applying)
+            return decision
+
+        decision = retry.until(
+            retry.SETTLE,
+            look,
+            lambda d: isinstance(d, Done),
+            clock=_Heeding(self._clock, self._guard),
+            deadline=deadline,
+            scheduled=lambda err, _: self._emit_of(step, "step.waiting", level="warning", why=str(err)),
+        )
+        if not isinstance(decision, Done):
+            raise GoalNotReached(
+                f"{step.node}: {step.action} has not reached its goal in {step.timeout_s:g} s: {decision.why}",
+                remedy=f"see to it, then `orchestrator resume {self._journal.run}`, which gives it as long again",
+            )
+        return decision
+
+    def _apply(self, action: Action[H, H], step: Step, now: Facts, applying: Applying) -> None:
+        self._lease.confirm()
+        self._guard()
+        action.apply(self._hands, step, now, applying)
+
+    def _past(self, deadline: float | None) -> bool:
+        return deadline is not None and self._clock.now() >= deadline
+
+    def _guard(self) -> None:
+        if self._stop.hard:
+            raise self._interrupted("stopped at once, as asked")
+        self._lease.guard()
+
+    def _interrupted(self, why: str) -> Interrupted:
+        run = self._journal.run
+        return Interrupted(
+            f"run {run}: {why}", remedy=f"`orchestrator resume {run}` goes on, `orchestrator release {run}` undoes it"
+        )
+
+    def _emit_of(self, step: Step, name: str, *, level: str = "info", **fields: Any) -> None:
+        self.emit(name, level=level, node=step.node, step=step.id, action=step.action, **fields)
+
+    def _emitter(self, step: Step) -> Callable[..., None]:
+        def emit(name: str, *, level: str = "info", **fields: Any) -> None:
+            self._emit_of(step, name, level=level, **fields)
+
+        return emit
+
+
+@dataclass(frozen=True, slots=True)
+class _Heeding:
+    """A clock whose pauses end with the error of `guard` when it raises one."""
+
+    clock: Clock
+    guard: Callable[[], None]
+
+    def now(self) -> float:
+        return self.clock.now()
+
+    def wall(self) -> float:
+        return self.clock.wall()
+
+    def sleep(self, seconds: float) -> None:
+        end = self.clock.now() + seconds
+        while (left_s := end - self.clock.now()) > 0:
+            self.clock.sleep(min(HEED_S, left_s))
+            self.guard()
