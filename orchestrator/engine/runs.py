@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.engine import journal
-from orchestrator.errors import BadUsage, OrchestratorError
+from orchestrator.errors import BadUsage, FactUnreadable
 
 #: Ended runs that are kept.
 KEPT = 200
@@ -23,20 +23,25 @@ class RunSummary:
 
     Attributes:
         state: running, stopped, failed, finished, released or damaged.
-        started: Seconds since the epoch; 0 when it cannot be told.
-        title: What it does.
+        started: Seconds since the epoch; for a damaged one, when its directory last changed.
+        title: What it does; "" for a damaged one.
+        over: Nothing of it is left to continue or to undo: it ended, or it never started a step.
     """
 
     id: str
     state: str
     started: float
     title: str
+    over: bool = False
 
 
 def root() -> Path:
-    """Where runs are kept. Source: XDG Base Directory Specification, `$XDG_STATE_HOME`."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "orchestrator" / "runs"
+    """Where runs are kept.
+
+    Source: XDG Base Directory Specification, `$XDG_STATE_HOME`: a path that is not absolute is to be ignored.
+    """
+    home = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (home if home.is_absolute() else Path.home() / ".local" / "state") / "orchestrator" / "runs"
 
 
 def directory(run: str) -> Path:
@@ -46,51 +51,63 @@ def directory(run: str) -> Path:
 
 def new_id(kind: str, wall: float) -> str:
     """An id for a new run, such as `drain-20261124-0159-7f3a`: its kind, UTC time, and chance."""
-    return f"{kind}-{datetime.fromtimestamp(wall, UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+    while True:
+        run = f"{kind}-{datetime.fromtimestamp(wall, UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+        if not directory(run).exists():
+            return run
 
 
 def listing() -> tuple[RunSummary, ...]:
     """All runs, newest first."""
-    if not root().is_dir():
+    try:
+        places = [place for place in root().iterdir() if place.is_dir()]
+    except FileNotFoundError:
         return ()
-    found = [_summary(d) for d in root().iterdir() if d.is_dir()]
+    found = [summary for place in places if (summary := _summary(place))]
     return tuple(sorted(found, key=lambda r: (r.started, r.id), reverse=True))
 
 
 def resolve(name: str) -> str:
-    """The id of the run that is meant: its id, its beginning, or `last`.
+    """The id of the run that is meant: its id, its beginning, or `last` for the newest.
 
     Raises:
         BadUsage: There is none, or several begin so.
     """
     known = [r.id for r in listing()]
-    if name == "last" and known:
+    if not known:
+        raise BadUsage(f"there is no run {name!r}: none was started from here", remedy="see `orchestrator --help`")
+    if name == "last":
         return known[0]
     if name in known:
         return name
-    close = [r for r in known if r.startswith(name)] if name else []
+    close = [r for r in known if name and r.startswith(name)]
     if len(close) == 1:
         return close[0]
     if close:
-        raise BadUsage(f"several runs begin with {name!r}", remedy=f"one of: {', '.join(close[:5])}")
+        more = f" and {len(close) - 5} more" if len(close) > 5 else ""
+        raise BadUsage(f"{len(close)} runs begin with {name!r}", remedy=f"one of: {', '.join(close[:5])}{more}")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise BadUsage(f"there is no run {name!r}", remedy=f"{hint}`orchestrator runs` lists them")
 
 
-def retain() -> None:
-    """Remove the oldest ended runs beyond KEPT. Runs that can be continued stay for ever."""
-    ended = [r for r in listing() if r.state in ("finished", "released")]
-    for run in ended[KEPT:]:
+def retain(kept: int = KEPT) -> None:
+    """Remove the oldest runs that are over, beyond so many. What can be continued or undone stays for ever."""
+    for run in [r for r in listing() if r.over][kept:]:
         shutil.rmtree(directory(run.id), ignore_errors=True)
 
 
-def _summary(place: Path) -> RunSummary:
+def _summary(place: Path) -> RunSummary | None:
+    """One run; None when it was removed meanwhile."""
     try:
+        running = journal.locked(place)
         contents = journal.read(place)
-    except OrchestratorError:
-        return RunSummary(place.name, "damaged", 0.0, "")
-    state = {"ended": "finished", "released": "released", "failed": "failed"}.get(contents.last, "stopped")
-    if journal.locked(place):
-        state = "running"
-    return RunSummary(place.name, state, contents.started, contents.plan.title)
+    except (BadUsage, FactUnreadable):
+        try:
+            changed = place.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return RunSummary(place.name, "running" if running else "damaged", changed, "")
+    state = "running" if running else contents.state
+    over = not running and (contents.ended or not contents.past)
+    return RunSummary(place.name, state, contents.started, contents.plan.title, over)
