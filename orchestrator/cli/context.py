@@ -1,4 +1,4 @@
-"""What every command does first and last: settings, the sink of its progress, and its result on stdout."""
+"""What a command that talks to a cluster begins with: settings, and the sink of its progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.app import App, DryRun, Settings
-from orchestrator.cli.options import LogFormat, Output
+from orchestrator.cli.options import LogFormat
 from orchestrator.errors import BadUsage
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from orchestrator.engine.events import Sink
     from orchestrator.engine.plan import Plan
-
-#: The versioned shape of every result; see `docs/output.md`.
-API_VERSION = "kube-orchestrator.io/v1"
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -55,23 +52,6 @@ def confirm(plan: Plan) -> bool:
     sys.stderr.write(f"{plan.title} ({', '.join(plan.nodes())}): go on? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def show(output: Output, kind: str, body: dict[str, Any], table: str) -> None:
-    """The result on stdout: `table` for people, or `body` as a document of `kind`."""
-    if output is Output.TABLE:
-        sys.stdout.write(table if table.endswith("\n") or not table else table + "\n")
-        return
-    document = {"apiVersion": API_VERSION, "kind": kind, **body}
-    if output is Output.JSON:
-        import json  # noqa: PLC0415
-
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    else:
-        import yaml  # noqa: PLC0415
-
-        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    sys.stdout.flush()
 
 
 def duration(text: str, flag: str) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orchestrator.app import DryRun
-from orchestrator.cli.context import show
+from orchestrator.cli.output import show
 from orchestrator.engine.plan import Done
 from orchestrator.errors import ApiNotFound, BadUsage
 from orchestrator.report import plans

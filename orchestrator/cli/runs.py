@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def runs(output: OutputOption = Output.TABLE) -> None:
     """List the runs that were started from here, newest first."""
-    from orchestrator.cli.context import show  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.engine import runs as engine_runs  # noqa: PLC0415
 
     found = engine_runs.listing()
@@ -49,7 +49,8 @@ def resume(
     context: Context = None,
 ) -> None:
     """Continue a run where it stopped."""
-    from orchestrator.cli.context import application, show  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format)
     outcome = app.resume(run)

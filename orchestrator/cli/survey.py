@@ -39,7 +39,8 @@ def status(
     control plane; budgets that allow nothing; etcd; the ends of certificates; the last verified backup.
     """
     from orchestrator import surveys  # noqa: PLC0415
-    from orchestrator.cli.context import application, show  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import bodies, tables  # noqa: PLC0415
 
     found = surveys.status(application(kubeconfig=kubeconfig, context=context, log_format=log_format))
@@ -58,13 +59,14 @@ def unmanaged(
 ) -> None:
     """List pods that no controller would bring back.
 
-    On the nodes that are named, or on all. For each: what a drain, a drain with --force, and the loss of its node would do to it. Drains leave pods of
-    DaemonSets in place here, as with --ignore-daemonsets.
+    On the nodes that are named, or on all. For each: what a drain, a drain with --force, and the loss of its node
+    would do to it. Both drains are meant with --ignore-daemonsets.
     """
     from orchestrator import surveys  # noqa: PLC0415
     from orchestrator.app import DryRun  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
-    from orchestrator.cli.context import application, show  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import bodies, tables  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, dry_run=DryRun.CLIENT)
@@ -87,7 +89,8 @@ def doctor(
     Exits with 20 when something has to be put right first, else with 0.
     """
     from orchestrator import doctor as examination  # noqa: PLC0415
-    from orchestrator.cli.context import application, show  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.cluster.checkup import Level  # noqa: PLC0415
     from orchestrator.report import bodies, tables  # noqa: PLC0415
 

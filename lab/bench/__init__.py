@@ -1,0 +1,1 @@
+"""Drains side by side with kubectl's, as ratios."""
