@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import debs, network, state
 from lab.errors import LabError
 from lab.processes import Daemon, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 PORT = 8089
 

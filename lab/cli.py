@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lab import cache, cluster, host, images, progress, ssh, state, versions
 from lab.errors import LabError
 from lab.state import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_NAME = "lab"
 
@@ -37,9 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_cluster_commands(commands)
     _add_node_commands(commands)
-    from lab.api import cli as api  # noqa: PLC0415 - the API tier is not needed to start a cluster
-
-    api.add(commands)
+    if importlib.util.find_spec("lab.api") is not None:
+        importlib.import_module("lab.api.cli").add(commands)
     return parser
 
 
@@ -48,7 +51,7 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     up = commands.add_parser("up", help="start a cluster, or use the one that is there")
     up.add_argument("--name", default=DEFAULT_NAME)
     up.add_argument("--shape", default="1+2", help="control planes + workers (default: 1+2)")
-    up.add_argument("--version", default=everything[0], help=f"of Kubernetes: {', '.join(everything)}")
+    up.add_argument("--version", default=versions.DEFAULT, help=f"of Kubernetes: {', '.join(everything)}")
     up.add_argument("--offer", nargs="+", default=everything, metavar="VERSION", help="apt packages and images at hand")
     up.add_argument("--image", default="", metavar="kindest/node:TAG", help="a published node image instead of our own")
     up.set_defaults(run=_up)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab import (
     aptsite,
@@ -24,10 +23,15 @@ from lab import (
     state,
     versions,
 )
-from lab.docker import Docker
 from lab.errors import LabError
 from lab.processes import attempt, wait_for
 from lab.state import Cluster, Node, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lab.docker import Docker
 
 _HEALTHY_S = 180
 _BOOTED_S = 60
@@ -75,9 +79,7 @@ def up(request: Request) -> Cluster:
             draft = request.cluster(slot=state.free_slot())
             _refuse_strangers(runs_on, draft)
             cluster = replace(draft, image=image).save()
-            network.ensure(runs_on, sealed=not any(other.published for other in state.clusters()))
-            if not cluster.published:
-                aptsite.serve(cluster.offered)
+            _serve(runs_on, cluster)
         with progress.step(f"kind creates {cluster.name}, {cluster.shape} nodes"):
             kind.create(runs_on, cluster, balancer_image=balancer)
         return _finish(runs_on, cluster)
@@ -103,6 +105,7 @@ def tidy() -> None:
         if runs_on is not None:
             network.remove(runs_on)
         docker.stop()
+        host.restore_limits(_limits_before())
 
 
 def power(node: Node, cluster: Cluster, action: str) -> None:
@@ -176,6 +179,18 @@ def _prepare(request: Request) -> tuple[Docker, str, str]:
         return daemon.result(), image, balancer
 
 
+def _serve(runs_on: Docker, cluster: Cluster) -> None:
+    """What nodes need around them: limits, the network with its guard, packages."""
+    host.raise_limits(_limits_before())
+    network.ensure(runs_on, sealed=not any(other.published for other in state.clusters()))
+    if not cluster.published:
+        aptsite.serve(cluster.offered)
+
+
+def _limits_before() -> Path:
+    return state.run_directory() / "limits-before.json"
+
+
 def _reuse(known: Cluster, request: Request) -> Cluster:
     """A cluster that is up, when it is the one that was asked for and can be made healthy."""
     wanted = request.cluster(slot=known.slot)
@@ -191,9 +206,7 @@ def _reuse(known: Cluster, request: Request) -> Cluster:
         return known
     with progress.step(f"{known.name} is up but not healthy: starting what is stopped"):
         with state.lock("lab"):
-            network.ensure(runs_on, sealed=not any(other.published for other in state.clusters()))
-            if not known.published:
-                aptsite.serve(known.offered)
+            _serve(runs_on, known)
         runs_on.run("start", *known.containers)
         _wait_until_healthy(runs_on, known)
     return known
@@ -235,7 +248,7 @@ def _published_script() -> str:
 def node_script(cluster: Cluster, node: Node, ranges: Mapping[str, str]) -> str:
     """What makes a node part of the pod network, also after a reboot, and shows it where packages are.
 
-    A pod address whose route is missing must not leave by the default gateway, hence `unreachable` behind the real ones.
+    A pod address whose route is missing must not leave by the default gateway: hence `unreachable`, behind real routes.
     A pod that asks for a service before kube-proxy knows it is refused, so that it asks again at once: unanswered, its
     connection would be tried for 30 s, and connection tracking would keep it from kube-proxy's rules all that time.
     """

@@ -6,12 +6,15 @@ import gzip
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import cache, gobuild, versions
 from lab.processes import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 PACKAGES = ("kubeadm", "kubectl", "kubelet")
 KEYRING = "kubernetes-apt-keyring.gpg"
@@ -37,14 +40,14 @@ def signing_key() -> Path:
 
 def packages(version: str) -> Path:
     """A directory with the .deb files of one version."""
-    inputs = [version, gobuild.kubernetes(version).name, _node_files().parent.name, Path(__file__)]
+    inputs: list[str | Path] = [version, gobuild.kubernetes(version).name, versions.KIND, Path(__file__)]
     return cache.artifact(f"debs-{version}", inputs, lambda out: _build_packages(version, out))
 
 
 def repository(of_minor: str, offered: Sequence[str]) -> Path:
     """The repository directory of one minor with the given versions of it."""
     sources = [packages(version) for version in sorted(offered)]
-    inputs = [of_minor, *(source.name for source in sources), signing_key().name, Path(__file__)]
+    inputs: list[str | Path] = [of_minor, *(source.name for source in sources), signing_key().name, Path(__file__)]
     return cache.artifact(f"apt-{of_minor}", inputs, lambda out: _build_repository(sources, out))
 
 
@@ -149,7 +152,7 @@ def _sign(repository_dir: Path) -> None:
 
 
 def _gpg(home: str) -> list[str]:
-    """gpg with a home of its own: short, for the agent's socket, and gone afterwards."""
+    """A gpg command with a home of its own: short, for the agent's socket, and gone afterwards."""
     return ["gpg", "--homedir", home, "--batch", "--yes", "--quiet"]
 
 

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
 
 from lab import cache, host, images, progress, state
 from lab.errors import LabError
 from lab.layers import Image, Layer, pack_files
 from lab.processes import Daemon, attempt, run, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LABEL = "orchestrator-lab.cluster"
 _START_S = 30
@@ -53,22 +57,15 @@ class Docker:
         """The tag of an image, brought into the daemon where it is not yet."""
         if self.succeeds("image", "inspect", image.tag):
             return image.tag
-        with progress.step(f"loading {image.tag} into Docker"):
-            loader = subprocess.Popen(
-                ["docker", "load", "--quiet"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=self.env(),
-            )
-            assert loader.stdin is not None
-            assert loader.stderr is not None
-            image.write(loader.stdin)
-            loader.stdin.close()
-            said = loader.stderr.read().decode(errors="replace")
-            if loader.wait():
+        with progress.step(f"loading {image.tag} into Docker"), tempfile.TemporaryFile() as said:
+            with subprocess.Popen(
+                ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=said, stderr=said, env=self.env()
+            ) as loader:
+                image.write(cast("IO[bytes]", loader.stdin))
+            if loader.returncode:
+                said.seek(0)
                 raise LabError(
-                    f"docker load of {image.tag} failed: {said.strip()}",
+                    f"docker load of {image.tag} failed: {said.read().decode(errors='replace').strip()}",
                     remedy="df -h: an image needs 2 GB of free space",
                 )
         return image.tag

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lab import progress
 from lab.errors import LabError
 from lab.processes import attempt, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # command -> Debian package that brings it
 _TOOLS = {
@@ -28,6 +32,9 @@ _TOOLS = {
     "tar": "tar",
 }
 DOCKER_TOOLS = {"dockerd": "docker.io", "docker": "docker.io"}
+# Each node runs systemd, containerd and a kubelet, which watch files for one and the same user: the kernel's defaults
+# are used up by about five nodes. Source: kind's "Known issues", "Pod errors due to too many open files".
+_LIMITS = {"fs/inotify/max_user_instances": 4096, "fs/inotify/max_user_watches": 1048576}
 SUITE = "bookworm"
 MIRROR_VARIABLE = "ORCHESTRATOR_LAB_MIRROR"
 
@@ -65,6 +72,33 @@ def ensure_tools(tools: dict[str, str] | None = None) -> None:
 
 
 _SEARCHED = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def raise_limits(before: Path) -> None:
+    """Raise the machine's limits to what several clusters need, and write down in `before` what they were."""
+    proc = Path("/proc/sys")
+    low = {name: found for name in _LIMITS if (found := int((proc / name).read_text())) < _LIMITS[name]}
+    if not low:
+        return
+    if not before.exists():
+        before.write_text(json.dumps(low))
+    for name, found in low.items():
+        setting = f"{name.replace('/', '.')}={_LIMITS[name]}"
+        try:
+            (proc / name).write_text(str(_LIMITS[name]))
+        except OSError as error:
+            raise LabError(
+                f"{name} is {found}, too low for the nodes: {error}", remedy=f"sysctl -w {setting}"
+            ) from error
+        progress.say(f"sysctl {setting} until the last cluster is gone (it was {found})")
+
+
+def restore_limits(before: Path) -> None:
+    """Put back what `raise_limits` found."""
+    if before.exists():
+        for name, found in json.loads(before.read_text()).items():
+            (Path("/proc/sys") / name).write_text(str(found))
+        before.unlink()
 
 
 def capabilities() -> frozenset[int]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab import cache, gobuild, rootfs, versions
 from lab.errors import LabError
 from lab.layers import Image, closure, pack_files
 from lab.processes import run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FILES = Path(__file__).parent / "files"
 TEST_IMAGE = "docker.io/library/busybox:lab"
@@ -29,7 +31,7 @@ def of_version(version: str) -> Path:
     release = versions.KUBERNETES[version]
     built = (gobuild.kubernetes(version), gobuild.etcd(release.etcd), gobuild.coredns(release.coredns))
     parts = (*built, pause().parent, rootfs.root())
-    inputs = [version, *(part.name for part in parts), Path(__file__)]
+    inputs: list[str | Path] = [version, *(part.name for part in parts), Path(__file__)]
     return cache.artifact(f"images-{version}", inputs, lambda out: _build_version(version, out))
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab import gobuild, host, network
 from lab.docker import LABEL, Docker
 from lab.errors import LabError
 from lab.processes import attempt
-from lab.state import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from lab.state import Cluster
 
 # Source: kind 0.33 `loadbalancer.Image`.
 _BALANCER_IMAGE = "docker.io/envoyproxy/envoy:v1.36.2"
@@ -82,7 +85,7 @@ def _docker_for_kind(cluster: Cluster, balancer_image: str) -> Path:
 
 
 def wrapper_script(real: str, cluster: Cluster, balancer_image: str) -> str:
-    """A `docker` that gives each new node its fixed address and the lab's label, and names the lab's load balancer image.
+    """A `docker` that gives each new node its fixed address and the lab's label, and the load balancer the lab's image.
 
     Docker hands a stopped container's address to the next that asks: nodes that are switched off and on would swap
     theirs. kind has settings for neither, nor for the image. Source: kind 0.33 runs `docker run --name NODE ...`.

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lab.errors import LabError
 from lab.processes import attempt, run
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping, Sequence
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CHUNK_BYTES = 1 << 20
@@ -118,7 +120,10 @@ def in_root(root: Path, script: str, *, scratch: Path, binds: Mapping[str, Path]
     end with it, so neither a mount nor a process is left behind, whatever ends the lab.
 
     Args:
-        binds: directory in the root -> directory here, writable, not part of what changed.
+        root: The root file system.
+        script: For /bin/sh, with -eu.
+        scratch: A directory for the overlay, beside `root` on the same disk.
+        binds: Directory in the root -> directory here, writable, not part of what changed.
 
     Raises:
         LabError: the script failed, or removed files of `root`, which a layer here does not express.
@@ -130,7 +135,7 @@ def in_root(root: Path, script: str, *, scratch: Path, binds: Mapping[str, Path]
         f"mount -t overlay overlay -o lowerdir='{root}',upperdir='{upper}',workdir='{work}' '{merged}'",
         f"mount -t proc proc '{merged}/proc'",
         f"mount -t tmpfs tmpfs '{merged}/run'",
-        f"mount -t tmpfs tmpfs '{merged}/tmp'",
+        f"mount -t tmpfs tmpfs '{merged}/tmp'",  # noqa: S108 - inside the root
     ]
     for inside, here in (binds or {}).items():
         mounts += [f"mkdir -p '{merged}{inside}'", f"mount --bind '{here}' '{merged}{inside}'"]
@@ -153,7 +158,7 @@ def _is_whiteout(found: os.stat_result) -> bool:
 def closure(root: Path, paths: Sequence[str]) -> dict[str, Path | str]:
     """The files of a root with the links and shared libraries that they need, as `pack_files` takes them.
 
-    Source: Debian 12 has a merged /usr: /bin, /sbin, /lib and /lib64 are links, and a file has one real path below /usr.
+    Source: Debian 12 has a merged /usr: /bin, /sbin, /lib and /lib64 are links, a file has one real path below /usr.
     """
     found: dict[str, Path | str] = {f"/{top}": f"usr/{top}" for top in ("bin", "sbin", "lib", "lib64")}
     todo = list(paths)

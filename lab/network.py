@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lab.docker import Docker
 from lab.errors import LabError
 from lab.processes import attempt, run
+
+if TYPE_CHECKING:
+    from lab.docker import Docker
 
 NAME = "orchestrator-lab"
 BRIDGE = "orch-lab0"
@@ -16,15 +19,14 @@ GATEWAY = "198.18.0.1"
 PODS = "198.19.0.0/17"
 SERVICES = "198.19.128.0/20"
 _CHAIN = "ORCHESTRATOR-LAB"
-# States of a bridge's port. Source: linux/if_bridge.h; a disabled port passes nothing and the node sees no link change.
-_DISABLED, _FORWARDING = "0", "3"
 
 
 def ensure(docker: Docker, *, sealed: bool) -> None:
     """The network, and the rules around it.
 
     Args:
-        sealed: nodes reach nothing outside the lab; only published node images need the outside.
+        docker: Where the nodes run.
+        sealed: Nodes reach nothing outside the lab; only published node images need the outside.
     """
     if not docker.succeeds("network", "inspect", NAME):
         options = [f"--subnet={NODES}", f"--gateway={GATEWAY}", f"--opt=com.docker.network.bridge.name={BRIDGE}"]
@@ -45,22 +47,18 @@ def remove(docker: Docker) -> None:
 
 
 def cut(docker: Docker, node: str) -> None:
-    """Let nothing through to or from a node, until `heal` or its next start."""
-    _set_port(_port(docker, node), _DISABLED)
+    """Let nothing through to or from a node, until `heal` or its next start; the node sees no change of its link."""
+    run(["ip", "link", "set", "dev", _port(docker, node), "nomaster", "arp", "off"])
 
 
 def heal(docker: Docker, node: str) -> None:
     """Undo `cut`."""
-    _set_port(_port(docker, node), _FORWARDING)
+    run(["ip", "link", "set", "dev", _port(docker, node), "master", BRIDGE, "arp", "on"])
 
 
 def is_cut(docker: Docker, node: str) -> bool:
     """Whether a running node is cut off."""
-    return (Path("/sys/class/net") / _port(docker, node) / "brport/state").read_text().strip() == _DISABLED
-
-
-def _set_port(port: str, port_state: str) -> None:
-    run(["ip", "link", "set", "dev", port, "type", "bridge_slave", "state", port_state])
+    return not (Path("/sys/class/net") / _port(docker, node) / "master").exists()
 
 
 def _port(docker: Docker, node: str) -> str:

@@ -1,14 +1,17 @@
-"""The image that kind starts nodes from: Debian, kind's node files, one Kubernetes version installed, images at hand."""
+"""The image that kind starts nodes from: Debian, kind's node files, Kubernetes installed, images at hand."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import cache, debs, gobuild, images, layers, rootfs, versions
 from lab.layers import Image, Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REPOSITORY = "orchestrator-lab"
 FILES = images.FILES
@@ -87,7 +90,14 @@ def _pack_one(path: str, name: str, out: Path) -> None:
 def _installed(version: str) -> Path:
     """A directory with the layer of Kubernetes, installed and held."""
     own = sorted(path for path in FILES.iterdir() if path.is_file())
-    inputs = [rootfs.root().name, debs.packages(version).name, debs.signing_key().name, versions.KIND, _INSTALL, *own]
+    inputs: list[str | Path] = [
+        rootfs.root().name,
+        debs.packages(version).name,
+        debs.signing_key().name,
+        versions.KIND,
+        _INSTALL,
+        *own,
+    ]
     return cache.artifact(f"node-{version}", inputs, lambda out: _install(version, out))
 
 

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 # The kernel ends the command when the lab is gone, however it went. Source: setpriv(1), util-linux 2.33 and later.
 _TIED_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")

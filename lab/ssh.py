@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lab import cache
 from lab.processes import run
-from lab.state import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lab.state import Cluster
 
 
 def client_key() -> Path:
@@ -41,7 +44,8 @@ def write(cluster: Cluster, host_keys: Mapping[str, str]) -> None:
     """Write down what ssh needs: how to reach each node, and the host keys that it showed over `docker exec`.
 
     Args:
-        host_keys: node -> the contents of its ssh_host_*_key.pub files.
+        cluster: Whose nodes.
+        host_keys: Node -> the contents of its ssh_host_*_key.pub files.
     """
     lines, hosts = [], []
     for node in cluster.nodes():
@@ -65,7 +69,7 @@ def write(cluster: Cluster, host_keys: Mapping[str, str]) -> None:
 
 
 def command(cluster: Cluster, node: str, remote: Sequence[str] = ()) -> list[str]:
-    """The command line that reaches a node; several remote words arrive as they are here, a single one is a shell line."""
+    """The command line that reaches a node; several words arrive as they are here, a single one is a shell line."""
     line = [remote[0] if len(remote) == 1 else shlex.join(remote)] if remote else []
     return ["ssh", "-F", str(config(cluster)), node, *line]
 
@@ -73,4 +77,4 @@ def command(cluster: Cluster, node: str, remote: Sequence[str] = ()) -> list[str
 def become(cluster: Cluster, node: str, remote: Sequence[str]) -> NoReturn:
     """Turn this process into ssh."""
     argv = command(cluster, node, remote)
-    os.execvp(argv[0], argv)
+    os.execvp(argv[0], argv)  # noqa: S606 - the arguments are our own
