@@ -103,6 +103,8 @@ def _state() -> Iterator[Finding]:
         named = ", ".join(f"{r.id} ({r.state})" for r in unfinished[:NAMES])
         more = f" and {len(unfinished) - NAMES} more" if len(unfinished) > NAMES else ""
         remedy = f"orchestrator resume {unfinished[0].id}, or release it"
+        if unfinished[0].state == "damaged":
+            remedy = f"look at {runs.directory(unfinished[0].id)}, and remove it when it is not wanted"
         yield Finding("unfinished runs", Level.WARNING, named + more, remedy)
     else:
         yield Finding("unfinished runs", Level.OK, "none")

@@ -49,12 +49,15 @@ def progress_line(f: Mapping[str, Any]) -> str:
     if f["leaving"]:
         grace = "" if f["grace_left_s"] is None else f" ({f['grace_left_s']} s of grace left)"
         parts.append(f"{f['leaving']} terminating{grace}")
-    for waiting in f["waiting"]:
-        count, names = waiting["count"], ", ".join(waiting["pods"])
-        more = f" and {count - len(waiting['pods'])} more" if count > len(waiting["pods"]) else ""
-        since = f" for {waiting['for_s']} s" if waiting["for_s"] >= 2 else ""
-        parts.append(f"{count} waiting{since}: {waiting['why']} [{names}{more}]")
-    return "; ".join(parts)
+    return "; ".join([*parts, *map(waiting_line, f["waiting"])])
+
+
+def waiting_line(waiting: Mapping[str, Any]) -> str:
+    """Pods that wait for the same thing: `13 waiting for 24 s: budget default/web … [default/web-1, …]`."""
+    count, names = waiting["count"], ", ".join(waiting["pods"])
+    more = f" and {count - len(waiting['pods'])} more" if count > len(waiting["pods"]) else ""
+    since = f" for {waiting['for_s']} s" if waiting["for_s"] >= 2 else ""
+    return f"{count} waiting{since}: {waiting['why']} [{names}{more}]"
 
 
 def _progress(f: Mapping[str, Any]) -> str:
