@@ -18,7 +18,7 @@ from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.plan import Blocked, Done
 from orchestrator.engine.runner import Stop, execute, preview
-from orchestrator.errors import BadUsage, Refused
+from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.planners import nodes as planners
 
 if TYPE_CHECKING:
@@ -246,18 +246,23 @@ class App:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         with stopping() as stop:
-            execute(
-                journal.plan,
-                self.hands,
-                self.actions,
-                journal=journal,
-                leases=KubeLeases(self.session),
-                holder=self.owner,
-                clock=self.clock,
-                sink=self.sink,
-                stop=stop,
-                resumed=resumed,
-            )
+            try:
+                execute(
+                    journal.plan,
+                    self.hands,
+                    self.actions,
+                    journal=journal,
+                    leases=KubeLeases(self.session),
+                    holder=self.owner,
+                    clock=self.clock,
+                    sink=self.sink,
+                    stop=stop,
+                    resumed=resumed,
+                )
+            except OrchestratorError as err:
+                if journal.past:
+                    err.run = journal.run
+                raise
 
     def _ask(self, plan: Plan) -> None:
         if len(plan.nodes()) < 2 or self.settings.yes:

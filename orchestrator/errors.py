@@ -30,10 +30,12 @@ class OrchestratorError(Exception):
 
     Attributes:
         remedy: An order that a tired person can follow or paste. Never empty.
+        run: The run that it stopped, which can be continued and undone; "" when there is none.
     """
 
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    run: str = ""
 
     def __init__(self, message: str, *, remedy: str) -> None:
         super().__init__(message)

@@ -291,7 +291,7 @@ class _Course:
         return GoalNotReached(
             f"{self._step.node}: {progress.left} of {_pods(progress.total)} left after "
             f"{self._step.timeout_s:g} s: {'; '.join(parts)}",
-            remedy="the node stays cordoned; see to these pods, then resume, or give it a longer --timeout",
+            remedy="see to these pods, or give it a longer --timeout; the node stays cordoned meanwhile",
         )
 
 

@@ -71,4 +71,6 @@ def explained(err: OrchestratorError) -> str:
     lines = [f"error: {err}"]
     lines += [f"  {note}" for note in getattr(err, "__notes__", ())]
     lines += [f"remedy: {line}" for line in err.remedy.splitlines()]
+    if err.run:
+        lines += [f"go on:   orchestrator resume {err.run}", f"go back: orchestrator release {err.run}"]
     return "\n".join(lines) + "\n"

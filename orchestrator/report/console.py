@@ -23,10 +23,6 @@ def _step_skipped(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: {verb(f['action'])}: nothing to do, {f['why']}"
 
 
-def _step_failed(f: Mapping[str, Any]) -> str:
-    return f"{f['node']}: {verb(f['action'])}: failed: {f['why']}"
-
-
 def _retry(f: Mapping[str, Any]) -> str:
     return f"{f['why']}; trying again in {f['in_s']} s"
 
@@ -43,21 +39,27 @@ def _degraded(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: goes on without {f['what']}: {f['why']}"
 
 
+#: How many names a line of progress holds: the rest is in the JSON events.
+NAMES = 2
+
+
 def progress_line(f: Mapping[str, Any]) -> str:
-    """One line on how an evacuation stands: `37 of 50 pods gone; 8 terminating (22 s of grace left); …`."""
-    parts = [f"{f['total'] - f['left']} of {f['total']} pods gone"]
+    """One line on how an evacuation stands: `37 of 50 pods gone, 8 terminating (22 s of grace left)`."""
+    head = f"{f['total'] - f['left']} of {f['total']} pods gone"
     if f["leaving"]:
         grace = "" if f["grace_left_s"] is None else f" ({f['grace_left_s']} s of grace left)"
-        parts.append(f"{f['leaving']} terminating{grace}")
-    return "; ".join([*parts, *map(waiting_line, f["waiting"])])
+        head += f", {f['leaving']} terminating{grace}"
+    return "; ".join([head, *(waiting_line(w) for w in f["waiting"])])
 
 
-def waiting_line(waiting: Mapping[str, Any]) -> str:
-    """Pods that wait for the same thing: `13 waiting for 24 s: budget default/web … [default/web-1, …]`."""
-    count, names = waiting["count"], ", ".join(waiting["pods"])
-    more = f" and {count - len(waiting['pods'])} more" if count > len(waiting["pods"]) else ""
-    since = f" for {waiting['for_s']} s" if waiting["for_s"] >= 2 else ""
-    return f"{count} waiting{since}: {waiting['why']} [{names}{more}]"
+def waiting_line(w: Mapping[str, Any]) -> str:
+    """What some of the pods wait for: `13 wait for 24 s: budget default/web allows 0 …`."""
+    since = f" for {w['for_s']} s" if w["for_s"] >= 2 else ""
+    verb_ = "waits" if w["count"] == 1 else "wait"
+    names = ", ".join(w["pods"][:NAMES])
+    more = f" and {w['count'] - NAMES} more" if w["count"] > NAMES else ""
+    named = f" ({names}{more})" if w["budget"] else ""
+    return f"{w['count']} {verb_}{since}: {w['why']}{named}"
 
 
 def _progress(f: Mapping[str, Any]) -> str:
@@ -68,7 +70,6 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step.started": _step_started,
     "step.finished": _step_finished,
     "step.skipped": _step_skipped,
-    "step.failed": _step_failed,
     "retry.scheduled": _retry,
     "lease.taken_over": _taken_over,
     "lease.lost": _lost,
