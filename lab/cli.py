@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from lab import cache, cluster, host, images, progress, ssh, state, versions
+from lab import cache, cluster, gobuild, host, images, progress, ssh, state, versions
 from lab.errors import LabError
 from lab.state import Shape
 
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_NAME = "lab"
+# Modules that bring commands of their own, each with a function `add(subparsers)`.
+_FURTHER = ("lab.api.cli", "lab.demo", "lab.bench.cli")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one command."""
-    signal.signal(signal.SIGTERM, _interrupted)
     args = _parser().parse_args(argv)
+    code = 1
     try:
-        code: int = args.run(args)
+        code = args.run(args)
     except LabError as error:
         print(f"error: {error}\nremedy: {error.remedy}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        _abandon()
+        code = 130
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
@@ -41,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_cluster_commands(commands)
     _add_node_commands(commands)
-    if importlib.util.find_spec("lab.api") is not None:
-        importlib.import_module("lab.api.cli").add(commands)
+    for name in _FURTHER:
+        if importlib.util.find_spec(name.rpartition(".")[0]) and importlib.util.find_spec(name):
+            importlib.import_module(name).add(commands)
     return parser
 
 
@@ -55,6 +59,9 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     up.add_argument("--offer", nargs="+", default=everything, metavar="VERSION", help="apt packages and images at hand")
     up.add_argument("--image", default="", metavar="kindest/node:TAG", help="a published node image instead of our own")
     up.set_defaults(run=_up)
+
+    prepare = commands.add_parser("prepare", help="build all that `up` and `api up` need, and start nothing")
+    prepare.set_defaults(run=_prepare)
 
     down = commands.add_parser("down", help="remove a cluster, also one that was left half made")
     which = down.add_mutually_exclusive_group()
@@ -88,10 +95,18 @@ def _add_node_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def _up(args: argparse.Namespace) -> int:
+    _leave_at_once_when_interrupted()
     request = cluster.Request(args.name, Shape.parse(args.shape), args.version, tuple(args.offer), args.image)
     made = cluster.up(request)
     progress.say(f"{made.name} is up: {made.shape} nodes, Kubernetes {made.version or made.image}")
     print(f"kubectl --kubeconfig {made.kubeconfig} --context {made.context} get nodes")
+    return 0
+
+
+def _prepare(_: argparse.Namespace) -> int:
+    _leave_at_once_when_interrupted()
+    cluster.build(cluster.Request(DEFAULT_NAME, Shape.parse("1+2"), versions.DEFAULT, tuple(versions.KUBERNETES)))
+    gobuild.kwok()
     return 0
 
 
@@ -160,11 +175,12 @@ def _network(args: argparse.Namespace) -> int:
     return 0
 
 
-def _interrupted(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _leave_at_once_when_interrupted() -> None:
+    """On Ctrl-C or SIGTERM do as after kill -9, but say what next: what works for us ends with us, daemons stay."""
 
+    def leave(_signal: int, _frame: object) -> NoReturn:
+        print("stopped; `python -m lab down` removes what was begun, `up` begins again", file=sys.stderr, flush=True)
+        os._exit(130)
 
-def _abandon() -> NoReturn:
-    """Leave at once: commands that run for us end with us, daemons stay."""
-    print("stopped; `python -m lab down` removes what was begun, `up` begins again", file=sys.stderr)
-    os._exit(130)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, leave)

@@ -7,22 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lab import (
-    aptsite,
-    debs,
-    docker,
-    gobuild,
-    host,
-    images,
-    kind,
-    network,
-    nodeimage,
-    progress,
-    rootfs,
-    ssh,
-    state,
-    versions,
-)
+from lab import aptsite, building, debs, docker, host, kind, network, nodeimage, progress, ssh, state, versions
 from lab.errors import LabError
 from lab.processes import attempt, wait_for
 from lab.state import Cluster, Node, Shape
@@ -32,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.docker import Docker
+    from lab.layers import Image
 
 _HEALTHY_S = 180
 _BOOTED_S = 60
@@ -153,30 +139,23 @@ def unhealthy(runs_on: Docker, cluster: Cluster) -> str:
     return f"{', '.join(waiting)} not available" if waiting else ""
 
 
+def build(request: Request) -> Image:
+    """The node image that the lab makes for a request, and everything else that takes long to build."""
+    host.check_machine()
+    host.ensure_tools()
+    return building.node_image(request.version, request.cluster(slot=0).offered)
+
+
 def _prepare(request: Request) -> tuple[Docker, str, str]:
-    """Daemon, node image and load balancer image; what does not depend on another is built at the same time."""
-    with ThreadPoolExecutor(thread_name_prefix="lab") as pool:
-        daemon = pool.submit(docker.ensure)
-        pool.submit(gobuild.kind).result()
+    """The daemon, and the tags of the images for nodes and for a load balancer, loaded into it."""
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(docker.ensure)
         if request.image:
-            return daemon.result(), request.image, ""
-        offered = tuple(sorted({request.version, *request.offered}))
-        waiting = [pool.submit(rootfs.root), pool.submit(debs.signing_key)]
-        for version in offered:  # the compiler uses all cores by itself: one build after the other
-            release = versions.KUBERNETES[version]
-            gobuild.kubernetes(version)
-            waiting.append(pool.submit(debs.packages, version))
-            gobuild.etcd(release.etcd)
-            gobuild.coredns(release.coredns)
-            waiting.append(pool.submit(images.of_version, version))
-        for stage in waiting:
-            stage.result()
-        node = pool.submit(nodeimage.node, request.version, offered)
-        for minor, members in aptsite.by_minor(offered).items():
-            debs.repository(minor, members)
-        image = daemon.result().load(node.result())
-        balancer = daemon.result().load(nodeimage.load_balancer()) if request.shape.control_planes > 1 else ""
-        return daemon.result(), image, balancer
+            return starting.result(), request.image, ""
+        node = build(request)
+        runs_on = starting.result()
+    balancer = runs_on.load(nodeimage.load_balancer()) if request.shape.control_planes > 1 else ""
+    return runs_on, runs_on.load(node), balancer
 
 
 def _serve(runs_on: Docker, cluster: Cluster) -> None:

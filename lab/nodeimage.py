@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = "orchestrator-lab"
 FILES = images.FILES
+_NODE_FILES = FILES / "node"
 
 # Runs as root inside the node's file system; kind's files, our own and the packages lie below /run/in.
 _INSTALL = """
@@ -89,7 +90,7 @@ def _pack_one(path: str, name: str, out: Path) -> None:
 
 def _installed(version: str) -> Path:
     """A directory with the layer of Kubernetes, installed and held."""
-    own = sorted(path for path in FILES.iterdir() if path.is_file())
+    own = sorted(_NODE_FILES.iterdir())
     inputs: list[str | Path] = [
         rootfs.root().name,
         debs.packages(version).name,
@@ -108,7 +109,7 @@ def _install(version: str, out: Path) -> None:
     )
     binds = {
         "/run/in/kind": gobuild.module_files("sigs.k8s.io/kind", versions.KIND) / "images/base/files",
-        "/run/in/own": FILES,
+        "/run/in/own": _NODE_FILES,
         "/run/in/debs": debs.packages(version),
         "/run/in/key": debs.signing_key(),
     }
