@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, cast
 from lab import cache, host, images, progress, state
 from lab.errors import LabError
 from lab.layers import Image, Layer, pack_files
-from lab.processes import Daemon, attempt, run, wait_for
+from lab.processes import TIED_TO_US, Daemon, attempt, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,11 @@ class Docker:
             return image.tag
         with progress.step(f"loading {image.tag} into Docker"), tempfile.TemporaryFile() as said:
             with subprocess.Popen(
-                ["docker", "load", "--quiet"], stdin=subprocess.PIPE, stdout=said, stderr=said, env=self.env()
+                [*TIED_TO_US, "docker", "load", "--quiet"],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                env=self.env(),
             ) as loader:
                 image.write(cast("IO[bytes]", loader.stdin))
             if loader.returncode:

@@ -89,7 +89,12 @@ def wrapper_script(real: str, cluster: Cluster, balancer_image: str) -> str:
 
     Docker hands a stopped container's address to the next that asks: nodes that are switched off and on would swap
     theirs. kind has settings for neither, nor for the image. Source: kind 0.33 runs `docker run --name NODE ...`.
+
+    Nor do names outside the lab have to be waited for: kind's entrypoint looks one up, 5 s of every boot.
     """
+    options = [f"--label {LABEL}={cluster.name}"]
+    if not cluster.published:
+        options += [f"--dns {network.NOWHERE}", f"--add-host host.docker.internal:{network.GATEWAY}"]
     places = (f"    {node.name}) address={node.address} ;;" for node in cluster.nodes())
     return "\n".join(
         (
@@ -100,7 +105,7 @@ def wrapper_script(real: str, cluster: Cluster, balancer_image: str) -> str:
             "  case $node in",
             *places,
             "  esac",
-            f'  exec {real} run --name "$node" --ip "$address" --label {LABEL}={cluster.name} "$@"',
+            f'  exec {real} run --name "$node" --ip "$address" {" ".join(options)} "$@"',
             "fi",
             f'exec {real} "$@"',
             "",

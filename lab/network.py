@@ -18,6 +18,7 @@ NODES = "198.18.0.0/17"
 GATEWAY = "198.18.0.1"
 PODS = "198.19.0.0/17"
 SERVICES = "198.19.128.0/20"
+NOWHERE = "198.19.255.254"  # what is sent here is refused at once by the rules below
 _CHAIN = "ORCHESTRATOR-LAB"
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 # The kernel ends the command when the lab is gone, however it went. Source: setpriv(1), util-linux 2.33 and later.
-_TIED_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")
+TIED_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")
 _TAIL_LINES = 15
 
 
@@ -54,7 +54,7 @@ def attempt(
     """A command's outcome, whatever it is."""
     try:
         return subprocess.run(
-            [*_TIED_TO_US, *argv],
+            [*TIED_TO_US, *argv],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,

@@ -50,11 +50,11 @@ class Cordon:
 class Why(StrEnum):
     """Why a pod is on a control plane, in the words that people are shown."""
 
-    STATIC = "static pods: run by the kubelet itself"
-    DAEMON_SET = "DaemonSet pods that tolerate the taint"
-    TOLERATES = "tolerate the taint"
+    STATIC = "static: run by the kubelet itself"
+    DAEMON_SET = "of a DaemonSet, tolerates the taint"
+    TOLERATES = "tolerates the taint"
     NO_TAINT = "no taint keeps pods away from this node"
-    DESPITE = "do not tolerate the taint: were there before it, or bound without the scheduler"
+    DESPITE = "does not tolerate the taint: was there before it, or was bound without the scheduler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,20 @@ class ShutBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """Budgets that cover the same pods: the API evicts no such pod.
+
+    Attributes:
+        budgets: Their names, sorted.
+        pods: Their keys, sorted.
+    """
+
+    namespace: str
+    budgets: tuple[str, ...]
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EtcdMember:
     """The static pod of an etcd member. `ready` is what its kubelet last reported."""
 
@@ -155,8 +169,7 @@ class Overview:
         static_pods: Pods that kubelets run from files.
         finished_pods: Pods that ran to their end.
         shut: Budgets that allow nothing now.
-        overlapping: Key of a pod and names of the budgets that cover it, where these are several: no such pod can
-            be evicted.
+        overlapping: Pods that several budgets cover, by these budgets.
         unready: Pods that have not finished and are not ready.
     """
 
@@ -166,7 +179,7 @@ class Overview:
     static_pods: int
     finished_pods: int
     shut: tuple[ShutBudget, ...]
-    overlapping: tuple[tuple[str, tuple[str, ...]], ...]
+    overlapping: tuple[Overlap, ...]
     unready: tuple[Pod, ...]
     etcd: Etcd
 
@@ -306,22 +319,21 @@ def _why_here(pod: Pod, taints: Sequence[Taint]) -> Why:
     return Why.DAEMON_SET if _of_daemon_set(pod) else Why.TOLERATES
 
 
-def _budgets(
-    budgets: Sequence[Budget], pods: Iterable[Pod]
-) -> tuple[tuple[ShutBudget, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+def _budgets(budgets: Sequence[Budget], pods: Iterable[Pod]) -> tuple[tuple[ShutBudget, ...], tuple[Overlap, ...]]:
     """Budgets that allow nothing, and pods that several cover."""
     index = _by_label(budgets)
     unready: dict[str, list[str]] = defaultdict(list)
-    overlapping: list[tuple[str, tuple[str, ...]]] = []
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for pod in pods:
         covering = _covering(pod, index)
         if len(covering) > 1:
-            overlapping.append((pod.key, tuple(sorted(b.name for b in covering))))
+            together[pod.namespace, tuple(sorted(b.name for b in covering))].append(pod.key)
         if not pod.ready:
             for budget in covering:
                 unready[budget.key].append(pod.key)
     shut = (_shut(b, tuple(sorted(unready[b.key]))) for b in sorted(budgets, key=lambda b: b.key))
-    return tuple(s for s in shut if s), tuple(sorted(overlapping))
+    overlapping = (Overlap(ns, names, tuple(sorted(keys))) for (ns, names), keys in sorted(together.items()))
+    return tuple(s for s in shut if s), tuple(overlapping)
 
 
 _Label = tuple[str, str, str]

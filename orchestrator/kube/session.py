@@ -89,8 +89,8 @@ class Session:
     @property
     def bearer_token(self) -> str:
         """The token in use, or "". A secret: for reading its end, never for showing."""
-        header: str = self._configuration.get_api_key_with_prefix("authorization") or ""
-        return header.removeprefix("Bearer ").strip()
+        headers = (s["value"] for s in self._configuration.auth_settings().values() if s["value"])
+        return next((h.removeprefix("Bearer ").strip() for h in headers if h.startswith("Bearer ")), "")
 
     @property
     def token_renews(self) -> bool:

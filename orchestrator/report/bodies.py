@@ -55,7 +55,7 @@ def cluster_status(status: Status) -> shapes.ClusterStatus:
             )
             for s in seen.shut
         ],
-        overlapping_budgets=[shapes.OverlapShape(pod, list(names)) for pod, names in seen.overlapping],
+        overlapping_budgets=[shapes.OverlapShape(o.namespace, list(o.budgets), list(o.pods)) for o in seen.overlapping],
         unready_pods=[_unready(p) for p in seen.unready],
         etcd=shapes.EtcdShape(
             seen.etcd.health.value,

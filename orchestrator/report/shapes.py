@@ -110,10 +110,11 @@ class BudgetShape(Shape):
 
 
 class OverlapShape(Shape):
-    """A pod that several budgets cover."""
+    """Pods that several budgets cover."""
 
-    pod: str
+    namespace: str
     budgets: list[str]
+    pods: list[str]
 
 
 class UnreadyShape(Shape):

@@ -66,22 +66,30 @@ def _nodes_line(seen: Overview) -> str:
     return f"{s.nodes}: {', '.join(parts)}"
 
 
+_SKEW = {
+    Skew.WITHIN: "",
+    Skew.NEWER: " (newer than the API server)",
+    Skew.TOO_OLD: " (too old for the API server)",
+    Skew.UNKNOWN: " (whether it fits the API server is not known)",
+}
+
+
 def _versions_line(seen: Overview) -> str:
-    counted = sorted(Counter(n.node.kubelet_version or "unknown" for n in seen.nodes).items())
-    return ", ".join(f"{version} on {count(n, 'node')}" for version, n in counted) or "none"
+    counted = sorted(Counter((n.node.kubelet_version or "unknown", n.skew) for n in seen.nodes).items())
+    return ", ".join(f"{version} on {count(n, 'node')}{_SKEW[skew]}" for (version, skew), n in counted) or "none"
 
 
 def _applications_line(seen: Overview) -> str:
     s = summary(seen)
     hosts = {node for a in seen.applications for node, _ in a.nodes}
-    kinds = Counter("without a controller" if a.identity.kind == "Pod" else a.identity.kind for a in seen.applications)
-    counted = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+    kinds = Counter(a.identity.kind for a in seen.applications)
+    alone = kinds.pop("Pod", 0)
+    counted = [count(n, kind) for kind, n in sorted(kinds.items())]
+    counted += [f"{count(alone, 'pod')} without a controller"] if alone else []
     text = f"{s.applications} on {count(len(hosts), 'node')}"
     if counted:
-        text += f": {counted}; {s.system_applications} of them in kube-system"
-    if s.static_pods:
-        text += f"; besides, {count(s.static_pods, 'static pod')}"
-    return text
+        text += f" ({', '.join(counted)}), {s.system_applications} of them in kube-system"
+    return text + (f"; also {count(s.static_pods, 'static pod')}" if s.static_pods else "")
 
 
 _ETCD = {
@@ -131,8 +139,9 @@ def _attention(seen: Overview, at: float, rows: int | None) -> list[str]:
         for s in sorted(seen.shut, key=lambda s: not s.never)
     ]
     overlapping = [
-        f"pod {pod} is covered by several budgets ({names(budgets)}): the API can evict no such pod"
-        for pod, budgets in seen.overlapping
+        f"budgets {' and '.join(o.budgets)} of {o.namespace} cover the same {count(len(o.pods), 'pod')}: the API can"
+        f" evict no such pod ({names(o.pods)})"
+        for o in seen.overlapping
     ]
     kinds = (
         list(_node_troubles(seen.nodes, at)),
@@ -162,7 +171,7 @@ def _since(since: float | None, at: float) -> str:
 
 
 def _unready_line(pod: Pod, at: float) -> str:
-    where = f" on {pod.node}" if pod.node else ", without a node"
+    where = f" on {pod.node}" if pod.node else " (no node)"
     why = unready_why(pod)
     return f"pod {pod.key}{where} is not ready{_since(unready_since(pod), at)}" + (f" ({why})" if why else "")
 
@@ -190,7 +199,7 @@ def _node_row(state: NodeState, at: float) -> tuple[str, ...]:
 def _placements(nodes: Iterable[NodeState]) -> Iterator[str]:
     for state in nodes:
         for placed in state.placements:
-            yield f"{state.node.name}: {count(len(placed.pods), 'pod')}: {placed.why.value} ({names(placed.pods)})"
+            yield f"{state.node.name}: {placed.why.value}: {count(len(placed.pods), 'pod')} ({names(placed.pods)})"
 
 
 def _applications_table(applications: Sequence[Application], rows: int | None) -> list[str]:
@@ -222,11 +231,11 @@ def _notable_first(
 _WHY = {Kind.NAKED: "no controller", Kind.ORPHAN: "controller gone", Kind.STATIC: "static pod"}
 _FATE = {
     Fate.REFUSED: "refused",
-    Fate.DELETED: "deleted for good",
+    Fate.DELETED: "deleted",
     Fate.STAYS: "stays",
-    Fate.OWNER_DECIDES: "its owner decides",
-    Fate.LOST: "lost for good",
-    Fate.WITH_NODE: "back with the node",
+    Fate.OWNER_DECIDES: "owner decides",
+    Fate.LOST: "lost",
+    Fate.WITH_NODE: "back with node",
 }
 
 
@@ -236,8 +245,11 @@ def unmanaged(found: UnmanagedPods) -> str:
     if not found.pods:
         return f"each of the {count(found.looked_at, 'pod')}{where} has a controller that brings it back, or has ended"
     title = f"{len(found.pods)} of {count(found.looked_at, 'pod')}{where}: no controller brings them back"
-    header = ("NODE", "POD", "WHY", "DRAIN", "DRAIN --FORCE", "NODE LOST")
-    rows = ((u.pod.node or "-", u.pod.key, _why(u), _fate(u.drain), _fate(u.forced), _fate(u.lost)) for u in found.pods)
+    header = ("NODE", "POD", "WHY", "DRAIN", "--FORCE", "NODE LOST", "A DRAIN NEEDS")
+    rows = (
+        (u.pod.node or "-", u.pod.key, _why(u), _fate(u.drain), _fate(u.forced), _fate(u.lost), " ".join(u.drain.flags))
+        for u in found.pods
+    )
     return "\n".join([title, "", *columns(header, rows)])
 
 
@@ -247,10 +259,7 @@ def _why(what: Unmanaged) -> str:
 
 
 def _fate(what: Consequence) -> str:
-    text = _FATE[what.fate]
-    if what.fate is Fate.REFUSED:
-        return f"{text} ({' '.join(what.flags)})" if what.flags else text
-    return f"{text}, data too" if what.data_lost else text
+    return _FATE[what.fate] + (", data too" if what.data_lost else "")
 
 
 # ---- doctor ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from orchestrator.cluster.model import (
     Toleration,
     Workload,
 )
-from orchestrator.cluster.overview import EtcdHealth, Why, overview
+from orchestrator.cluster.overview import EtcdHealth, Overlap, Why, overview
 from orchestrator.cluster.versions import Skew
 
 CONTROL_PLANE = Taint("node-role.kubernetes.io/control-plane", "", "NoSchedule")
@@ -335,7 +335,7 @@ def test_a_pod_under_two_budgets_is_named_with_both():
 
     found = look(pods=[pod(labels={"app": "web", "tier": "x"}), pod("db", labels={})], budgets=budgets)
 
-    assert found.overlapping == (("shop/web-1", ("a", "b")),)
+    assert found.overlapping == (Overlap("shop", ("a", "b"), ("shop/web-1",)),)
 
 
 def test_pods_that_are_not_ready_are_named_in_order():
