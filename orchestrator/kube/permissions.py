@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.kube.lease import NAME, NAMESPACE
 
@@ -55,7 +55,9 @@ _LEASE = (
     *_rules(*_LEASE_KIND, "get watch update delete", namespace=NAMESPACE, name=NAME),
     *_rules(*_LEASE_KIND, "create", namespace=NAMESPACE),
 )
-_SCHEDULING = (*_rules("", "nodes", "get list patch"), *_LEASE)
+#: A run has its nodes by name; the command that begins it may have to find them first.
+_SCHEDULING = (*_rules("", "nodes", "get patch"), *_LEASE)
+_FINDING = _rules("", "nodes", "list")
 _DRAIN = (
     *_SCHEDULING,
     *_rules("", "pods", "list watch"),
@@ -79,9 +81,9 @@ COMMANDS: Mapping[str, tuple[Rule, ...]] = {
         *_rules("policy", "poddisruptionbudgets", "list"),
         *_CONTROLLERS,
     ),
-    "cordon": _SCHEDULING,
-    "uncordon": _SCHEDULING,
-    "drain": _DRAIN,
+    "cordon": (*_FINDING, *_SCHEDULING),
+    "uncordon": (*_FINDING, *_SCHEDULING),
+    "drain": (*_FINDING, *_DRAIN),
     "resume": _DRAIN,
     "release": _SCHEDULING,
     "doctor": _rules(*_LEASE_KIND, "get", namespace=NAMESPACE, name=NAME),
@@ -91,3 +93,55 @@ COMMANDS: Mapping[str, tuple[Rule, ...]] = {
 def of(commands: Iterable[str]) -> tuple[Rule, ...]:
     """What any of `commands` needs, each rule once."""
     return tuple(dict.fromkeys(rule for command in commands for rule in COMMANDS[command]))
+
+
+def manifests(command: str, *, flags: bool = False) -> list[dict[str, Any]]:
+    """The roles that grant what `command` needs and nothing else, as objects for the API.
+
+    Args:
+        command: One of COMMANDS.
+        flags: With what only some of its flags need.
+
+    Returns:
+        A ClusterRole, then a Role for each namespace; those that would be empty are left out.
+    """
+    wanted = [rule for rule in COMMANDS[command] if flags or not rule.flag]
+    namespaces = sorted({rule.namespace for rule in wanted})
+    return [_role(command, space, [r for r in wanted if r.namespace == space]) for space in namespaces]
+
+
+def _role(command: str, namespace: str, wanted: Iterable[Rule]) -> dict[str, Any]:
+    metadata = {"name": f"orchestrator-{command}"}
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role" if namespace else "ClusterRole",
+        "metadata": {**metadata, "namespace": namespace} if namespace else metadata,
+        "rules": policy_rules(wanted),
+    }
+
+
+#: In the order in which people write them.
+_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete")
+
+
+def policy_rules(wanted: Iterable[Rule]) -> list[dict[str, Any]]:
+    """Rules as RBAC writes them: verbs of one resource together, then resources that take the same verbs.
+
+    Source: RBAC, "Referring to resources": a `list` or `watch` of one name is granted by `resourceNames` when it is
+    asked for with the field selector `metadata.name`.
+    """
+    verbs: dict[tuple[str, str, str], list[str]] = {}
+    for rule in wanted:
+        verbs.setdefault((rule.group, rule.resource, rule.name), []).append(rule.verb)
+    resources: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (group, resource, name), granted in verbs.items():
+        resources.setdefault((group, name, tuple(granted)), []).append(resource)
+    return [
+        {
+            "apiGroups": [group],
+            "resources": together,
+            **({"resourceNames": [name]} if name else {}),
+            "verbs": sorted(granted, key=_VERBS.index),
+        }
+        for (group, name, granted), together in resources.items()
+    ]
