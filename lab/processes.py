@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -106,15 +107,10 @@ class Daemon:
             'echo "$$ $(cut -d" " -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" > "$0.new"'
             ' && mv "$0.new" "$0" && exec "$@"'
         )
-        with self.log.open("ab") as log:
-            subprocess.Popen(
-                ["sh", "-c", become, str(self.record), *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=env,
-                start_new_session=True,
-            )
+        with self.log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            streams = [(os.POSIX_SPAWN_DUP2, from_.fileno(), to) for to, from_ in enumerate((nothing, log, log))]
+            words = ["sh", "-c", become, str(self.record), *argv]
+            os.posix_spawn("/bin/sh", words, os.environ if env is None else env, file_actions=streams, setsid=True)
         wait_for(
             f"{self.name} to start",
             lambda: self.pid() is not None,
@@ -141,7 +137,9 @@ class Daemon:
             os.kill(pid, sign)
             deadline = time.monotonic() + patience_s
             while self.pid() is not None and time.monotonic() < deadline:
-                time.sleep(0.05)
+                time.sleep(0.02)
+            with contextlib.suppress(ChildProcessError):  # another process may have started it
+                os.waitpid(pid, os.WNOHANG)
         self.record.unlink(missing_ok=True)
 
     def last_words(self) -> str:
