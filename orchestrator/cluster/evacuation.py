@@ -42,10 +42,13 @@ class State(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class _Item:
+    """A pod to remove. `covers` are the budgets that count it, `line` those of them whose room it waits for."""
+
     pod: Pod
     state: State
     since: float
     covers: tuple[str, ...] = ()
+    line: tuple[str, ...] = ()
     tries: int = 0
     why: str = ""
     remedy: str = ""
@@ -71,6 +74,19 @@ class _Account:
         self.budget = budget
         self.unseen -= budget.disrupted
         self.shut = False
+        self._settle()
+
+    def uncount(self, pod: str) -> None:
+        self.unseen.discard(pod)
+        self._settle()
+
+    def tried_at(self, now: float) -> float:
+        """When it is asked all the same, though it has no room."""
+        if self.probe_at is None:
+            self.probe_at = now + PROBE_S
+        return self.probe_at
+
+    def _settle(self) -> None:
         if self.room():
             self.probe_at = None
 
@@ -165,20 +181,18 @@ class Evacuation:
         """The pods to ask for now. Each one counts as asked until `answered`."""
         while self._delayed and self._delayed[0][0] <= now:
             self._enqueue(heapq.heappop(self._delayed)[2])
-        for covers, queue in tuple(self._queues.items()):
+        for line, queue in tuple(self._queues.items()):
             while queue and self._count[State.ASKED] < self._limit:
-                item = queue[0]
-                if item.state is not State.WAITING:
+                if queue[0].state is not State.WAITING:
                     queue.popleft()
                     continue
-                if not self._has_room(item, covers, now):
+                if not self._has_room(line, now):
                     break
-                queue.popleft()
+                item = queue.popleft()
                 self._move(item, State.ASKED)
                 item.tries += 1
-                if self._counts(item):
-                    for key in covers:
-                        self._accounts[key].unseen.add(item.pod.name)
+                for key in line:
+                    self._accounts[key].unseen.add(item.pod.name)
                 yield item.pod
 
     def next_at(self, now: float) -> float | None:
@@ -186,12 +200,10 @@ class Evacuation:
         if self._count[State.ASKED] >= self._limit:
             return None
         times = [self._delayed[0][0]] if self._delayed else []
-        for covers, queue in self._queues.items():
-            if queue and covers:
-                times += [
-                    max(at, now) for k in covers if (at := self._accounts[k].probe_at) and not self._accounts[k].room()
-                ]
-        return min(times, default=None)
+        for line, queue in self._queues.items():
+            if queue:
+                times.append(max((at for key in line if (at := self._accounts[key].probe_at) is not None), default=now))
+        return max(now, min(times)) if times else None
 
     @property
     def finished(self) -> bool:
@@ -219,7 +231,7 @@ class Evacuation:
                 if answer.overloaded:
                     self._limit = max(1, self._limit // 2)
                 self._delay(item, answer.why, answer.retry_after_s, now)
-            case Denied():
+            case Denied():  # pragma: no branch  no other answer is left
                 item.why, item.remedy = answer.why, answer.remedy
                 self._move(item, State.DENIED, now)
 
@@ -233,8 +245,11 @@ class Evacuation:
             self._uncount(item)
             self._move(item, State.GONE, now)
             return True
-        if change.pod.deleting_since is not None and item.state is State.WAITING and not self._ask_again:
-            self._move(item, State.LEAVING, now)
+        if item.state is State.WAITING:
+            if change.pod.deleting_since is not None and not self._ask_again:
+                self._move(item, State.LEAVING, now)
+            else:
+                self._requeue(item)
         return False
 
     def budget_changed(self, budget: Budget) -> None:
@@ -289,7 +304,7 @@ class Evacuation:
         )
 
     def _reason(self, item: _Item) -> tuple[str, str]:
-        for key in item.covers if self._counts(item) else ():
+        for key in self._line(item):
             account = self._accounts[key]
             if item.state is State.WAITING and not account.room():
                 return _explained(account.budget), key
@@ -301,7 +316,15 @@ class Evacuation:
 
     def _enqueue(self, item: _Item) -> None:
         item.covers = tuple(key for key, account in self._accounts.items() if account.budget.covers(item.pod))
-        self._queues.setdefault(item.covers, deque()).append(item)
+        item.line = self._line(item)
+        self._queues.setdefault(item.line, deque()).append(item)
+
+    def _requeue(self, item: _Item) -> None:
+        """Where it belongs after a change. One that is delayed finds its place when its time has come."""
+        queue = self._queues.get(item.line, deque())
+        if self._line(item) != item.line and item in queue:
+            queue.remove(item)
+            self._enqueue(item)
 
     def _regroup(self) -> None:
         queued = [item for queue in self._queues.values() for item in queue]
@@ -316,27 +339,26 @@ class Evacuation:
         if now is not None:
             item.since = now
 
-    def _counts(self, item: _Item) -> bool:
-        """Whether the budget's room decides on it: the server lets others go by rules of their own.
+    def _line(self, item: _Item) -> tuple[str, ...]:
+        """The budgets whose room it waits for; none where the server lets it go by rules of its own.
 
         Source: `eviction.go`: pending, finished and leaving pods bypass budgets; pods that are not ready go when the
         budget is met, whatever it allows.
         """
-        return item.pod.ready and not item.pod.finished and item.pod.deleting_since is None
+        pod = item.pod
+        return item.covers if pod.ready and not pod.finished and pod.deleting_since is None else ()
 
-    def _has_room(self, item: _Item, covers: tuple[str, ...], now: float) -> bool:
-        if not self._counts(item):
-            return True
-        shut = [self._accounts[key] for key in covers if not self._accounts[key].room()]
-        ready = [account for account in shut if account.probe_at is not None and account.probe_at <= now]
+    def _has_room(self, line: tuple[str, ...], now: float) -> bool:
+        shut = [account for key in line if not (account := self._accounts[key]).room()]
+        if max((account.tried_at(now) for account in shut), default=now) > now:
+            return False
         for account in shut:
-            if account in ready or account.probe_at is None:
-                account.probe_at = now + PROBE_S
-        return len(ready) == len(shut)
+            account.probe_at = now + PROBE_S
+        return True
 
     def _uncount(self, item: _Item) -> None:
         for key in item.covers:
-            self._accounts[key].unseen.discard(item.pod.name)
+            self._accounts[key].uncount(item.pod.name)
 
     def _exhausted(self, item: _Item, answer: BudgetExhausted, now: float) -> None:
         key = f"{item.pod.namespace}/{answer.budget}"
@@ -346,7 +368,11 @@ class Evacuation:
         else:
             account.shut = True
             account.probe_at = now + (answer.retry_after_s or PROBE_S)
-        self._delay(item, answer.message, answer.retry_after_s, now)
+        if answer.retry_after_s is None and key in self._line(item):
+            self._move(item, State.WAITING)
+            self._enqueue(item)
+        else:
+            self._delay(item, answer.message, answer.retry_after_s, now)
 
     def _delay(self, item: _Item, why: str, retry_after_s: float | None, now: float) -> None:
         item.why = why

@@ -263,3 +263,73 @@ def test_every_pod_is_asked_for_exactly_once_when_all_goes_well(count):
             gone(course, p.name)
 
     assert sorted(asked) == sorted(p.name for p in pods(count))
+
+
+def test_pods_that_are_not_ready_do_not_queue_behind_ready_ones_that_wait_for_a_budget():
+    course = start([pod(0), pod(1, ready=False)], budget(0))
+
+    assert due(course) == ["web-1"]
+
+
+def test_a_pod_that_stops_being_ready_while_it_waits_goes_past_those_that_wait_for_the_budget():
+    course = start(pods(3), budget(0))
+    assert due(course) == []
+
+    course.pod_changed(PodChange(pod(2, ready=False), gone=False), 1.0)
+
+    assert due(course, 1.0) == ["web-2"]
+
+
+def test_a_pod_that_becomes_ready_while_it_waits_is_held_to_the_budget_again():
+    course = start([pod(0), pod(1, ready=False)], budget(0), parallel=1)
+    assert due(course) == ["web-1"]
+    course.answered("web-1", TryLater("busy", retry_after_s=1.0), 0.0)
+
+    course.pod_changed(PodChange(pod(1), gone=False), 0.5)
+
+    assert due(course, 1.0) == []
+
+
+def test_the_only_pod_of_a_budget_goes_the_moment_there_is_room_however_often_it_was_refused():
+    course = start(pods(1), budget(0))
+    now = 0.0
+    assert due(course, now) == []
+    for _ in range(5):
+        now = course.next_at(now)
+        assert due(course, now) == ["web-0"]
+        course.answered("web-0", BudgetExhausted("needs 10", "web", None), now)
+    course.budget_changed(budget(1))
+
+    assert due(course, now + 0.1) == ["web-0"]
+
+
+def test_a_budget_whose_controller_asks_for_time_is_given_it():
+    course = start(pods(1), budget(1))
+    due(course)
+
+    course.answered("web-0", BudgetExhausted("not processed yet", "web", 10.0), 0.0)
+    course.budget_changed(budget(1))
+
+    assert due(course, 9.9) == []
+    assert due(course, 10.0) == ["web-0"]
+
+
+def test_a_budget_that_had_room_meanwhile_is_not_tried_early_when_it_runs_out_again():
+    course = start(pods(3), budget(1))
+    assert due(course, 0.0) == ["web-0"]
+    course.answered("web-0", Gone(), PROBE_S - 1)
+    assert due(course, PROBE_S - 1) == ["web-1"]
+
+    assert due(course, PROBE_S) == []
+    assert course.next_at(PROBE_S) == PROBE_S - 1 + PROBE_S
+
+
+def test_two_shut_budgets_over_one_pod_are_tried_when_both_have_been_silent_long_enough():
+    course = start(pods(2), budget(0), budget(1, name="other"))
+    assert due(course, 0.0) == []
+    course.budget_changed(budget(0, name="other"))
+    assert due(course, 2.0) == []
+
+    assert due(course, PROBE_S) == []
+    assert course.next_at(PROBE_S) == 2.0 + PROBE_S
+    assert due(course, 2.0 + PROBE_S) == ["web-0"]
