@@ -1,0 +1,35 @@
+"""Real control planes for the tests that need one: started when first asked for, ended with the module."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab.api import objects, tier
+from lab.api.client import Client
+from tests.api.command import Command
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory):
+    """A fresh control plane with two Ready nodes, n1 and n2, and a namespace that takes pods."""
+    directory = tmp_path_factory.mktemp("plane") / "api"
+    with tier.running(directory) as made:
+        with Client(made) as client:
+            objects.ensure_nodes(client, ["n1", "n2"])
+            objects.ensure_account(client)
+        yield made
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def load(plane):
+    """Requests to the control plane that are not the tool's own."""
+    with Client(plane) as client:
+        yield client
+
+
+@pytest.fixture
+def orchestrator(plane, tmp_path):
+    """The command, as a person runs it against the control plane."""
+    return Command(plane.kubeconfig, Path(tmp_path))
