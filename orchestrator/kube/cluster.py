@@ -55,6 +55,8 @@ CHUNK_SIZE = 500
 
 MERGE_PATCH = "application/merge-patch+json"
 
+_NODE = msgspec.json.Decoder(NodeObject)
+
 _WORKLOADS = (
     ("Deployment", "/apis/apps/v1/deployments"),
     ("StatefulSet", "/apis/apps/v1/statefulsets"),
@@ -97,8 +99,9 @@ class KubeView:
     def node(self, name: str) -> Node:
         """The node; see `cluster.ports`."""
         if isinstance(fresh := self._fresh(f"node/{name}"), PodList) or fresh is None:
-            found = self._decode(self._get(f"/api/v1/nodes/{quote(name)}", {}, f"read node {name}"), NodeObject).fact()
-            return self._remember(f"node/{name}", found)
+            what = f"read node {name}"
+            answer = self._get(f"/api/v1/nodes/{quote(name)}", {}, what)
+            return self._remember(f"node/{name}", self._parse(_NODE, answer, what).fact())
         return fresh
 
     def nodes(self, selector: str = "") -> tuple[Node, ...]:
@@ -246,15 +249,12 @@ class KubeView:
             self._loading_since = now
         return now - self._loading_since < LOADING_S
 
-    def _decode(self, answer: Response, kind: type[T]) -> T:
-        return self._parse(msgspec.json.Decoder(kind), answer, kind.__name__)
-
     def _parse(self, decoder: msgspec.json.Decoder[T], answer: Response, what: str) -> T:
         try:
             return decoder.decode(answer.body)
         except msgspec.MsgspecError as err:
             raise FactUnreadable(
-                f"the API server's answer cannot be read ({what}): {err}",
+                f"cannot {what}: the answer is not what an API server says ({err})",
                 remedy=f"is {self._session.server} really a Kubernetes API server?",
             ) from err
 
@@ -331,7 +331,7 @@ class KubeHands(_Asking):
                 found = now
                 continue
             self._readings.clear()
-            return self._remember(f"node/{node.name}", self._decode(answer, NodeObject).fact())
+            return self._remember(f"node/{node.name}", self._parse(_NODE, answer, f"patch node {node.name}").fact())
 
     def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Ask once for the eviction of `pod`; see `cluster.ports`."""

@@ -22,6 +22,7 @@ from orchestrator.kube.wire import Status, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from orchestrator.kube.kubeconfig import Choice
 
@@ -81,13 +82,25 @@ def retry_after(headers: Mapping[str, str], said: Status | None) -> float | None
     return None
 
 
-def certificate_end(path: str | None) -> str:
-    """When the client certificate in `path` ends, as an ISO date, or "" when there is none to read."""
+def distrust_remedy(why: str) -> str:
+    """What to do about a server's certificate that cannot be trusted; `why` is OpenSSL's."""
+    if "has expired" in why or "not yet valid" in why:
+        return (
+            "look at this machine's clock; if it is right: `kubeadm certs renew apiserver` on each control plane, then"
+            " restart its API server"
+        )
+    if "mismatch" in why:
+        return "the kubeconfig's server is not a name in that certificate: use one that is, or set tls-server-name"
+    return "the kubeconfig's certificate-authority is not that server's: fetch a fresh kubeconfig"
+
+
+def certificate_end(path: str | None) -> datetime | None:
+    """When the client certificate in `path` ends; None when there is none to read."""
     if not path:
-        return ""
+        return None
     try:
         from cryptography import x509  # noqa: PLC0415  read only to explain a refusal
 
-        return x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc.isoformat()
+        return x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc
     except (ImportError, OSError, ValueError):
-        return ""
+        return None

@@ -77,7 +77,10 @@ def choose(kubeconfig: str | None, context: str | None) -> Choice:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise BadUsage(f"there is no context {name!r} in the kubeconfig", remedy=f"{hint}known: {_listed(known)}")
+        places = ", ".join(str(p) for p in found)
+        raise BadUsage(
+            f"there is no context {name!r} in {places}", remedy=f"{hint}pass --context, one of: {_listed(known)}"
+        )
     return Choice(found, name, known[name].get("cluster") or "", known[name].get("user") or "")
 
 
@@ -97,9 +100,15 @@ def _merged(paths: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
             current = current or raw.get("current-context") or ""
             for entry in raw.get("contexts") or ():
                 known.setdefault(str(entry["name"]), entry.get("context") or {})
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
-            first = (str(err).splitlines() or [""])[0]
-            raise BadUsage(
-                f"cannot read the kubeconfig {path}: {first}", remedy="repair the file, or name another"
-            ) from err
+        except yaml.MarkedYAMLError as err:
+            line = err.problem_mark.line + 1 if err.problem_mark else "unknown"
+            raise _unreadable(path, f"it is not YAML: {err.problem} in line {line}") from err
+        except OSError as err:
+            raise _unreadable(path, err.strerror or str(err)) from err
+        except (UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
+            raise _unreadable(path, "it is not a kubeconfig") from err
     return current, known
+
+
+def _unreadable(path: Path, why: str) -> BadUsage:
+    return BadUsage(f"cannot read the kubeconfig {path}: {why}", remedy="repair the file, or name another")

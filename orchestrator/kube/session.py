@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import kubernetes.client
 import kubernetes.config
@@ -18,15 +20,21 @@ import msgspec
 import urllib3
 import urllib3.exceptions
 
-from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable
+from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable, BadUsage
 from orchestrator.kube import failures, kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from orchestrator.errors import OrchestratorError
+
 CONNECT_TIMEOUT_S = 5.0
 #: How many idle connections are kept: as many as requests run at once by default, and the watches.
 POOL_SIZE = 24
+
+#: Faults that OpenSSL finds in our own files before anything is sent.
+_LOCAL_TLS = ("[X509", "[SSL] PEM", "[PEM")
+_OBJECT = re.compile(r"^HTTPS?Connection\([^)]*\): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,8 @@ class Session:
         """The error for an answer that is not a success; `what` is the request, for people."""
         err = failures.from_response(answer.status, answer.headers, answer.body, what, self.choice)
         if isinstance(err, ApiUnauthorized) and (end := failures.certificate_end(self._configuration.cert_file)):
-            err.add_note(f"the client certificate is valid until {end}")
+            verb = "ended" if end <= datetime.now(UTC) else "is valid until"
+            err.add_note(f"the client certificate {verb} {end:%Y-%m-%d %H:%M} UTC")
         return err
 
     def _request(
@@ -176,12 +185,18 @@ class Session:
     def _no_answer(self, err: Exception, method: str, path: str, timeout_s: float) -> ApiError:
         text = _short(err)
         if "CERTIFICATE_VERIFY_FAILED" in text:
+            why = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
             return ApiUnauthorized(
-                f"the certificate of {self.server} cannot be trusted: {text}",
-                remedy="the kubeconfig's certificate-authority is not that server's: fetch a fresh kubeconfig",
+                f"the certificate of {self.server} cannot be trusted: {why}", remedy=failures.distrust_remedy(why)
+            )
+        if text.startswith(_LOCAL_TLS):
+            return ApiUnauthorized(
+                f"context {self.choice.context}: its certificates or key cannot be used: {text.partition(' (_ssl')[0]}",
+                remedy="repair certificate-authority, client-certificate and client-key in the kubeconfig, or fetch a"
+                " fresh one",
             )
         if isinstance(err, urllib3.exceptions.ReadTimeoutError):
-            text = f"no answer within {timeout_s:.0f} s"
+            text = f"no answer within {timeout_s:.3g} s"
         return ApiUnreachable(
             f"{self.server} does not answer ({method} {path.split('?', 1)[0]}): {text}",
             remedy=f"is it the right cluster (context {self.choice.context or 'in-cluster'})? is its API server up?",
@@ -192,7 +207,7 @@ def connect(path: str | None, context: str | None) -> Session:
     """A session for the chosen context. Nothing is sent yet.
 
     Raises:
-        BadUsage: The kubeconfig or the context does not exist or cannot be read.
+        BadUsage: The kubeconfig or the context does not exist or cannot be meant.
         ApiUnreachable: There is no kubeconfig, and this is not a pod.
         ApiUnauthorized: Its credentials cannot be loaded.
     """
@@ -206,11 +221,8 @@ def connect(path: str | None, context: str | None) -> Session:
             kubernetes.config.load_kube_config(joined, choice.context, configuration)  # type: ignore[no-untyped-call]
         else:
             kubernetes.config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-    except (kubernetes.config.ConfigException, OSError, ValueError) as err:
-        raise ApiUnauthorized(
-            f"context {choice.context or 'in-cluster'}: cannot load its credentials: {_short(err)}",
-            remedy="check the files and the plugin that its user in the kubeconfig names",
-        ) from err
+    except Exception as err:  # the library has checks for some faults, and trips over the others
+        raise _unloadable(err, choice) from err
     finally:
         logging.getLogger().removeHandler(complaints)
     if complaints.lines:
@@ -218,7 +230,30 @@ def connect(path: str | None, context: str | None) -> Session:
             f"context {choice.context}: its credential plugin failed: {complaints.lines[0][:256]}",
             remedy="run the plugin's command by hand, log in again, then repeat",
         )
+    if urlsplit(configuration.host).scheme not in ("http", "https"):
+        raise BadUsage(
+            f"context {choice.context}: its cluster {choice.cluster} has no server that is a URL"
+            f" ({configuration.host or 'none'})",
+            remedy=f"kubectl config set-cluster {choice.cluster} --server=https://HOST:6443",
+        )
     return Session(configuration, choice)
+
+
+def _unloadable(err: Exception, choice: kubeconfig.Choice) -> OrchestratorError:
+    """A kubeconfig that is incomplete, or credentials that it names and that are not there.
+
+    Source: the client library shows the whole entry, with its secrets, that lacks a key: it is cut off.
+    """
+    text = _short(err).partition("{")[0]
+    if isinstance(err, kubernetes.config.ConfigException) and text.startswith("Invalid kube-config file"):
+        return BadUsage(
+            f"context {choice.context}: {text.rstrip('/')}",
+            remedy=f"repair {', '.join(str(p) for p in choice.files)}, or fetch a fresh kubeconfig",
+        )
+    return ApiUnauthorized(
+        f"context {choice.context or 'in-cluster'}: cannot load its credentials: {text}",
+        remedy="check the files and the plugin that its user in the kubeconfig names",
+    )
 
 
 class _Complaints(logging.Handler):
@@ -233,8 +268,11 @@ class _Complaints(logging.Handler):
 
 
 def _short(err: BaseException) -> str:
-    """The innermost cause of a transport failure, in one line."""
-    inner: BaseException = err
-    while isinstance(reason := getattr(inner, "reason", None), BaseException):
-        inner = reason
-    return " ".join(str(inner).split())[:256] or type(inner).__name__
+    """The innermost cause of a transport failure, in one line.
+
+    Source: urllib3 puts a cause into `reason`, or after a text into `args`, and the name of its object before a text.
+    """
+    inner = err
+    while causes := [c for c in (getattr(inner, "reason", None), *inner.args) if isinstance(c, BaseException)]:
+        inner = causes[0]
+    return _OBJECT.sub("", " ".join(str(inner).split()))[:256] or type(inner).__name__
