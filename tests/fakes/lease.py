@@ -12,7 +12,7 @@ class FakeLeases:
     Attributes:
         down: While true, nobody is answered.
         deaf: A write takes effect, and its answer is lost; counts down.
-        life: The process that asks; when it is dead, nothing is answered either.
+        life: The process that asks; each write is a place to die at, and when it is dead, nothing is answered.
     """
 
     def __init__(self, clock, life=None):
@@ -46,7 +46,7 @@ class FakeLeases:
     def delete(self, record):
         self._asked("delete")
         self._check(record)
-        self.put(None)
+        self._change(None)
         self._lose_answer()
 
     def watch(self, since, timeout_s):
@@ -105,9 +105,12 @@ class FakeLeases:
             raise ApiConflict("the lease was changed", remedy="read it again", status=409)
 
     def _stored(self, record):
-        stored = self.put(record)
+        stored = self._change(record)
         self._lose_answer()
         return stored
+
+    def _change(self, record):
+        return self.life.lease(lambda: self.put(record)) if self.life else self.put(record)
 
     def _lose_answer(self):
         if self.deaf:

@@ -82,11 +82,13 @@ class FakeCrew:
                 return work()
             except Exception as err:  # noqa: BLE001  as the real crew does
                 return Raised(name, err)
-        for name, _, items in self._sources:
+        for source in tuple(self._sources):
+            name, _, items = source
             try:
                 if (item := items.poll()) is not None:
                     return item
             except Exception as err:  # noqa: BLE001
+                self._sources.remove(source)
                 return Raised(name, err)
         return None
 
