@@ -104,7 +104,7 @@ def judge(
             return Verdict(pod, outcome, (reason,))
         orphan = Reason(f"its DaemonSet does not exist ({why})", "" if rules.force else "--force")
         (notes if rules.force else refusals).append(orphan)
-    if pod.mirror:
+    if pod.mirror and not refusals:
         return Verdict(pod, Outcome.LEAVE, (MIRROR,))
     if not pod.finished:
         _add(rules.delete_emptydir_data, pod.empty_dir, EMPTY_DIR_LOST, EMPTY_DIR, notes, refusals)

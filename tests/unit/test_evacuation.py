@@ -1,5 +1,7 @@
 """The course of an evacuation."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.cluster.evacuation import PROBE_S, Evacuation
@@ -333,3 +335,113 @@ def test_two_shut_budgets_over_one_pod_are_tried_when_both_have_been_silent_long
     assert due(course, PROBE_S) == []
     assert course.next_at(PROBE_S) == 2.0 + PROBE_S
     assert due(course, 2.0 + PROBE_S) == ["web-0"]
+
+
+def test_time_alone_makes_nothing_due_while_as_many_are_asked_as_may_be():
+    course = start(pods(2), parallel=1)
+    due(course)
+
+    assert course.next_at(0.0) is None
+
+
+def test_time_alone_makes_nothing_due_when_all_have_been_asked():
+    course = start(pods(1))
+    due(course)
+
+    assert course.next_at(0.0) is None
+
+
+def test_pods_that_should_have_been_gone_are_waited_for_unless_told_otherwise():
+    course = start(pods(1, deleting_since=0.0, deletion_grace_s=10.0))
+
+    course.passed(1_000_000.0)
+
+    assert not course.finished
+
+
+def test_only_pods_that_are_known_to_be_leaving_are_given_up():
+    course = start(pods(3), parallel=2, skip_wait_s=20)
+    due(course)
+    course.answered("web-0", Evicted(), 0.0)
+
+    course.passed(1_000_000.0)
+
+    assert course.progress().left == 3
+
+
+def test_each_pod_that_waits_says_what_it_waits_for():
+    course = start([*pods(2), *pods(2, app="db"), pod(0, app="api")], budget(0), budget(5, app="db"), parallel=2)
+    assert due(course) == ["db-0", "db-1"]
+    course.answered("db-0", TryLater("the API server is restarting"), 1.0)
+
+    found = {w.why: (w.budget, w.pods) for w in course.progress().waiting}
+
+    assert found == {
+        "budget default/web (maxUnavailable: 10%) allows 0: needs 10 healthy, has 10 of 10": (
+            "default/web",
+            ("default/web-0", "default/web-1"),
+        ),
+        "the API server is restarting": ("", ("default/db-0",)),
+        "the server's answer": ("", ("default/db-1",)),
+        "its turn": ("", ("default/api-0",)),
+    }
+
+
+def test_waiting_counts_from_when_it_began_however_often_the_server_was_asked():
+    course = start(pods(1))
+    due(course, 3.0)
+    course.answered("web-0", TryLater("busy"), 4.0)
+
+    (waiting,) = course.progress().waiting
+
+    assert waiting.since == 0.0
+
+
+def test_a_budget_is_told_as_it_was_last_seen():
+    course = start(pods(1), budget(0))
+
+    course.budget_changed(budget(3))
+
+    assert course.budget("default/web") == budget(3)
+    assert course.budget("default/none") is None
+
+
+def test_an_end_of_grace_is_told_only_where_one_is_known():
+    course = start([pod(0, deleting_since=5.0, deletion_grace_s=30.0), pod(1)])
+    due(course)
+    course.answered("web-1", Evicted(), 0.0)
+
+    found = course.progress()
+
+    assert (found.leaving, found.leaving_until) == (("default/web-0", "default/web-1"), 35.0)
+
+
+def test_a_pod_that_cannot_go_and_goes_all_the_same_is_gone():
+    course = start(pods(1))
+    due(course)
+    course.answered("web-0", Denied("no", "ask"), 0.0)
+
+    gone(course, "web-0")
+
+    assert (course.finished, course.progress().gone, course.progress().denied) == (True, 1, ())
+
+
+def test_a_budget_that_selects_other_pods_now_holds_up_none_of_those_before():
+    course = start(pods(1), budget(0))
+    assert due(course) == []
+
+    course.budget_changed(replace(budget(0), selector=Selector({"app": "other"})))
+
+    assert due(course) == ["web-0"]
+
+
+def test_a_pod_that_is_seen_leaving_before_the_answer_counts_as_asked_until_the_answer():
+    course = start(pods(2), parallel=1)
+    due(course)
+
+    course.pod_changed(PodChange(pod(0, deleting_since=1.0, deletion_grace_s=30.0), gone=False), 1.0)
+
+    assert due(course, 1.0) == []
+    course.answered("web-0", Evicted(), 1.0)
+    assert due(course, 1.0) == ["web-1"]
+    assert course.progress().leaving_until == 31.0
