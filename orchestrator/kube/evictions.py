@@ -40,7 +40,7 @@ def request(pod: Pod, *, grace_s: int | None, evict: bool, dry_run: bool) -> tup
     return "POST", f"{path}/eviction", body
 
 
-def read(  # noqa: PLR0911  a table, one row a meaning
+def read(  # noqa: C901, PLR0911  a table, one row a meaning
     status: int, headers: Mapping[str, str], body: bytes, pod: Pod
 ) -> EvictionAnswer:
     """The meaning of an answer to an eviction or a deletion of `pod`.
@@ -71,7 +71,11 @@ def read(  # noqa: PLR0911  a table, one row a meaning
             return Denied(text, f"leave {pod.key} in one budget only, or use --disable-eviction")
         case 500 | 502 | 503 | 504:
             return TryLater(text, after)
-        case 401 | 403:
+        case 401:
+            return Denied(
+                text, "the credentials are wrong, revoked or expired: log in again, then `orchestrator resume last`"
+            )
+        case 403:
             return Denied(text, "ask for the permission; docs/rbac.md has what each command needs")
         case _:
             return Denied(
