@@ -1,8 +1,11 @@
 """Runs that are killed at every effect, lease request and journal write, before, in and after it; and then go on."""
 
+import os
+import tempfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +89,17 @@ def surplus(effects, reference):
     return sum((Counter(effects) - Counter(reference)).values())
 
 
+@pytest.fixture
+def root(tmp_path):
+    """In memory where the system has such a place: hundreds of runs, each with its journal."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        yield Path(place)
+
+
 @dataclass
 class Reference:
     """A run that nobody killed."""
@@ -114,11 +128,11 @@ def test_the_undisturbed_run_moves_the_pods_and_leaves_the_cordon_that_was_there
     assert Counter(verb for verb, _ in reference.life.effects) == reference.verbs
 
 
-def test_a_run_killed_at_any_point_resumes_to_the_state_of_one_that_was_not(reference, tmp_path):
+def test_a_run_killed_at_any_point_resumes_to_the_state_of_one_that_was_not(reference, root):
     points = reference.life.points()
 
     for number, death in enumerate(points):
-        world = a_world(tmp_path / str(number))
+        world = a_world(root / str(number))
         killed(lambda life, world=world: world.start(reference.plan, life=life), Life(death))
         go_on(world, reference.plan)
 
@@ -127,13 +141,13 @@ def test_a_run_killed_at_any_point_resumes_to_the_state_of_one_that_was_not(refe
     assert len(points) > 60
 
 
-def test_a_run_killed_twice_resumes_to_the_same_state_all_the_same(reference, tmp_path):
+def test_a_run_killed_twice_resumes_to_the_same_state_all_the_same(reference, root):
     points = reference.life.points()
     died = 0
 
     for number, first in enumerate(points):
         second = points[(number * 7 + len(points) // 3) % len(points)]
-        world = a_world(tmp_path / str(number))
+        world = a_world(root / str(number))
         killed(lambda life, world=world: world.start(reference.plan, life=life), Life(first))
         with suppress(Crash):
             go_on(world, reference.plan, twice := Life(second))
@@ -145,8 +159,8 @@ def test_a_run_killed_twice_resumes_to_the_same_state_all_the_same(reference, tm
     assert died > 30
 
 
-def test_every_effect_finds_its_step_in_the_journal_on_disk(reference, tmp_path):
-    world = a_world(tmp_path)
+def test_every_effect_finds_its_step_in_the_journal_on_disk(reference, root):
+    world = a_world(root)
     unrecorded = []
 
     def look():
@@ -162,9 +176,9 @@ def test_every_effect_finds_its_step_in_the_journal_on_disk(reference, tmp_path)
     assert unrecorded == []
 
 
-def test_whatever_point_a_run_was_killed_at_its_release_leaves_the_nodes_as_they_were_found(reference, tmp_path):
+def test_whatever_point_a_run_was_killed_at_its_release_leaves_the_nodes_as_they_were_found(reference, root):
     for number, death in enumerate(reference.life.points()):
-        world = a_world(tmp_path / str(number))
+        world = a_world(root / str(number))
         killed(lambda life, world=world: world.start(reference.plan, life=life), Life(death))
         if death.kind == "write" and death.number == 1 and death.how != "after":
             assert world.effects == []
@@ -199,8 +213,8 @@ def finished(world):
 
 
 @pytest.mark.parametrize("ended", [stopped, failed, finished])
-def test_a_release_leaves_the_nodes_as_they_were_found(ended, tmp_path):
-    world = a_world(tmp_path)
+def test_a_release_leaves_the_nodes_as_they_were_found(ended, root):
+    world = a_world(root)
     ended(world)
     assert settled(world)[0] == DRAINED
 
@@ -210,15 +224,15 @@ def test_a_release_leaves_the_nodes_as_they_were_found(ended, tmp_path):
 
 
 @pytest.mark.parametrize("ended", [stopped, failed])
-def test_a_release_killed_at_any_point_resumes_or_is_asked_for_again(ended, tmp_path):
-    reference, life = a_world(tmp_path / "reference"), Life()
+def test_a_release_killed_at_any_point_resumes_or_is_asked_for_again(ended, root):
+    reference, life = a_world(root / "reference"), Life()
     ended(reference)
     reference.release(life=life)
     points = life.points()
 
     for number, death in enumerate(points):
         for again in (resume_of_the_release, another_release):
-            world = a_world(tmp_path / f"{number}-{again.__name__}")
+            world = a_world(root / f"{number}-{again.__name__}")
             ended(world)
             world.effects.clear()
             killed(lambda life, world=world: world.release(life=life), Life(death))
