@@ -52,6 +52,8 @@ FORBIDDEN_AT_START = Policy("forbidden-at-start", 0.5, 1.5, 3, 20)
 
 #: A pause lasts between this part of itself and the whole, so that clients that failed together part.
 LEAST_PART = 0.5
+#: Growth ends here: every policy has reached its longest pause, and a float its largest power only at 1,024.
+GROWS = 64
 #: A pause that the server asked for is kept, and exceeded by up to this part of it.
 ASKED_EXCESS = 0.1
 
@@ -142,7 +144,7 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
 
 def _pause(policy: Policy, attempt: int, err: BaseException | None) -> float:
     """Seconds after attempt number `attempt`, from 1; what the server asked for is the least."""
-    grown = min(policy.most_s, policy.first_s * policy.factor ** (attempt - 1))
+    grown = min(policy.most_s, policy.first_s * policy.factor ** min(attempt - 1, GROWS))
     asked: float | None = getattr(err, "retry_after_s", None)
     if asked is not None:
         return asked + random.uniform(0, ASKED_EXCESS) * asked  # noqa: S311  spreads clients, protects nothing
