@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import signal
 import socket
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -88,6 +87,12 @@ def default_owner() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def notice(text: str) -> None:
+    """One line on stderr, past Python's buffers: a signal may come in the middle of another line."""
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, f"\n{text}\n".encode())
+
+
 class App:
     """One process's use of one cluster. Nothing is connected before it is needed.
 
@@ -95,13 +100,21 @@ class App:
         settings: What the command line said.
         sink: Where events go.
         confirm: Shows a plan and asks; None where nobody can be asked.
+        say: Tells a person who asked it to stop what that leads to; see `stopping`.
     """
 
-    def __init__(self, settings: Settings, sink: Sink, confirm: Callable[[Plan], bool] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink,
+        confirm: Callable[[Plan], bool] | None = None,
+        say: Callable[[str], None] = notice,
+    ) -> None:
         self.settings = settings
         self.sink = sink
         self.clock = SystemClock()
         self._confirm = confirm
+        self._say = say
 
     @cached_property
     def session(self) -> Session:
@@ -245,7 +258,7 @@ class App:
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
-        with stopping() as stop:
+        with stopping(self._say) as stop:
             try:
                 execute(
                     journal.plan,
@@ -293,18 +306,19 @@ def _refuse_blocked(previews: tuple[Preview, ...]) -> None:
     raise Refused("\n".join(b.why for b in blocked), remedy="\n".join(remedies))
 
 
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM as requests to stop: the first after the step, the second at once."""
+@contextlib.contextmanager
+def stopping(say: Callable[[str], None]) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM as requests to stop: the first after the step, the second at once.
+
+    Args:
+        say: Is told what a request leads to, inside the signal handler: it may take no lock.
+    """
     stop = Stop()
 
     def request(number: int, frame: object) -> None:
-        del frame
+        del number, frame
         stop.request()
-        if number == signal.SIGTERM:
-            return
-        said = "stopping now" if stop.hard else "finishing the running step; Ctrl-C again stops at once"
-        sys.stderr.write(f"\n{said}\n")
+        say("stopping now" if stop.hard else "finishing the running step; asking again stops at once")
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -32,4 +32,6 @@ def load(plane):
 @pytest.fixture
 def orchestrator(plane, tmp_path):
     """The command, as a person runs it against the control plane."""
-    return Command(plane.kubeconfig, Path(tmp_path))
+    command = Command(plane.kubeconfig, Path(tmp_path))
+    yield command
+    command.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -29,22 +29,29 @@ class Pair:
 
 
 class Authority:
-    """A certificate authority that forgets its key when it is gone."""
+    """A certificate authority. The one whose files are in the directory, or else a new one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named("orchestrator-lab")
-        builder = _builder(self._name, self._name, self._key, timedelta(days=365))
+        kept = directory / "ca.key"
+        self._key: ec.EllipticCurvePrivateKey
+        if kept.exists():
+            self._key = cast("ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(kept.read_bytes(), None))
+        else:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+            write_key(kept, self._key)
+            (directory / "ca.crt").write_bytes(self._own().public_bytes(_PEM))
+
+    def _own(self) -> x509.Certificate:
         usage = x509.KeyUsage(
             digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
             key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
             decipher_only=False,
         )  # fmt: skip
+        builder = _builder(self._name, self._name, self._key, timedelta(days=365))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self._certificate = builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
-        self.certificate = directory / "ca.crt"
-        self.certificate.write_bytes(self._certificate.public_bytes(_PEM))
+        return builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
 
     def server(self, name: str, addresses: Sequence[str]) -> Pair:
         """A certificate for a server on `addresses`."""

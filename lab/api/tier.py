@@ -106,6 +106,11 @@ class ControlPlane:
         return self.directory / "ca.crt"
 
     @property
+    def clients(self) -> keys.Authority:
+        """Signs certificates of users."""
+        return keys.Authority(self.directory / "clients")
+
+    @property
     def daemons(self) -> tuple[Daemon, ...]:
         """In the order in which they start."""
         names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.app import App, DryRun, Settings
+from orchestrator.app import App, DryRun, Settings, notice
 from orchestrator.cli.options import LogFormat
 from orchestrator.errors import BadUsage
 
@@ -29,7 +31,8 @@ def application(
 ) -> App:
     """The application as the common options describe it."""
     known = Settings(str(kubeconfig) if kubeconfig else None, context, **settings)
-    return App(known, sink(log_format), confirm if sys.stdin.isatty() and sys.stderr.isatty() else None)
+    asks = confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return App(known, sink(log_format), asks, event_notice if log_format is LogFormat.JSON else notice)
 
 
 def sink(log_format: LogFormat) -> Sink:
@@ -45,6 +48,16 @@ def sink(log_format: LogFormat) -> Sink:
     from orchestrator.report.console import Lines  # noqa: PLC0415
 
     return Lines(sys.stderr)
+
+
+def event_notice(text: str) -> None:
+    """A notice as a JSON event: see `app.notice` for why it goes past the sink."""
+    import json  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    event = {"event": "run.stopping", "level": "warning", "at": datetime.now(UTC).isoformat(), "why": text}
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        os.write(2, json.dumps(event).encode() + b"\n")
 
 
 def confirm(plan: Plan) -> bool:

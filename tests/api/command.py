@@ -17,6 +17,7 @@ class Command:
     kubeconfig: Path
     home: Path
     extra: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen] = field(default_factory=list)
 
     @property
     def environ(self):
@@ -48,9 +49,17 @@ class Command:
         """A command that goes on beside the test; its output is kept in files."""
         self.home.mkdir(exist_ok=True)
         with (self.home / "stdout").open("wb") as out, (self.home / "stderr").open("wb") as err:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [PROGRAM, *words], env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
+        self.started.append(process)
+        return process
+
+    def end(self):
+        """Kill what still goes on beside."""
+        for process in self.started:
+            process.kill()
+            process.wait()
 
     @property
     def stderr(self):
