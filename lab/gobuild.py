@@ -236,7 +236,7 @@ def staged(published: Mapping[str, Any], version: str) -> list[str]:
     staging = f"v0.{version.partition('.')[2]}"
     replaced = [each for each in published.get("Replace") or () if each["New"]["Path"].startswith("./staging/")]
     local = [each["Old"]["Path"] for each in replaced]
-    lines = [f"godebug {each['Key']}={each['Value']}" for each in published.get("Godebug") or ()]
+    lines = [f"godebug {each['Key']}={each['Value']}" for each in published.get("GoDebug") or ()]
     lines += ["replace (", *(f"{path} => {path} {staging}" for path in local), ")", "require ("]
     for each in published.get("Require") or ():
         lines.append(f"{each['Path']} {staging if each['Path'] in local else each['Version']}")

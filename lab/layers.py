@@ -183,7 +183,8 @@ def closure(root: Path, paths: Sequence[str]) -> dict[str, Path | str]:
 
 def _libraries(root: Path, path: str) -> Iterator[str]:
     """The shared libraries that the loader of `root` finds for a program; none for a script or a static one."""
-    if (root / path.lstrip("/")).open("rb").read(4) != b"\x7fELF":
-        return
+    with (root / path.lstrip("/")).open("rb") as content:
+        if content.read(4) != b"\x7fELF":
+            return
     listing = attempt(["chroot", str(root), "/lib64/ld-linux-x86-64.so.2", "--list", path]).stdout
     yield from (word for word in listing.split() if word.startswith("/"))
