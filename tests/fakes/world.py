@@ -31,6 +31,11 @@ class World:
 
     Args:
         root: The directory of the runs.
+
+    Attributes:
+        hands: Those of the last process.
+        crews: Of all drains, in order.
+        effects: Of all processes, in order.
     """
 
     def __init__(self, root):
@@ -40,11 +45,14 @@ class World:
         self.leases = FakeLeases(self.clock)
         self.sink = Recorder()
         self.effects = []
+        self.crews = []
+        self.hands = None
 
     @property
     def actions(self):
         def crew(size):
-            return FakeCrew(self.clock, self.cluster.next_at)
+            self.crews.append(FakeCrew(self.clock, self.cluster.next_at))
+            return self.crews[-1]
 
         return {
             "node.cordon": Cordon(),
@@ -93,10 +101,11 @@ class World:
         self, record, life, *, resumed=False, stop=None, sink=None, holder="ann@laptop", leases=None, actions=None
     ):
         self.leases.life = life
+        self.hands = self.cluster.hands(life)
         try:
             runner.execute(
                 record.plan,
-                self.cluster.hands(life),
+                self.hands,
                 actions or self.actions,
                 journal=record,
                 leases=leases or self.leases,
