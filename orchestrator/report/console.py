@@ -35,6 +35,10 @@ def _lost(f: Mapping[str, Any]) -> str:
     return f"lost the cluster's run lock: {f['why']}"
 
 
+def _kept(f: Mapping[str, Any]) -> str:
+    return f"the cluster's run lock could not be given back: {f['why']}; others can take it over in {f['until_s']} s"
+
+
 def _degraded(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: goes on without {f['what']}: {f['why']}"
 
@@ -73,6 +77,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "retry.scheduled": _retry,
     "lease.taken_over": _taken_over,
     "lease.lost": _lost,
+    "lease.kept": _kept,
     "drain.progress": _progress,
     "drain.degraded": _degraded,
 }
