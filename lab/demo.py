@@ -176,7 +176,7 @@ def _application(name: str, replicas: int, needed: int, image: str) -> list[dict
         "name": name,
         "image": image,
         "command": SERVE,
-        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
     }
     spread = {
         "maxSkew": 1,
