@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 from orchestrator.cluster.model import Budget, Pod, PodChange
-from orchestrator.errors import ApiError, ApiUnreachable
+from orchestrator.errors import ApiError, ApiUnreachable, FactUnreadable
 from orchestrator.kube.wire import BudgetObject, PodObject, Status, WatchEvent
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Watch(Generic[T]):
         Raises:
             Expired: 410, by status or as an event.
             ApiError: The server refused or the connection broke.
+            FactUnreadable: What came is no event.
         """
         asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
         try:
@@ -87,7 +88,7 @@ class Watch(Generic[T]):
                 stream.close()
         for line in stream.lines():
             if line.strip():
-                yield _checked(_EVENT.decode(line))
+                yield _checked(_decoded(_EVENT, line))
 
     def pause(self, attempt: int, err: ApiError | None = None) -> int:
         """Wait before attempt number `attempt` (from 0) to reopen, or until the context is left.
@@ -104,10 +105,20 @@ class Watch(Generic[T]):
         return attempt + 1
 
 
+def _decoded(decoder: msgspec.json.Decoder[T], sent: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(sent)
+    except msgspec.MsgspecError as err:
+        raise FactUnreadable(
+            f"cannot follow a watch: what it sent is not what an API server says ({err})",
+            remedy="is there a proxy between here and the API server that answers in its place?",
+        ) from err
+
+
 def _checked(event: WatchEvent) -> WatchEvent:
     if event.type != "ERROR":
         return event
-    status = _STATUS.decode(event.object)
+    status = _decoded(_STATUS, event.object)
     if status.code == GONE:
         raise Expired
     raise ApiUnreachable(f"the watch ended: {status.message[:256]}", remedy="it is opened again", status=status.code)
@@ -126,7 +137,7 @@ def pods(session: Session, since: PodList, query: Mapping[str, str], relist: Cal
             try:
                 for event in watch.events("/api/v1/pods", {**query, "resourceVersion": version}):
                     attempt = 0
-                    obj = _POD.decode(event.object)
+                    obj = _decoded(_POD, event.object)
                     version = obj.metadata.resource_version or version
                     if event.type != "BOOKMARK":
                         yield _pod_change(event.type, obj.fact(), known)
@@ -134,6 +145,7 @@ def pods(session: Session, since: PodList, query: Mapping[str, str], relist: Cal
                 now = _listed_again(watch, relist)
                 yield from _differences(known, now)
                 version = now.resource_version
+                attempt = watch.pause(attempt)
             except ApiError as err:
                 attempt = watch.pause(attempt, err)
             else:
@@ -189,9 +201,9 @@ def budgets(session: Session) -> Watch[Budget]:
                     attempt = 0
                     if event.type == "BOOKMARK":
                         continue
-                    yield _as_seen(event.type, _BUDGET.decode(event.object).fact())
+                    yield _as_seen(event.type, _decoded(_BUDGET, event.object).fact())
             except Expired:
-                watch.pause(0)
+                attempt = watch.pause(attempt)
             except ApiError as err:
                 attempt = watch.pause(attempt, err)
             else:
