@@ -27,6 +27,7 @@ from orchestrator.kube.wire import (
     NodeObject,
     PodObject,
     WorkloadObject,
+    read_cordon,
     write_cordon,
 )
 
@@ -317,21 +318,31 @@ class KubeHands(_Asking):
         """One patch, on the resource version that was read.
 
         A kubelet changes its node every few minutes: after a conflict the node is read again, and the patch goes out
-        again while nobody else has cordoned or uncordoned it.
+        again while nobody else has cordoned or uncordoned it. A conflict with a patch of our own, whose answer was
+        lost, is a success.
         """
-        found = node
-        while True:
+        found, aim = node, (node.uid, spec["unschedulable"] is True, read_cordon(record))
+
+        def attempt() -> Node | ApiConflict:
+            nonlocal found
             try:
                 answer = self._patch_node(found, spec, record, dry_run=False)
-            except ApiConflict:
+            except ApiConflict as err:
                 self._readings.clear()
                 now = self.node(node.name)
+                if (now.uid, now.unschedulable, now.cordon) == aim:
+                    return now
                 if (now.uid, now.unschedulable, now.cordon) != (node.uid, node.unschedulable, node.cordon):
-                    raise
+                    return err
                 found = now
-                continue
+                raise
             self._readings.clear()
-            return self._remember(f"node/{node.name}", self._parse(_NODE, answer, f"patch node {node.name}").fact())
+            return self._parse(_NODE, answer, f"patch node {node.name}").fact()
+
+        after = self._retried(retry.API_WRITE, attempt)
+        if isinstance(after, ApiConflict):
+            raise after
+        return self._remember(f"node/{node.name}", after)
 
     def evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """Ask once for the eviction of `pod`; see `cluster.ports`."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from orchestrator.engine.lease import LeaseRecord
-from orchestrator.errors import ApiConflict, ApiError, ApiNotFound
+from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable
 from orchestrator.kube.wire import Meta, WatchEvent, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.kube.session import Response, Session
+
+T = TypeVar("T")
 
 NAMESPACE = "kube-system"
 NAME = "kube-orchestrator"
@@ -67,18 +69,17 @@ class KubeLeases:
     def read(self) -> LeaseRecord | None:
         """The record, or None."""
         try:
-            return _LEASE.decode(self._send("GET", f"{_PATH}/{NAME}", None, "read the run lock").body).fact()
+            return self._lease("GET", f"{_PATH}/{NAME}", None, "read the run lock")
         except ApiNotFound:
             return None
 
     def create(self, record: LeaseRecord) -> LeaseRecord:
         """The record as stored; ApiConflict when there is one."""
-        return _LEASE.decode(self._send("POST", _PATH, _object(record), "take the run lock").body).fact()
+        return self._lease("POST", _PATH, _object(record), "take the run lock")
 
     def replace(self, record: LeaseRecord) -> LeaseRecord:
         """The record as stored, if nobody changed it since it was read."""
-        answer = self._send("PUT", f"{_PATH}/{NAME}", _object(record), "renew the run lock")
-        return _LEASE.decode(answer.body).fact()
+        return self._lease("PUT", f"{_PATH}/{NAME}", _object(record), "renew the run lock")
 
     def delete(self, record: LeaseRecord) -> None:
         """Remove the record, if it is still that one."""
@@ -100,11 +101,18 @@ class KubeLeases:
             "timeoutSeconds": str(seconds),
         }
         stream = self._session.stream(_PATH, query=query, read_timeout_s=seconds + REQUEST_TIMEOUT_S)
-        for line in stream.lines():
-            event = _EVENT.decode(line)
-            if event.type == "ERROR":
-                raise ApiConflict("the watch of the run lock ended", remedy="it is opened again")
-            yield None if event.type == "DELETED" else _LEASE.decode(event.object).fact()
+        what = "watch the run lock"
+        try:
+            for line in stream.lines():
+                event = _decoded(_EVENT, line, what)
+                if event.type == "ERROR":
+                    raise ApiConflict("the watch of the run lock ended", remedy="it is opened again")
+                yield None if event.type == "DELETED" else _decoded(_LEASE, event.object, what).fact()
+        finally:
+            stream.close()
+
+    def _lease(self, method: str, path: str, body: object, what: str) -> LeaseRecord:
+        return _decoded(_LEASE, self._send(method, path, body, what).body, what).fact()
 
     def _send(self, method: str, path: str, body: object, what: str) -> Response:
         answer = self._session.send(method, path, body=body, timeout_s=REQUEST_TIMEOUT_S)
@@ -112,6 +120,17 @@ class KubeLeases:
             err: ApiError = self._session.failure(answer, what)
             raise err
         return answer
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], sent: bytes | msgspec.Raw, what: str) -> T:
+    """Something else than the API server answered where this cannot be decoded: as good as no answer."""
+    try:
+        return decoder.decode(sent)
+    except msgspec.MsgspecError as err:
+        raise ApiUnreachable(
+            f"cannot {what}: the answer is not what an API server says ({err})",
+            remedy="is there a proxy between here and the API server that answers in its place?",
+        ) from err
 
 
 def _object(record: LeaseRecord) -> dict[str, Any]:
