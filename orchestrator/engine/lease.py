@@ -125,6 +125,7 @@ class Lease:
         self._over = threading.Event()
         self._confirmed = self._confirmed_wall = 0.0
         self._why_lost = ""
+        self._failing = False
 
     _record: LeaseRecord
 
@@ -140,23 +141,26 @@ class Lease:
         if self._why_lost:
             return
         try:
-            retry.call(retry.LEASE_RENEW, self._give_back, clock=self._clock, deadline=self._end)
+            retry.call(retry.LEASE_GIVE_BACK, self._give_back, clock=self._clock, deadline=self._end)
         except ApiError as failed:
             self._emit("lease.kept", why=str(failed), until_s=self._duration_s)
 
-    def guard(self) -> None:
+    def guard(self, deadline: float | None = None, clock: Clock | None = None) -> None:
         """Before an effect: this run still holds the cluster.
 
-        Where its time is up by any clock (a keeper that could not renew it, a laptop that slept), only a renewal on
-        the version that was written last proves that nobody had it meanwhile.
+        Where its time is up by any clock (an API server that is away, a laptop that slept), only a renewal on the
+        version that was written last proves that nobody had it meanwhile. That is waited for: nothing can be changed
+        without an API server anyway, and one that restarts comes back.
+
+        Args:
+            deadline: On `clock.now()`: until then at most.
+            clock: For the pauses of that wait, so that they can be left early.
 
         Raises:
             LeaseLost: It does not, or cannot tell any more.
         """
         if not self._why_lost and self._unconfirmed_s() >= self._valid_s:
-            self._renew(deadline=self._clock.now() + CONFIRMED_S)
-            if self._unconfirmed_s() >= self._valid_s:
-                self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
+            self._prove(deadline, clock or self._clock)
         if self._why_lost:
             raise LeaseLost(
                 f"run {self._run} no longer holds the cluster: {self._why_lost}; no further change was started",
@@ -164,14 +168,27 @@ class Lease:
                 f"then `orchestrator resume {self._run}`",
             )
 
-    def confirm(self) -> None:
+    def _prove(self, deadline: float | None, clock: Clock) -> None:
+        """Renew it, or lose it."""
+        self._emit("lease.in_doubt", for_s=round(self._unconfirmed_s()))
+
+        def attempt() -> None:
+            if self._unconfirmed_s() >= self._valid_s:
+                self._renew_once()
+
+        try:
+            retry.call(retry.LEASE_PROVE, attempt, clock=clock, deadline=deadline)
+        except ApiError as err:
+            self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s: {err}")
+
+    def confirm(self, deadline: float | None = None, clock: Clock | None = None) -> None:
         """Before a step: as `guard`, and renewed if that was not done just now.
 
         A renewal that fails without being refused leaves it to the time that the lease still has.
         """
         if not self._why_lost and self._unconfirmed_s() > CONFIRMED_S:
             self._renew(deadline=self._end)
-        self.guard()
+        self.guard(deadline, clock)
 
     @property
     def _end(self) -> float:
@@ -279,14 +296,13 @@ class Lease:
         """Renew in time, and between renewals watch for others. Short runs are spared both."""
         if self._wait(self._over, CONFIRMED_S):
             return
-        while not self._why_lost:
+        while self._unconfirmed_s() < self._valid_s + retry.LEASE_PROVE.give_up_s:
             self._look_out(self._confirmed + self._renew_s)
             if self._over.is_set() or self._why_lost:
                 return
             if not self._renew(deadline=self._end):
                 self._wait(self._over, CONFIRMED_S)
-            if self._unconfirmed_s() >= self._valid_s:
-                self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
+        self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
 
     def _look_out(self, until: float) -> None:
         """Watch until it is time to renew; a watch that breaks leaves it to the renewal to find out."""
@@ -312,12 +328,15 @@ class Lease:
         return bool(self._why_lost)
 
     def _renew(self, *, deadline: float) -> bool:
-        """Renew, again if need be until `deadline`. Whether it is renewed; lost or in danger, the sink is told."""
+        """Renew, again if need be until `deadline`. Whether it is renewed; lost or failing, the sink is told once."""
         try:
             retry.call(retry.LEASE_RENEW, self._renew_once, clock=self._clock, deadline=deadline)
         except ApiError as err:
-            self._emit("lease.renewal_failed", why=str(err))
+            if not self._failing:
+                self._emit("lease.renewal_failed", why=str(err))
+            self._failing = True
             return False
+        self._failing = False
         return True
 
     def _renew_once(self) -> None:

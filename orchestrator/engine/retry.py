@@ -44,6 +44,11 @@ API_READ = Policy("api-read", 0.2, 2, 5, 60)
 API_WRITE = Policy("api-write", 0.2, 2, 5, 60)
 # Several attempts between two renewals, and at an end before a lease of 15 s, renewed after 5, has run out.
 LEASE_RENEW = Policy("lease-renew", 0.2, 2, 1, 7)
+# A lease whose time is up is proven by a renewal on its version, or not at all. The API server of a single control
+# plane is away for up to 70 s when it restarts (a third of it its own slow exit); a person waits no longer.
+LEASE_PROVE = Policy("lease-prove", 0.2, 2, 2, 90)
+# At the end of a run nobody waits long: what is not given back runs out by itself.
+LEASE_GIVE_BACK = Policy("lease-give-back", 0.2, 2, 1, 2)
 # Between an effect and seeing it: at once, then ever less often. It has no end of its own: the step's deadline does.
 SETTLE = Policy("settle", 0.2, 2, 5, math.inf)
 # A server loads its permissions in its first seconds (up to 10 seen) and forbids everything until then; a 403 that

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from orchestrator.engine import retry
@@ -320,13 +321,14 @@ class _Run(Generic[H]):
             Refused: It was Blocked meanwhile.
         """
         deadline = None if step.timeout_s is None else began + step.timeout_s
-        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), self._guard)
+        guard = partial(self._guard, deadline)
+        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard)
         self._apply(action, step, now, applying)
         said = ""
 
         def look() -> Decision:
             nonlocal said
-            self._guard()
+            guard()
             seen = action.probe(self._hands, step)
             decision = action.decide(seen, step, self._journal.past)
             if isinstance(decision, Blocked):
@@ -342,7 +344,7 @@ class _Run(Generic[H]):
             retry.SETTLE,
             look,
             lambda d: isinstance(d, Done),
-            clock=_Heeding(self._clock, self._guard),
+            clock=_Heeding(self._clock, guard),
             deadline=deadline,
             scheduled=lambda err, _: self._emit_of(step, "step.waiting", level="warning", why=str(err)),
         )
@@ -354,17 +356,20 @@ class _Run(Generic[H]):
         return decision
 
     def _apply(self, action: Action[H, H], step: Step, now: Facts, applying: Applying) -> None:
-        self._lease.confirm()
-        self._guard()
+        self._heed()
+        self._lease.confirm(applying.deadline, _Heeding(self._clock, self._heed))
         action.apply(self._hands, step, now, applying)
 
     def _past(self, deadline: float | None) -> bool:
         return deadline is not None and self._clock.now() >= deadline
 
-    def _guard(self) -> None:
+    def _guard(self, deadline: float | None = None) -> None:
+        self._heed()
+        self._lease.guard(deadline, _Heeding(self._clock, self._heed))
+
+    def _heed(self) -> None:
         if self._stop.hard:
             raise self._interrupted("stopped at once, as asked")
-        self._lease.guard()
 
     def _interrupted(self, why: str) -> Interrupted:
         run = self._journal.run

@@ -35,6 +35,13 @@ def _lost(f: Mapping[str, Any]) -> str:
     return f"lost the cluster's run lock: {f['why']}"
 
 
+def _in_doubt(f: Mapping[str, Any]) -> str:
+    return (
+        f"the cluster's run lock could not be renewed for {f['for_s']} s: nothing is changed until the API server "
+        "answers again"
+    )
+
+
 def _kept(f: Mapping[str, Any]) -> str:
     return f"the cluster's run lock could not be given back: {f['why']}; others can take it over in {f['until_s']} s"
 
@@ -77,6 +84,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "retry.scheduled": _retry,
     "lease.taken_over": _taken_over,
     "lease.lost": _lost,
+    "lease.in_doubt": _in_doubt,
     "lease.kept": _kept,
     "drain.progress": _progress,
     "drain.degraded": _degraded,
