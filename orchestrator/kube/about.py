@@ -10,7 +10,7 @@ import socket
 import ssl
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.clock import Clock
     from orchestrator.kube.permissions import Rule
     from orchestrator.kube.session import Response, Session
+
+T = TypeVar("T")
 
 #: For one request, and for a handshake.
 TIMEOUT_S = 10.0
@@ -77,13 +79,7 @@ class KubeAbout:
         begun, at = self._clock.now(), self._clock.wall()
         answer = self._get("/version", "read the server's version")
         took_s = self._clock.now() - begun
-        try:
-            version = msgspec.json.decode(answer.body, type=VersionObject).git_version
-        except msgspec.MsgspecError as err:
-            raise FactUnreadable(
-                f"the answer of {self._session.server}/version cannot be read: {err}",
-                remedy="is it really a Kubernetes API server?",
-            ) from err
+        version = self._decoded(answer, VersionObject, "read the server's version").git_version
         return ServerAnswer(version, took_s, _ahead(answer.headers.get("Date"), at + took_s / 2))
 
     def version(self) -> str:
@@ -152,13 +148,15 @@ class KubeAbout:
             "spec": {"resourceAttributes": {k: v for k, v in attributes.items() if v}},
         }
 
+        what = f"ask whether this user may {rule}"
+
         def attempt() -> Response:
-            answer = self._session.send("POST", _REVIEWS, body=body, timeout_s=TIMEOUT_S)
+            answer = self._session.send("POST", _REVIEWS, body=body, timeout_s=min(TIMEOUT_S, self._patience_s))
             if answer.status >= 300:
-                raise self._session.failure(answer, f"ask whether this user may {rule}")
+                raise self._session.failure(answer, what)
             return answer
 
-        said = msgspec.json.decode(self._retried(attempt).body, type=Review).status
+        said = self._decoded(self._retried(attempt), Review, what).status
         return "" if said.allowed else said.evaluation_error or said.reason or "no role grants it"
 
     def _get(self, path: str, what: str) -> Response:
@@ -169,6 +167,15 @@ class KubeAbout:
             return answer
 
         return self._retried(attempt)
+
+    def _decoded(self, answer: Response, kind: type[T], what: str) -> T:
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except msgspec.MsgspecError as err:
+            raise FactUnreadable(
+                f"cannot {what}: the answer is not what an API server says ({err})",
+                remedy=f"is {self._session.server} really a Kubernetes API server?",
+            ) from err
 
     def _retried(self, attempt: Callable[[], Response]) -> Response:
         deadline = self._clock.now() + self._patience_s

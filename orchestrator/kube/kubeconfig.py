@@ -20,12 +20,14 @@ class Choice:
         context: Its name; "" inside a pod.
         cluster: The name of its cluster.
         user: The name of its user.
+        renews: Its credentials are renewed by a plugin or, inside a pod, by the kubelet.
     """
 
     files: tuple[Path, ...]
     context: str
     cluster: str
     user: str
+    renews: bool = False
 
 
 def files(kubeconfig: str | None) -> tuple[Path, ...]:
@@ -64,13 +66,13 @@ def choose(kubeconfig: str | None, context: str | None) -> Choice:
         raise BadUsage(f"there is no kubeconfig {wanted[0]}", remedy="name an existing file with --kubeconfig")
     if not found:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
-            return Choice((), "", "in-cluster", "service account")
+            return Choice((), "", "in-cluster", "service account", renews=True)
         places = ", ".join(str(p) for p in wanted)
         raise ApiUnreachable(
             f"no cluster: there is no kubeconfig ({places})",
             remedy="set KUBECONFIG or pass --kubeconfig; `make demo` starts a cluster to try with",
         )
-    current, known = _merged(found)
+    current, known, plugins = _merged(found)
     name = context or current
     if not name:
         raise BadUsage("the kubeconfig has no current context", remedy=f"pass --context, one of: {_listed(known)}")
@@ -81,25 +83,29 @@ def choose(kubeconfig: str | None, context: str | None) -> Choice:
         raise BadUsage(
             f"there is no context {name!r} in {places}", remedy=f"{hint}pass --context, one of: {_listed(known)}"
         )
-    return Choice(found, name, known[name].get("cluster") or "", known[name].get("user") or "")
+    user = known[name].get("user") or ""
+    return Choice(found, name, known[name].get("cluster") or "", user, plugins.get(user, False))
 
 
 def _listed(known: dict[str, dict[str, Any]]) -> str:
     return ", ".join(sorted(known)) or "none"
 
 
-def _merged(paths: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The current context, and each context's fields by name."""
+def _merged(paths: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]], dict[str, bool]]:
+    """The current context, each context's fields by name, and for each user whether a plugin gives the credentials."""
     import yaml  # noqa: PLC0415  only commands that talk to a cluster pay for it
 
     current = ""
     known: dict[str, dict[str, Any]] = {}
+    plugins: dict[str, bool] = {}
     for path in paths:
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             current = current or raw.get("current-context") or ""
             for entry in raw.get("contexts") or ():
                 known.setdefault(str(entry["name"]), entry.get("context") or {})
+            for entry in raw.get("users") or ():
+                plugins.setdefault(str(entry["name"]), "exec" in (entry.get("user") or {}))
         except yaml.MarkedYAMLError as err:
             line = err.problem_mark.line + 1 if err.problem_mark else "unknown"
             raise _unreadable(path, f"it is not YAML: {err.problem} in line {line}") from err
@@ -107,7 +113,7 @@ def _merged(paths: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
             raise _unreadable(path, err.strerror or str(err)) from err
         except (UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
             raise _unreadable(path, "it is not a kubeconfig") from err
-    return current, known
+    return current, known, plugins
 
 
 def _unreadable(path: Path, why: str) -> BadUsage:

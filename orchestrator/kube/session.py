@@ -102,8 +102,8 @@ class Session:
 
     @property
     def token_renews(self) -> bool:
-        """A plugin renews the token when it ends."""
-        return self._configuration.refresh_api_key_hook is not None
+        """Something renews the token when it ends."""
+        return self.choice.renews
 
     @property
     def tls_name(self) -> str:

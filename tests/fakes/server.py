@@ -286,8 +286,9 @@ class _Handler(BaseHTTPRequestHandler):
             case Stream():
                 self.stream(reply)
             case Answer():
-                self.send_response(reply.status)
-                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                self.send_response_only(reply.status)
+                usual = {"Content-Type": "application/json", "Date": self.date_time_string()}
+                for name, value in {**usual, **reply.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(reply.body)))
                 self.end_headers()

@@ -251,6 +251,7 @@ def test_the_token_of_a_plugin_is_sent(server, tmp_path):
 
     assert server.requests[0].headers["authorization"] == "Bearer t1"
     assert session.bearer_token == "t1"
+    assert session.token_renews
 
 
 def test_in_a_pod_the_service_account_is_used_and_a_missing_one_is_named(monkeypatch):
@@ -274,6 +275,10 @@ def test_the_token_and_the_name_of_this_tool_are_sent(server, tmp_path):
     assert request.headers["User-Agent"] == "orchestrator"
     assert request.headers["Accept"] == "application/json"
     assert request.query == {"a": "b c"}
+
+
+def test_a_token_of_the_kubeconfig_is_not_renewed_by_anybody(server, tmp_path):
+    assert not server.session(tmp_path).token_renews
 
 
 def test_one_connection_serves_many_requests(server, tmp_path):
