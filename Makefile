@@ -46,7 +46,7 @@ lab-test: $(READY) ## the tests on the real kind cluster
 lab: $(READY) ## start the real cluster: 1 control plane, 2 workers
 	$(BIN)/python -m lab up
 
-lab-down: $(READY) ## stop every cluster and daemon that the lab started
+lab-down: $(READY) ## stop every cluster, control plane and daemon that the lab started
 	$(BIN)/python -m lab down --all
 
 lab-full: $(READY) ## the long matrices

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +10,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from lab import cache, cluster, gobuild, host, images, progress, ssh, state, versions
+from lab import cache, cluster, demo, gobuild, host, images, progress, ssh, state, versions
+from lab.api import cli as api
+from lab.bench import cli as bench
 from lab.errors import LabError
 from lab.state import Shape
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_NAME = "lab"
-# Modules that bring commands of their own, each with a function `add(subparsers)`.
-_FURTHER = ("lab.api.cli", "lab.demo", "lab.bench.cli")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,9 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_cluster_commands(commands)
     _add_node_commands(commands)
-    for name in _FURTHER:
-        if importlib.util.find_spec(name.rpartition(".")[0]) and importlib.util.find_spec(name):
-            importlib.import_module(name).add(commands)
+    for part in (api, demo, bench):
+        part.add(commands)
     return parser
 
 
@@ -115,6 +112,10 @@ def _down(args: argparse.Namespace) -> int:
     for name in names:
         progress.say(f"{name} is gone" if cluster.down(name) else f"there is no cluster {name}")
     if args.all:
+        for name in api.names():
+            with state.lock(f"api-{name}"):
+                api.down(name)
+            progress.say(f"control plane {name} is gone")
         cluster.tidy()
     return 0
 
@@ -144,10 +145,10 @@ def _images(_: argparse.Namespace) -> int:
 
 
 def _clean(_: argparse.Namespace) -> int:
-    running = state.clusters()
+    running = [f"cluster {known.name}" for known in state.clusters()]
+    running += [f"control plane {name}" for name in api.names()]
     if running:
-        names = ", ".join(known.name for known in running)
-        raise LabError(f"clusters are up: {names}", remedy="python -m lab down --all")
+        raise LabError(f"still up: {', '.join(running)}", remedy="python -m lab down --all")
     cluster.tidy()
     if cache.root().exists():
         shutil.rmtree(cache.root())
