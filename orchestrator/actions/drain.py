@@ -31,7 +31,7 @@ REPORT_S = 1.0
 HEARTBEAT_S = 10.0
 #: For one eviction: well above what servers need where many pods share a budget (11 s seen).
 EVICTION_TIMEOUT_S = 30.0
-#: A budget without room for this long is explained by its pods, and again this often.
+#: A budget that let no pod go for this long is explained by its pods, and again this often.
 EXPLAIN_AFTER_S = 2.0
 EXPLAIN_EVERY_S = 10.0
 #: How many names a message holds.
@@ -272,8 +272,11 @@ class _Course:
     def _explain(self, waiting: Waiting, now: float) -> None:
         """Have the pods of a budget without room looked up: which of them are not ready, and since when."""
         budget = self._evacuation.budget(waiting.budget) if waiting.budget else None
-        due = self._explained_at.get(waiting.budget, waiting.since + EXPLAIN_AFTER_S - EXPLAIN_EVERY_S)
-        if budget is None or now < due + EXPLAIN_EVERY_S:
+        if budget is None:
+            return
+        still_since = max(waiting.since, self._evacuation.granted_at(waiting.budget))
+        again_at = self._explained_at.get(waiting.budget, -math.inf) + EXPLAIN_EVERY_S
+        if now < max(still_since + EXPLAIN_AFTER_S, again_at):
             return
         self._explained_at[waiting.budget] = now
         wall = self._run.clock.wall()

@@ -9,6 +9,7 @@ a refusal (429) is the exception, and the next pod goes out the moment the budge
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -58,11 +59,14 @@ class _Item:
 class _Account:
     """What a budget still allows, counting evictions that its numbers do not show yet.
 
+    `granted_at` is when the last eviction under it was granted; minus infinity when none was.
+
     Source: policy/v1 `status.disruptedPods`: the server adds a pod there in the same write that takes it off
     `disruptionsAllowed`; the controller takes it out when it has seen the pod go.
     """
 
     budget: Budget
+    granted_at: float = -math.inf
     unseen: set[str] = field(default_factory=set)
     shut: bool = False
     probe_at: float | None = None
@@ -222,6 +226,7 @@ class Evacuation:
         match answer:
             case Evicted():
                 self._limit = min(self._parallel, self._limit + 1)
+                self._granted(item, now)
                 self._move(item, State.LEAVING, now)
             case Gone():
                 self._move(item, State.GONE, now)
@@ -293,6 +298,11 @@ class Evacuation:
         account = self._accounts.get(key)
         return account.budget if account else None
 
+    def granted_at(self, key: str) -> float:
+        """When an eviction under a budget was last granted; minus infinity when none was."""
+        account = self._accounts.get(key)
+        return account.granted_at if account else -math.inf
+
     def _waiting(self) -> tuple[Waiting, ...]:
         groups: dict[tuple[str, str], list[_Item]] = {}
         for item in self._items.values():
@@ -359,6 +369,10 @@ class Evacuation:
     def _uncount(self, item: _Item) -> None:
         for key in item.covers:
             self._accounts[key].uncount(item.pod.name)
+
+    def _granted(self, item: _Item, now: float) -> None:
+        for key in item.covers:
+            self._accounts[key].granted_at = now
 
     def _exhausted(self, item: _Item, answer: BudgetExhausted, now: float) -> None:
         key = f"{item.pod.namespace}/{answer.budget}"
