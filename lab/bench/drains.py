@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,9 +30,6 @@ DRAINED, FREE = "n1", "n2"
 APP = "web"
 SWEEP = (1, 4, 16, 64)
 SWEEP_PODS = 250
-#: What the machine's other work may take of it before a run does not count; it is then made again, so often at most.
-FOREIGN_PERCENT = 20.0
-ATTEMPTS = 3
 _IDLE_S = 5
 _SETTLE_S = 1.0
 _PATIENCE_S = 180.0
@@ -129,30 +125,21 @@ class Workbench:
         with self._populated(name, pods) as reset:
             rows = [self._row(name, pods, NOBODY)]
             for _ in range(repeat):
-                rows += [self._quietly(reset, partial(self._row, name, pods, tool)) for tool in (KUBECTL, OURS)]
+                rows += [self._after(reset, name, pods, tool) for tool in (KUBECTL, OURS)]
         return tuple(rows)
 
     def sweep(self, name: str, repeat: int) -> tuple[Row, ...]:
         """OURS with different numbers of evictions at once, in turn."""
         with self._populated(name, SWEEP_PODS) as reset:
-            return tuple(
-                self._quietly(reset, partial(self._row, name, SWEEP_PODS, OURS, many))
-                for _ in range(repeat)
-                for many in SWEEP
-            )
+            runs = [many for _ in range(repeat) for many in SWEEP]
+            return tuple(self._after(reset, name, SWEEP_PODS, OURS, many) for many in runs)
 
     def _populated(self, name: str, pods: int) -> _Populated:
         return _Populated(self._load, SCENARIOS[name], pods)
 
-    def _quietly(self, reset: Callable[[], None], run: Callable[[], Row]) -> Row:
-        """A run during which the machine had little else to do, or the least busy one of ATTEMPTS."""
-        rows = []
-        for _ in range(ATTEMPTS):
-            reset()
-            rows.append(run())
-            if rows[-1].run.foreign_percent <= FOREIGN_PERCENT:
-                break
-        return min(rows, key=lambda row: row.run.foreign_percent)
+    def _after(self, reset: Callable[[], None], name: str, pods: int, tool: str, parallel: int = 0) -> Row:
+        reset()
+        return self._row(name, pods, tool, parallel)
 
     def _row(self, name: str, pods: int, tool: str, parallel: int = 0) -> Row:
         said = self._home / "said"

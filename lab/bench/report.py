@@ -137,6 +137,7 @@ def drains(figures: Figures) -> str:
         "ratio",
         "peak MiB",
         "ratio",
+        "others' CPU %",
     )
     body = []
     for scenario, pods in figures.compared():
@@ -144,7 +145,8 @@ def drains(figures: Figures) -> str:
         for of, digits in ((_wall, 2), (_total, 0), (_cpu, 2), (_peak, 0)):
             theirs, ours = (median(map(of, figures.runs(scenario, pods, tool))) for tool in (KUBECTL, OURS))
             cells += [f"{theirs:.{digits}f} / {ours:.{digits}f}", f"**{ours / theirs:.2f}**"]
-        body.append(cells)
+        theirs, ours = (median(map(_foreign, figures.runs(scenario, pods, tool))) for tool in (KUBECTL, OURS))
+        body.append([*cells, f"{theirs:.0f} / {ours:.0f}"])
     return _table(head, body)
 
 
@@ -235,6 +237,10 @@ def _cpu(run: Run) -> float:
 
 def _peak(run: Run) -> float:
     return run.peak_mib
+
+
+def _foreign(run: Run) -> float:
+    return run.foreign_percent
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -105,7 +105,7 @@ def test_the_table_of_drains_shows_both_figures_and_the_ratio():
 
     assert table[2] == (
         "| no budget | 50 | 1 | 10.00 / 1.00 | **0.10** | 100 / 55 | **0.55** | 0.20 / 0.40 | **2.00** |"
-        " 50 / 55 | **1.10** |"
+        " 50 / 55 | **1.10** | 1 / 1 |"
     )
 
 
