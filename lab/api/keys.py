@@ -34,6 +34,7 @@ class Authority:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._name = _named("orchestrator-lab")
+        self.certificate = directory / "ca.crt"
         kept = directory / "ca.key"
         self._key: ec.EllipticCurvePrivateKey
         if kept.exists():
@@ -41,7 +42,7 @@ class Authority:
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
             write_key(kept, self._key)
-            (directory / "ca.crt").write_bytes(self._own().public_bytes(_PEM))
+            self.certificate.write_bytes(self._own().public_bytes(_PEM))
 
     def _own(self) -> x509.Certificate:
         usage = x509.KeyUsage(
