@@ -617,7 +617,7 @@ def test_a_watch_of_the_pods_that_is_broken_for_good_ends_the_drain_with_its_err
 
 
 def test_without_a_watch_of_the_budgets_the_drain_goes_on_more_slowly_and_says_so(world, cluster):
-    web(cluster, 3, ready_after_s=1.0)
+    web(cluster, 3, ready_after_s=4.0)
     cluster.add_budget("default", "web", max_unavailable=1, app="web")
     settled(cluster)
     cluster.after(0.01, lambda: cluster.break_watches("budgets"))
@@ -672,6 +672,33 @@ def test_the_second_request_to_stop_evicts_no_further_pod(world, cluster):
 
     assert len(asked(world)) == 1
     assert world.read().state == "stopped"
+
+
+def test_the_second_request_to_stop_leaves_the_wait_for_pods_that_are_going(world, cluster):
+    web(cluster, 2, grace_s=300.0, stops_after_s=None)
+    stop = Stop()
+    cluster.after(20, lambda: (stop.request(), stop.request()))
+
+    with pytest.raises(Interrupted):
+        world.start(drain("node-1"), stop=stop)
+
+    assert 20 <= world.clock.now() <= 21
+    assert on(cluster, "node-1") == ["web-1", "web-2"]
+
+
+def test_a_lease_that_is_lost_is_noticed_while_pods_are_waited_for(world, cluster):
+    web(cluster, 2, grace_s=300.0, stops_after_s=None)
+
+    def taken():
+        now = cluster.wall()
+        world.leases.put(LeaseRecord("bob@desk", "run-9", now, now, 15))
+
+    cluster.after(20, taken)
+
+    with pytest.raises(LeaseLost):
+        world.start(drain("node-1"))
+
+    assert 20 <= world.clock.now() <= 40
 
 
 def test_a_node_that_somebody_uncordons_before_its_drain_is_not_drained(world, cluster):
