@@ -445,3 +445,14 @@ def test_a_pod_that_is_seen_leaving_before_the_answer_counts_as_asked_until_the_
     course.answered("web-0", Evicted(), 1.0)
     assert due(course, 1.0) == ["web-1"]
     assert course.progress().leaving_until == 31.0
+
+
+def test_each_answer_that_asks_for_less_halves_what_is_asked_for_at_once():
+    course = start(pods(20), parallel=8)
+    first, *others = due(course)
+    course.answered(first, TryLater("less", retry_after_s=60.0, overloaded=True), 0.0)
+
+    for name in others[:4]:
+        course.answered(name, Gone(), 0.0)
+
+    assert due(course) == ["web-8"]

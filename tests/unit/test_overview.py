@@ -1,5 +1,7 @@
 """A cluster at a glance."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.cluster.applications import Identity
@@ -88,6 +90,15 @@ def test_a_running_job_belongs_to_its_cron_job_though_cron_jobs_are_not_listed()
     (found,) = look(pods=[pod(controller=OwnerRef("Job", "import-1", "batch/v1", "j1"))], workloads=[job]).applications
 
     assert (found.identity.kind, found.identity.name, found.wanted) == ("CronJob", "import", None)
+
+
+def test_owners_are_followed_to_the_last_that_is_named():
+    rollout = OwnerRef("Rollout", "web", "example.org/v1", "x1")
+    run_by_another = replace(WEB, controller=rollout)
+
+    (found,) = look(pods=[pod()], workloads=[WEB_SET, run_by_another]).applications
+
+    assert (found.identity.kind, found.identity.name) == ("Rollout", "web")
 
 
 def test_a_pod_without_a_controller_is_an_application_of_its_own():
