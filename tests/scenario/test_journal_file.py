@@ -284,6 +284,27 @@ def test_nobody_else_can_read_a_run(place):
     assert modes == {"runs": 0o700, "run-1": 0o700, FILE: 0o600, LOCK: 0o600}
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_journal_that_may_not_be_written_is_refused_and_free(place):
+    created(place).close()
+    (place / FILE).chmod(0o400)
+
+    with pytest.raises(Refused, match="Permission denied"):
+        Journal.open(place)
+
+    assert not locked(place)
+
+
+def test_a_journal_that_cannot_be_opened_leaves_the_run_free(place):
+    place.mkdir(parents=True)
+    (place / FILE).mkdir()
+
+    with pytest.raises(BadUsage, match="Is a directory"):
+        Journal.open(place)
+
+    assert not locked(place)
+
+
 class Disk:
     """A disk that takes part of the next record and then has no room, while `full`."""
 

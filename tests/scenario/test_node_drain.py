@@ -19,6 +19,7 @@ from orchestrator.errors import (
     Locked,
     Refused,
 )
+from orchestrator.planners import nodes as planners
 from tests.fakes.crash import Life
 from tests.fakes.world import World, cordon, drain
 
@@ -797,6 +798,34 @@ def test_a_failed_drain_goes_on_when_what_held_it_up_is_mended(world, cluster):
 
     assert on(cluster, "node-1") == []
     assert world.read().state == "finished"
+
+
+# ---- uncordon ---------------------------------------------------------------------------------------------------
+
+
+def uncordon(*nodes, owner="ann@laptop", force_owner=False):
+    return planners.uncordon(nodes, owner=owner, force_owner=force_owner)
+
+
+def test_an_uncordon_undoes_ones_own_cordon_and_those_without_an_owner(world, cluster):
+    world.start(cordon("node-1"))
+    cluster.change_node("node-2", unschedulable=True)
+
+    world.start(uncordon("node-1", "node-2", "node-3"), run="run-2")
+
+    assert cluster.cordons() == {"node-1": None, "node-2": None, "node-3": None}
+    assert sorted(world.effects[1:]) == [("uncordon", "node-1"), ("uncordon", "node-2")]
+
+
+def test_an_uncordon_leaves_the_cordon_of_another_owner_unless_forced(world, cluster):
+    world.start(cordon("node-1", owner="bob@desk"))
+
+    with pytest.raises(Refused, match=r"node-1 is cordoned by bob@desk \(kernel\)"):
+        world.start(uncordon("node-1"), run="run-2")
+    assert cluster.cordons()["node-1"] == "bob@desk"
+
+    world.start(uncordon("node-1", force_owner=True), run="run-3")
+    assert cluster.cordons()["node-1"] is None
 
 
 # ---- two at once ------------------------------------------------------------------------------------------------

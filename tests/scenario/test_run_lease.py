@@ -186,6 +186,21 @@ def test_two_that_take_it_at_the_same_moment_do_not_both_have_it(bench):
         pass
 
 
+def test_a_lease_that_is_given_back_between_two_requests_is_taken(bench):
+    bench.bobs()
+    ask = bench.leases.read
+
+    def given_back():
+        bench.leases.read = ask
+        bench.leases.put(None)
+        return ask()
+
+    bench.leases.read = given_back
+
+    with bench.lease():
+        assert bench.leases.record.run == "run-1"
+
+
 # ---- keeping it -------------------------------------------------------------------------------------------------
 
 

@@ -359,11 +359,11 @@ def test_a_resumed_step_has_its_whole_time_again(bench):
 
 
 def test_a_step_without_a_limit_is_waited_for(bench):
-    bench.room.shows_after_s = {"a/sweep": 86_400.0}
+    bench.room.shows_after_s = {"a/sweep": 7200.0}
 
     bench.start(plan(["a: sweep"], timeout_s=None))
 
-    assert bench.clock.now() >= 86_400
+    assert bench.clock.now() >= 7200
 
 
 def test_a_look_that_fails_for_a_while_is_taken_again(bench):
