@@ -67,9 +67,9 @@ def waiting_line(w: Mapping[str, Any]) -> str:
     """What some of the pods wait for: `13 wait for 24 s: budget default/web allows 0 …`."""
     since = f" for {w['for_s']} s" if w["for_s"] >= 2 else ""
     verb_ = "waits" if w["count"] == 1 else "wait"
-    names = ", ".join(w["pods"][:NAMES])
-    more = f" and {w['count'] - NAMES} more" if w["count"] > NAMES else ""
-    named = f" ({names}{more})" if w["budget"] else ""
+    names = w["pods"][:NAMES]
+    more = f" and {w['count'] - len(names)} more" if w["count"] > len(names) else ""
+    named = f" ({', '.join(names)}{more})" if w["budget"] else ""
     return f"{w['count']} {verb_}{since}: {w['why']}{named}"
 
 

@@ -66,8 +66,8 @@ def test_running_lanes_are_a_table_with_what_each_waits_for(terminal):
     shown = plain(terminal.raw())
     live.close()
 
-    assert re.search(r"n1 +drain +0 s +2 of 5 pods gone; 1 terminating \(20 s of grace left\)", shown)
-    assert "2 waiting for 7 s: budget shop/web allows 0 [shop/web-1 and 1 more]" in shown
+    assert re.search(r"n1 +drain +0 s +2 of 5 pods gone, 1 terminating \(20 s of grace left\)", shown)
+    assert "2 wait for 7 s: budget shop/web allows 0 (shop/web-1 and 1 more)" in shown
     assert re.search(r"n2 +cordon +0 s +takes new pods", shown)
 
 
@@ -154,8 +154,8 @@ def test_a_wait_between_rounds_is_told_in_the_table(terminal):
 
 def test_grace_runs_down_and_waits_grow_between_reports():
     assert standing(PROGRESS, 5.0) == [
-        "2 of 5 pods gone; 1 terminating (15 s of grace left)",
-        "2 waiting for 12 s: budget shop/web allows 0 [shop/web-1 and 1 more]",
+        "2 of 5 pods gone, 1 terminating (15 s of grace left)",
+        "2 wait for 12 s: budget shop/web allows 0 (shop/web-1 and 1 more)",
     ]
-    assert standing({**PROGRESS, "grace_left_s": None, "waiting": []}, 5.0) == ["2 of 5 pods gone; 1 terminating"]
+    assert standing({**PROGRESS, "grace_left_s": None, "waiting": []}, 5.0) == ["2 of 5 pods gone, 1 terminating"]
     assert standing(PROGRESS, 60.0)[0].endswith("(0 s of grace left)")
