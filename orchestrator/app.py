@@ -21,7 +21,7 @@ from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.planners import nodes as planners
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.cluster.ports import EvictionAnswer, Hands, View
     from orchestrator.engine.events import Sink
@@ -192,7 +192,7 @@ class App:
             "owner": self.owner,
             "server": self.session.server,
             "context": self.session.choice.context,
-            "kubeconfig": [str(p) for p in self.session.choice.files],
+            "kubeconfig": [str(p.absolute()) for p in self.session.choice.files],
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
             self._execute(journal, resumed=False)
@@ -293,8 +293,16 @@ class App:
         if there != self.session.server:
             raise BadUsage(
                 f"run {known.run} is of the cluster at {there}, this context is {self.session.server}",
-                remedy=f"pass --context {known.meta.get('context')}",
+                remedy=_reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
             )
+
+
+def _reaching(files: Sequence[str], context: str) -> str:
+    """How a person reaches the cluster of those files and that context; both are empty inside a pod."""
+    if not files:
+        return "do it where the run was started, in a pod of that cluster"
+    where = f"pass --kubeconfig {files[0]}" if len(files) == 1 else f"set KUBECONFIG={':'.join(files)} and pass"
+    return f"{where} --context {context}"
 
 
 def _refuse_blocked(previews: tuple[Preview, ...]) -> None:

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.app import App, DryRun, Settings, notice
+from orchestrator.app import App, Settings, notice
 from orchestrator.cli.options import LogFormat
 from orchestrator.errors import BadUsage
 
@@ -78,8 +78,3 @@ def duration(text: str, flag: str) -> float:
     if not parts or "".join(n + u for n, u in parts) != text:
         raise BadUsage(f"{flag}={text} is not a duration", remedy=f"give a unit, such as {flag}=90s or {flag}=5m")
     return sum(float(n) * _UNIT_S[u] for n, u in parts)
-
-
-def dry_run(value: str) -> DryRun:
-    """The dry run that the option's value names."""
-    return DryRun(value)

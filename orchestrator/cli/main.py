@@ -10,7 +10,8 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.cli import nodes, runs, survey
-from orchestrator.errors import OrchestratorError
+from orchestrator.cli.output import ReaderGone
+from orchestrator.errors import BadUsage, OrchestratorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="orchestrator",
     help="Takes Kubernetes clusters through maintenance without surprises.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+#: typer does not give its name away.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+#: Ctrl-C where no run was under way.
+INTERRUPTED = 130
+
 survey.register(app)
 nodes.register(app)
 runs.register(app)
@@ -47,18 +52,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; see `docs/exit-codes.md`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = "kubectl orchestrator" if os.path.basename(sys.argv[0]) == "kubectl-orchestrator" else "orchestrator"  # noqa: PTH119
+    words = [_bare_dry_run(a) for a in arguments] or ["--help"]
     try:
-        app(args=[_bare_dry_run(a) for a in arguments], prog_name=name)
+        code = app(args=words, prog_name=name, standalone_mode=False) or 0
+    except _UsageError as err:
+        sys.stderr.write(explained(_unusable(err, name)))
+        sys.exit(2)
     except OrchestratorError as err:
         sys.stderr.write(explained(err))
         sys.exit(err.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of the result has gone: nothing more to say, and nobody to say it to.
+    except ReaderGone:
+        # Nothing more to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    if code == INTERRUPTED:
+        sys.stderr.write("stopped\n")
+    sys.exit(code if arguments else 2)
+
+
+def _unusable(err: Exception, name: str) -> BadUsage:
+    """What typer says of arguments that it cannot read, in our form."""
+    context = getattr(err, "ctx", None)
+    command = context.command_path if context else name
+    said = str(getattr(err, "format_message", err.__str__)()).rstrip(".")
+    return BadUsage(said[:1].lower() + said[1:], remedy=f"`{command} --help` shows what there is")
 
 
 def _bare_dry_run(argument: str) -> str:

@@ -44,10 +44,13 @@ SkipWait = Annotated[
     int,
     typer.Option(
         "--skip-wait-for-delete-timeout",
+        min=0,
         help="Do not wait for pods that should have been gone this many seconds ago; 0 waits for all.",
     ),
 ]
-ChunkSize = Annotated[int, typer.Option("--chunk-size", help="Objects a page when listing; 0 asks for all at once.")]
+ChunkSize = Annotated[
+    int, typer.Option("--chunk-size", min=0, help="Objects a page when listing; 0 asks for all at once.")
+]
 Parallel = Annotated[
     int,
     typer.Option(

@@ -11,18 +11,31 @@ from orchestrator.cli.options import Output
 API_VERSION = "kube-orchestrator.io/v1"
 
 
+class ReaderGone(Exception):
+    """Whoever read stdout has closed it, as `head` does."""
+
+
 def show(output: Output, kind: str, body: dict[str, Any], table: str) -> None:
-    """The result on stdout: `table` for people, or `body` as a document of `kind`."""
+    """The result on stdout: `table` for people, or `body` as a document of `kind`.
+
+    Raises:
+        ReaderGone: Nobody reads it to its end.
+    """
+    try:
+        sys.stdout.write(_text(output, {"apiVersion": API_VERSION, "kind": kind, **body}, table))
+        sys.stdout.flush()
+    except BrokenPipeError as err:
+        raise ReaderGone from err
+
+
+def _text(output: Output, document: dict[str, Any], table: str) -> str:
     if output is Output.TABLE:
-        sys.stdout.write(table if table.endswith("\n") or not table else table + "\n")
-        return
-    document = {"apiVersion": API_VERSION, "kind": kind, **body}
+        return table if table.endswith("\n") or not table else table + "\n"
     if output is Output.JSON:
         import json  # noqa: PLC0415
 
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    else:
-        import yaml  # noqa: PLC0415
+        return json.dumps(document, indent=2) + "\n"
+    import yaml  # noqa: PLC0415
 
-        sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    sys.stdout.flush()
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return text

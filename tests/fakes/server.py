@@ -1,6 +1,7 @@
 """An API server on 127.0.0.1 that says what it was told to say, and remembers what it was asked.
 
-A script stands for each method and path, without the query; a watch has the method WATCH. Replies are given in order,
+A script stands for each method and path, without the query, or for all paths that begin so, with a star at the end; a
+watch has the method WATCH. Replies are given in order,
 the last one again and again. A request without a script is answered 404 and fails the test at its end.
 """
 
@@ -185,7 +186,7 @@ class ApiServer:
         with self._lock:
             self.requests.append(request)
             self._lock.notify_all()
-            script = self._scripts.get((request.method, request.path))
+            script = self._script(request)
             if script is None:
                 self.unexpected.append(str(request))
                 return page(404, "404 page not found", "text/plain")
@@ -195,6 +196,16 @@ class ApiServer:
             with self._lock:
                 self._streams.append(reply)
         return reply
+
+    def _script(self, request):
+        """That of the path, or of the longest one with a star at its end that it begins with."""
+        exact = self._scripts.get((request.method, request.path))
+        begins = [
+            path
+            for method, path in self._scripts
+            if method == request.method and path.endswith("*") and request.path.startswith(path[:-1])
+        ]
+        return exact or (self._scripts[request.method, max(begins, key=len)] if begins else None)
 
     # ---- connections --------------------------------------------------------------------------------------------
 
