@@ -118,7 +118,7 @@ class Drain:
         """Blocked by any pod that may not go, and on a node that would take new pods at once."""
         del past
         if now["refused"]:
-            return Blocked(refusal(step.node, now["refused"]), refusal_remedy(step.node, now["flags"]))
+            return Blocked(refusal(step.node, now["refused"]), refusal_remedy(step, now["flags"]))
         what = f"{_pods(len(now['evict']))} to evict"
         if not now["unschedulable"]:
             return Blocked(
@@ -313,14 +313,20 @@ class _Unready:
 def refusal(node: str, refused: dict[str, list[str]]) -> str:
     """What forbids the drain of `node`: every pod with every reason."""
     lines = [f"  {key}: {'; '.join(reasons)}" for key, reasons in sorted(refused.items())]
-    return "\n".join([f"{node} cannot be drained: {_pods(len(refused))} forbid it", *lines])
+    verb = "forbids" if len(refused) == 1 else "forbid"
+    return "\n".join([f"{node} cannot be drained: {_pods(len(refused))} {verb} it", *lines])
 
 
-def refusal_remedy(node: str, flags: list[str]) -> str:
-    """The command that allows it, if there is one."""
+#: Params of `node.drain` whose flags a remedy repeats.
+_GIVEN = ("ignore_daemonsets", "delete_emptydir_data", "force", "disable_eviction")
+
+
+def refusal_remedy(step: Step, flags: list[str]) -> str:
+    """The command that allows it, with the flags that were given already, if there is one."""
     if not flags:
         return "see to these pods first"
-    return f"if that is meant: orchestrator drain {node} {' '.join(flags)}"
+    given = [f"--{name.replace('_', '-')}" for name in _GIVEN if step.params.get(name)]
+    return f"if that is meant, add {' '.join(flags)}: orchestrator drain {step.node} {' '.join([*given, *flags])}"
 
 
 def unready(pods: tuple[Pod, ...], wall: float) -> str:

@@ -119,10 +119,11 @@ def test_a_pod_that_forbids_the_drain_is_named_with_every_reason_and_flag_and_no
         world.start(drain("node-1"))
 
     assert str(raised.value).splitlines() == [
-        "node-1 cannot be drained: 1 pod forbid it",
+        "node-1 cannot be drained: 1 pod forbids it",
         "  default/bare: has emptyDir volumes, whose contents are lost; no controller would bring it back",
     ]
-    assert "orchestrator drain node-1 --delete-emptydir-data --force" in raised.value.remedy
+    command = "orchestrator drain node-1 --ignore-daemonsets --delete-emptydir-data --force"
+    assert raised.value.remedy == f"if that is meant, add --delete-emptydir-data --force: {command}"
     assert asked(world) == []
 
 
