@@ -6,6 +6,10 @@ from collections import Counter
 from orchestrator.engine.plan import Blocked, Done, Lane, Needed, Plan, Step, Wave
 
 
+#: More than any test needs.
+LOOKS = 10_000
+
+
 class Room:
     """What is done on which node, and what goes wrong. Keys are step ids, as `node/deed`.
 
@@ -33,7 +37,6 @@ class Room:
         self.looking_fails = {}
         self.then = {}
         self.again = False
-        self.guards = True
         self._lock = threading.Lock()
 
 
@@ -47,6 +50,8 @@ class RoomView:
         room = self._room
         with room._lock:
             room.looks[step] += 1
+            if room.looks[step] > LOOKS:
+                raise AssertionError(f"{step} is looked at for ever")
             if errors := room.looking_fails.get(step):
                 raise errors.pop(0)
             done = step in room.done and room.done[step] <= room.clock.now()

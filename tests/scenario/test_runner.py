@@ -591,6 +591,15 @@ def test_a_run_that_lost_the_lease_starts_no_further_step(bench):
     assert bench.leases.record.holder == "bob@desk"
 
 
+def test_a_lease_that_was_taken_a_moment_ago_is_noticed_before_the_next_step_changes_anything(bench):
+    bench.room.then = {"a/sweep": lambda: (bench.clock.sleep(2), held_by_bob(bench))}
+
+    with pytest.raises(LeaseLost):
+        bench.start(plan(["a: sweep dust"]))
+
+    assert bench.room.changes == ["a/sweep"]
+
+
 def test_a_failed_run_gives_the_lease_back(bench):
     bench.room.fails = {"a/sweep": [ApiForbidden("no", remedy="ask")]}
 
