@@ -5,7 +5,6 @@ from collections import Counter
 
 from orchestrator.engine.plan import Blocked, Done, Lane, Needed, Plan, Step, Wave
 
-
 #: More than any test needs.
 LOOKS = 10_000
 
