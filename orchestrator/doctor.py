@@ -91,6 +91,10 @@ def _state() -> Iterator[Finding]:
     """The directory of runs, and what is left undone in it."""
     root = runs.root()
     place = next(p for p in (root, *root.parents) if p.exists())
+    if not place.is_dir():
+        remedy = f"move {place} away, or set XDG_STATE_HOME to a directory"
+        yield Finding("state directory", Level.FAILED, f"{place} is not a directory", remedy)
+        return
     if not os.access(place, os.W_OK | os.X_OK):
         yield Finding("state directory", Level.FAILED, f"{place} cannot be written to", f"chown or chmod {place}")
         return
@@ -158,4 +162,5 @@ def _lock(app: App) -> Finding:
     if now < record.renewed + record.duration_s:
         return Finding("run lock", Level.WARNING, f"{held}, since {now - record.acquired:.0f} s", "wait, or ask them")
     text = f"{held}, not renewed for {now - record.renewed:.0f} s: the next run takes it over"
-    return Finding("run lock", Level.WARNING, text, f"`orchestrator resume {record.run}` where that run was started")
+    remedy = f"`orchestrator resume {record.run}` where that run was started" if record.run else ""
+    return Finding("run lock", Level.WARNING, text, remedy)
