@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from orchestrator.engine import retry
 from orchestrator.engine.events import Event
-from orchestrator.engine.lease import Lease
+from orchestrator.engine.lease import Lease, in_thread
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import GoalNotReached, Interrupted, Refused
 
@@ -126,8 +126,9 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     sink: Sink,
     stop: Stop,
     resumed: bool = False,
+    beside: Callable[[Callable[[], None]], None] = in_thread,
 ) -> None:
-    """Carry `plan` out, or on, under the cluster's lease.
+    """Carry `plan` out, or on, under the cluster's lease, which a keeper renews `beside` the run.
 
     Raises:
         Locked: Another run holds the cluster; nothing was started.
@@ -138,7 +139,7 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     began = clock.now()
     run.emit("run.started", title=plan.title, nodes=list(plan.nodes()), resumed=resumed)
     try:
-        with Lease(leases, holder, journal.run, clock, sink) as lease:
+        with Lease(leases, holder, journal.run, clock, sink, beside=beside) as lease:
             if resumed:
                 journal.mark("resumed")
             run.carry_out(lease)

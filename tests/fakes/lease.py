@@ -6,6 +6,10 @@ from dataclasses import replace
 from orchestrator.errors import ApiConflict, ApiNotFound, ApiUnreachable
 
 
+def unkept(keeper):
+    """For `beside`: no keeper, so that nothing in a test depends on how fast it runs. Steps and guards renew."""
+
+
 class FakeLeases:
     """One lease. `requests` has what was asked for, in order.
 

@@ -10,7 +10,7 @@ from orchestrator.errors import Refused
 from orchestrator.planners import nodes as planners
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.crash import Life
-from tests.fakes.lease import FakeLeases
+from tests.fakes.lease import FakeLeases, unkept
 from tests.fakes.sink import Recorder
 from tests.fakes.time import FakeClock, FakeCrew
 
@@ -114,6 +114,7 @@ class World:
                 sink=sink or self.sink,
                 stop=stop or runner.Stop(),
                 resumed=resumed,
+                beside=unkept,
             )
         finally:
             self.effects += life.effects

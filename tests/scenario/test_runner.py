@@ -37,6 +37,7 @@ class Bench:
         self.leases = FakeLeases(self.clock)
         self.sink = Recorder()
         self.stop = Stop()
+        self.keepers = []
 
     def start(self, the_plan, **how):
         with Journal.create(self.place, "run-1", the_plan, meta={}, wall=self.clock.wall, **how) as journal:
@@ -59,6 +60,7 @@ class Bench:
             sink=self.sink,
             stop=self.stop,
             resumed=resumed,
+            beside=self.keepers.append,
         )
 
     def records(self, kind):
@@ -567,6 +569,7 @@ def test_a_run_takes_the_lease_before_it_looks_and_gives_it_back_after(bench):
 
     assert bench.leases.requests == ["create", "delete"]
     assert bench.leases.record is None
+    assert len(bench.keepers) == 1
 
 
 def test_a_cluster_that_another_run_holds_is_left_alone(bench):
