@@ -242,8 +242,11 @@ _FATE = {
 def unmanaged(found: UnmanagedPods) -> str:
     """Pods that no controller would bring back, and what becomes of each."""
     where = f" on {names(found.nodes)}" if found.nodes else ""
+    if not found.looked_at:
+        return f"there are no pods{where}"
     if not found.pods:
-        return f"each of the {count(found.looked_at, 'pod')}{where} has a controller that brings it back, or has ended"
+        subject = "the only pod" if found.looked_at == 1 else f"each of the {found.looked_at} pods"
+        return f"{subject}{where} has a controller that brings it back, or has ended"
     title = f"{len(found.pods)} of {count(found.looked_at, 'pod')}{where}: no controller brings them back"
     header = ("NODE", "POD", "WHY", "DRAIN", "--FORCE", "NODE LOST", "A DRAIN NEEDS")
     rows = (
