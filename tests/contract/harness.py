@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from orchestrator.engine.crew import Raised, Threads
+from tests.api.harness import real
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.lease import FakeLeases
 from tests.fakes.time import FakeClock
@@ -180,4 +181,4 @@ def fake(request):
 
 
 #: Functions from pytest's `request` to a context manager that gives a Harness. Those of real things are marked `api`.
-HARNESSES = [pytest.param(fake, id="fake")]
+HARNESSES = [pytest.param(fake, id="fake"), pytest.param(real, id="real", marks=pytest.mark.api)]
