@@ -171,8 +171,8 @@ def _power(args: argparse.Namespace) -> int:
 
 def _network(args: argparse.Namespace) -> int:
     host.check_machine()
-    _, node = cluster.find_node(args.node)
-    cluster.cut(node, heal=args.action == "heal")
+    where, node = cluster.find_node(args.node)
+    cluster.cut(node, where, heal=args.action == "heal")
     return 0
 
 

@@ -97,7 +97,7 @@ def tidy() -> None:
 def power(node: Node, cluster: Cluster, action: str) -> None:
     """The power button of a node: `off` is a cut of the power, not a shutdown."""
     runs_on = _daemon()
-    if action in ("off", "cycle"):
+    if action in ("off", "cycle") and node.name in _running(runs_on, cluster):
         runs_on.run("kill", node.name)
     if action in ("on", "cycle"):
         runs_on.run("start", node.name)
@@ -110,9 +110,15 @@ def power(node: Node, cluster: Cluster, action: str) -> None:
         )
 
 
-def cut(node: Node, *, heal: bool) -> None:
-    """Unplug a node's network, or plug it in again."""
-    (network.heal if heal else network.cut)(_daemon(), node.name)
+def cut(node: Node, cluster: Cluster, *, heal: bool) -> None:
+    """Unplug a running node's network, or plug it in again."""
+    runs_on = _daemon()
+    if node.name not in _running(runs_on, cluster):
+        raise LabError(
+            f"{node.name} is off, and its network comes back with its power",
+            remedy=f"python -m lab power {node.name} on",
+        )
+    (network.heal if heal else network.cut)(runs_on, node.name)
 
 
 def find_node(name: str) -> tuple[Cluster, Node]:
@@ -230,11 +236,14 @@ def node_script(cluster: Cluster, node: Node, ranges: Mapping[str, str]) -> str:
     A pod address whose route is missing must not leave by the default gateway: hence `unreachable`, behind real routes.
     A pod that asks for a service before kube-proxy knows it is refused, so that it asks again at once: unanswered, its
     connection would be tried for 30 s, and connection tracking would keep it from kube-proxy's rules all that time.
+
+    Nor does a pod reach anything outside the lab. The machine would see to that too, but its refusal would not reach
+    the pod, whose address it has no route to.
     """
     address = {other.name: other.address for other in cluster.nodes()}
-    early = f"FORWARD -d {network.SERVICES} -j REJECT"
+    refused = (f"FORWARD -d {network.SERVICES} -j REJECT", f"FORWARD -s {network.PODS} ! -d {network.RANGE} -j REJECT")
     routes = [f"ip route replace unreachable {network.PODS} metric 9999"]
-    routes += [f"iptables -w -C {early} 2>/dev/null || iptables -w -A {early}"]
+    routes += [f"iptables -w -C {rule} 2>/dev/null || iptables -w -A {rule}" for rule in refused]
     routes += [f"ip route replace {ranges[name]} via {address[name]}" for name in sorted(ranges) if name != node.name]
     files = {
         "/etc/cni/net.d/10-lab.conflist": json.dumps(_cni(ranges[node.name]), indent=1) + "\n",
