@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from orchestrator.kube.session import connect
 
 #: Nothing waits longer than this for something that a test promised.
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)

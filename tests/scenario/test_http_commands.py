@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,11 +13,15 @@ import msgspec
 import pytest
 import yaml
 
+from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
+from orchestrator.engine.events import Silent
+from orchestrator.errors import Refused
+from orchestrator.planners import nodes as planners
 from orchestrator.report import shapes
 from tests.fakes import wire
 from tests.fakes.api import Api
-from tests.fakes.server import HangUp, page, said
+from tests.fakes.server import HangUp, Silence, page, said
 
 RUN = re.compile(r"(?:drain|cordon)-\d{8}-\d{4}-[0-9a-f]{4}")
 
@@ -472,21 +478,62 @@ def test_unmanaged_for_people_says_what_becomes_of_each_pod(run, cluster):
     fails(run("unmanaged", "n7"), 2, "there is no node 'n7'", "n1")
 
 
-def test_the_reader_of_the_result_may_leave_early(cluster, tmp_path):
-    api = cluster()
+def process(*words, **streams):
+    """The command line as a process of its own, with this test's surroundings."""
+    return subprocess.Popen([sys.executable, "-m", "orchestrator", *words], text=True, **streams)
+
+
+def test_on_a_terminal_several_nodes_are_asked_for_and_the_cursor_comes_back(cluster, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    api = cluster(nodes=two_nodes(), pods=[wire.pod("a"), wire.pod("b", on="n2")])
+    screen, terminal = pty.openpty()
+    os.write(screen, b"y\n")
+
+    with process("drain", "n1", "n2", stdin=terminal, stderr=terminal, stdout=subprocess.PIPE) as command:
+        out, _ = command.communicate(timeout=20)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
+    os.close(terminal)
+
+    assert (command.returncode, out) == (0, "node/n1 drained\nnode/n2 drained\n")
+    assert "drain 2 nodes (n1, n2): go on? [y/N]" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert api.pods == {}
+
+
+def test_an_answer_that_is_not_yes_starts_nothing(cluster, capsys):
+    api = cluster(nodes=two_nodes())
+    app = App(Settings(), Silent(), confirm=lambda plan: False)
+    plan = planners.cordon(["n1", "n2"], owner="jo", reason="")
+
+    with pytest.raises(Refused, match="not confirmed; nothing was changed"):
+        app.perform(plan, shown=lambda previews: None)
+
+    assert api.changes() == []
+
+
+def test_the_reader_of_the_result_may_leave_early(cluster):
+    cluster()
     reading, writing = os.pipe()
     os.close(reading)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestrator", "runs"],
-            stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)},
-        )  # fmt: skip
-    finally:
-        os.close(writing)
 
-    assert (done.returncode, done.stderr) == (141, "")
-    assert api.requests == []
+    with process("runs", stdout=writing, stderr=subprocess.PIPE) as command:
+        os.close(writing)
+        _, err = command.communicate(timeout=20)
+
+    assert (command.returncode, err) == (141, "")
+
+
+def test_ctrl_c_while_the_cluster_is_read_ends_with_130_in_one_word(cluster):
+    api = cluster()
+    api.on("GET", "/api/v1/nodes", Silence())
+
+    with process("status", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        api.wait_for("GET", "/api/v1/nodes")
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=20)
+
+    assert (command.returncode, out, err) == (130, "", "stopped\n")
 
 
 # ---- doctor ---------------------------------------------------------------------------------------------------
