@@ -237,10 +237,13 @@ class App:
             self._same_cluster(known)
             with Journal.open(place, self.clock.wall) as journal:
                 self._execute(journal, resumed=True)
+            if undone := planners.released_run(known.plan):
+                with Journal.open(runs.directory(undone), self.clock.wall) as journal:
+                    journal.mark("released")
         return Outcome(DONE, known.plan, known.run, ())
 
     def release(self, name: str, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:
-        """Put back what a run changed.
+        """Put back what a run changed. A release that was begun and stopped goes on.
 
         Raises:
             BadUsage: There is no such run, or it was of another cluster.
@@ -249,8 +252,11 @@ class App:
         place = runs.directory(runs.resolve(name))
         known = read(place)
         self._same_cluster(known)
+        plan = planners.release(known.run, known.plan, known.past)
+        if self.settings.dry_run is DryRun.NONE and (begun := runs.unfinished(plan)):
+            return self.resume(begun)
         with Journal.open(place, self.clock.wall) as journal:
-            outcome = self.perform(planners.release(known.run, known.plan, known.past), shown=shown)
+            outcome = self.perform(plan, shown=shown)
             if self.settings.dry_run is DryRun.NONE:
                 journal.mark("released")
         return outcome

@@ -87,6 +87,11 @@ def read(directory: Path) -> Contents:
         raise BadUsage(
             f"run {directory.name} has no journal: {err.strerror}", remedy="`orchestrator runs` lists them"
         ) from err
+    if b"\n" not in data:
+        raise BadUsage(
+            f"run {directory.name} ended before its plan was written: nothing of it was started",
+            remedy="start a new run",
+        )
     try:
         return _contents([json.loads(line) for line in data.split(b"\n")[:-1]])
     except (ValueError, KeyError, IndexError, TypeError) as err:
@@ -94,6 +99,16 @@ def read(directory: Path) -> Contents:
             f"the journal of run {directory.name} is damaged: {type(err).__name__}: {err}",
             remedy="look at the cluster with `orchestrator status`, and start a new run",
         ) from err
+
+
+def empty(directory: Path) -> bool:
+    """Whether the process died before the run's plan was on disk: nothing of it was started."""
+    try:
+        return b"\n" not in (directory / FILE).read_bytes()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _contents(records: list[Record]) -> Contents:

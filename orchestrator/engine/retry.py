@@ -98,13 +98,21 @@ def until(
     """What `work` returns, asked again while that is not `good`, as well as for errors as in `call`.
 
     Returns:
-        The first answer that is good; the last one, whatever it is, when time is up.
+        The first answer that is good; the last one, of an attempt when time is up, whatever it is.
 
     Raises:
         OrchestratorError: The last attempt's, as in `call`.
     """
     began = clock.now()
     end = began + policy.give_up_s if deadline is None else min(deadline, began + policy.give_up_s)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        pause_s = _pause(policy, state.attempt_number, err := _error(state))
+        return pause_s if err else max(0.0, min(pause_s, end - clock.now()))
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        """An answer is looked at once more when time is up; an attempt that may have an effect comes before that."""
+        return clock.now() >= end if _error(state) is None else clock.now() + state.upcoming_sleep >= end
 
     def tell(state: tenacity.RetryCallState) -> None:
         err = _error(state)
@@ -118,8 +126,8 @@ def until(
 
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_passes) | tenacity.retry_if_result(lambda answer: not good(answer)),
-        wait=lambda state: _pause(policy, state.attempt_number, _error(state)),
-        stop=lambda state: clock.now() + state.upcoming_sleep >= end,
+        wait=wait,
+        stop=stop,
         sleep=clock.sleep,
         before_sleep=tell,
         retry_error_callback=give_up,

@@ -9,9 +9,13 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.engine import journal
 from orchestrator.errors import BadUsage, FactUnreadable
+
+if TYPE_CHECKING:
+    from orchestrator.engine.plan import Plan
 
 #: Ended runs that are kept.
 KEPT = 200
@@ -91,6 +95,13 @@ def resolve(name: str) -> str:
     raise BadUsage(f"there is no run {name!r}", remedy=f"{hint}`orchestrator runs` lists them")
 
 
+def unfinished(plan: Plan) -> str:
+    """The id of the newest run that carries out this very plan and stopped before its end, or ""."""
+    same = plan.digest()
+    begun = (run.id for run in listing() if run.state in ("stopped", "failed") and not run.over)
+    return next((run for run in begun if journal.read(directory(run)).plan.digest() == same), "")
+
+
 def retain(kept: int = KEPT) -> None:
     """Remove the oldest runs that are over, beyond so many. What can be continued or undone stays for ever."""
     for run in [r for r in listing() if r.over][kept:]:
@@ -101,6 +112,10 @@ def _summary(place: Path) -> RunSummary | None:
     """One run; None when it was removed meanwhile."""
     try:
         running = journal.locked(place)
+        if not running and journal.empty(place):
+            return RunSummary(
+                place.name, "stopped", place.stat().st_mtime, "ended before its plan was written", over=True
+            )
         contents = journal.read(place)
     except (BadUsage, FactUnreadable):
         try:

@@ -70,6 +70,11 @@ def release(run: str, plan: Plan, past: Past) -> Plan:
     return Plan("release", f"release {run}", (Wave(lanes),) if lanes else ())
 
 
+def released_run(plan: Plan) -> str:
+    """The run that a plan of `release` puts back, or "" for any other plan."""
+    return next((str(step.params["of_run"]) for step in plan.steps() if step.action == "node.restore_scheduling"), "")
+
+
 def _cordons(nodes: tuple[str, ...], *, owner: str, reason: str) -> Wave:
     params = {"owner": owner, "reason": reason}
     return Wave(tuple(Lane(n, (_step(0, n, "node.cordon", params, PATCH_TIMEOUT_S),)) for n in nodes))

@@ -287,3 +287,71 @@ def test_unmanaged_tells_what_would_be_lost(world, orchestrator):
     found = orchestrator.json("unmanaged", "n1")
 
     assert [pod["name"] for pod in found["pods"]] == ["alone"]
+
+
+@pytest.fixture
+def frozen_node(world):
+    """Nobody may change n2, until this is undone: gives what undoes it."""
+    rule = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": ["UPDATE"],
+        "resources": ["nodes"],
+        "resourceNames": ["n2"],
+    }
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "frozen"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "object.spec == oldObject.spec", "message": "n2 is frozen"}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "frozen"},
+        "spec": {"policyName": "frozen", "validationActions": ["Deny"]},
+    }
+    base = "/apis/admissionregistration.k8s.io/v1"
+    places = (f"{base}/validatingadmissionpolicies/frozen", f"{base}/validatingadmissionpolicybindings/frozen")
+    bodies = (policy, binding)
+
+    def changes(status):
+        change = {"spec": {"podCIDR": None, "taints": [{"key": "try", "effect": "NoExecute"}]}}
+        path = "/api/v1/nodes/n2?dryRun=All"
+        return world.client.attempt("PATCH", path, change, content_type="application/merge-patch+json")[0] == status
+
+    def freeze():
+        for place, body in zip(places, bodies, strict=True):
+            world.client.ask("POST", place.rpartition("/")[0], body)
+        world.until("n2 to be frozen", lambda: changes(422))
+
+    def thaw():
+        world.client.delete(places)
+        world.until("n2 to thaw", lambda: changes(200))
+
+    yield freeze, thaw
+    world.client.delete(places)
+
+
+@pytest.mark.parametrize("word", ["release", "resume"])
+def test_a_release_that_stopped_half_way_goes_on(world, orchestrator, frozen_node, word):
+    freeze, thaw = frozen_node
+    world.deploy("db", 1, budget={"minAvailable": 1})
+    orchestrator("drain", "n1", "n2", "--yes", "--timeout", "1s", code=30)
+    drained = orchestrator.json("runs")["runs"][0]["id"]
+    freeze()
+    orchestrator("release", drained, "--yes", code=12)
+    assert world.cordoned("n2")
+    thaw()
+
+    orchestrator(word, drained if word == "release" else "last")
+
+    assert not world.cordoned("n1")
+    assert not world.cordoned("n2")
+    states = {run["id"]: run["state"] for run in orchestrator.json("runs")["runs"]}
+    assert states.pop(drained) == "released"
+    assert list(states.values()) == ["finished"]

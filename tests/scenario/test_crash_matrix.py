@@ -13,7 +13,7 @@ from orchestrator.cluster.model import CordonRecord
 from orchestrator.engine import journal
 from orchestrator.engine.plan import Lane, Plan, Wave
 from orchestrator.engine.runner import Stop
-from orchestrator.errors import FactUnreadable, GoalNotReached, Interrupted
+from orchestrator.errors import BadUsage, GoalNotReached, Interrupted
 from orchestrator.planners.nodes import uncordon
 from tests.fakes.crash import Crash, Life
 from tests.fakes.world import World, drain
@@ -78,7 +78,7 @@ def go_on(world, plan, life=None):
     started = len(tuple(world.root.iterdir()))
     try:
         world.resume(f"run-{started}", life=life)
-    except FactUnreadable:
+    except BadUsage:
         assert world.effects == []
         world.start(plan, run=f"run-{started + 1}", life=life)
 
@@ -246,7 +246,7 @@ def test_a_release_killed_at_any_point_resumes_or_is_asked_for_again(ended, root
 def resume_of_the_release(world):
     try:
         world.resume("release-1")
-    except FactUnreadable:
+    except BadUsage:
         another_release(world)
 
 
