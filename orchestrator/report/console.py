@@ -46,8 +46,15 @@ def _kept(f: Mapping[str, Any]) -> str:
     return f"the cluster's run lock could not be given back: {f['why']}; others can take it over in {f['until_s']} s"
 
 
+#: What a drain can do without, in words.
+_WITHOUT = {
+    "watch.budgets": "watching the budgets",
+    "explain": "knowing which pods of a budget are not ready",
+}
+
+
 def _degraded(f: Mapping[str, Any]) -> str:
-    return f"{f['node']}: goes on without {f['what']}: {f['why']}"
+    return f"{f['node']}: goes on without {_WITHOUT.get(f['what'], f['what'])}: {f['why']}"
 
 
 #: How many names a line of progress holds: the rest is in the JSON events.

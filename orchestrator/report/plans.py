@@ -32,7 +32,7 @@ def _said(decision: Decision) -> str:
         case Needed(why):
             return why
         case Blocked(why):
-            return f"forbidden: {why}"
+            return f"forbidden: {why.splitlines()[0]}"  # the rest follows in the error
 
 
 def step_body(preview: Preview) -> dict[str, Any]:

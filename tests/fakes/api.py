@@ -48,6 +48,7 @@ class Api(ApiServer):
         self.on("GET", "/api/v1/nodes/*", self._read_node)
         self.on("PATCH", "/api/v1/nodes/*", self._patch_node)
         self.on("GET", "/api/v1/pods", self._list_pods)
+        self.on("GET", "/api/v1/namespaces/*", self._list_pods)
         self.on("WATCH", "/api/v1/pods", self._watch_pods)
         self.on("POST", "/api/v1/namespaces/*", self._remove)
         self.on("DELETE", "/api/v1/namespaces/*", self._remove)

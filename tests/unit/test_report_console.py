@@ -38,7 +38,7 @@ class Broken(io.StringIO):
         (
             "drain.degraded",
             {"node": "n1", "what": "watch.budgets", "why": "forbidden"},
-            "n1: goes on without watch.budgets: forbidden",
+            "n1: goes on without watching the budgets: forbidden",
         ),
         ("drain.progress", PROGRESS, "n1: 37 of 50 pods gone, 8 terminating (22 s of grace left)"),
         ("host.command", {"argv": []}, ""),

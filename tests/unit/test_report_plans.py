@@ -15,14 +15,14 @@ def preview(decision, *, action="node.drain", node="n1"):
 def test_a_plan_is_a_line_a_step_in_their_order():
     previews = [
         preview(Needed("takes new pods"), action="node.cordon"),
-        preview(Blocked("n1 cannot be drained", "x")),
+        preview(Blocked("n1 cannot be drained: 1 pod forbids it\n  shop/a: no controller", "x")),
         preview(Done("takes new pods already"), action="node.uncordon", node="n2"),
     ]
 
     assert text(previews).splitlines() == [
         "plan:",
         "  n1: cordon: takes new pods",
-        "  n1: drain: forbidden: n1 cannot be drained",
+        "  n1: drain: forbidden: n1 cannot be drained: 1 pod forbids it",
         "  n2: uncordon: nothing to do (takes new pods already)",
     ]
 
