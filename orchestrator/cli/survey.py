@@ -14,6 +14,8 @@ For = Annotated[
     typer.Option("--for", metavar="COMMAND", help="Check the permissions of this command only; may be repeated."),
 ]
 
+#: Who only looks is told soon that nobody answers; commands that change something outlast a control plane's restart.
+PATIENCE_S = 10.0
 #: `doctor` found something that has to be put right first.
 FAILED = 20
 
@@ -43,7 +45,8 @@ def status(
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import bodies, tables  # noqa: PLC0415
 
-    found = surveys.status(application(kubeconfig=kubeconfig, context=context, log_format=log_format))
+    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S)
+    found = surveys.status(app)
     if output is Output.TABLE:
         show(output, "ClusterStatus", {}, tables.status(found, everything=everything))
     else:
@@ -69,7 +72,9 @@ def unmanaged(
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import bodies, tables  # noqa: PLC0415
 
-    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, dry_run=DryRun.CLIENT)
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S, dry_run=DryRun.CLIENT
+    )
     names = perform.targets(app, nodes, "", allow_empty=False) if nodes else ()
     found = surveys.unmanaged_pods(app, names)
     show(output, "UnmanagedPods", bodies.body(bodies.unmanaged_pods(found)), tables.unmanaged(found))
