@@ -57,7 +57,7 @@ Parallel = Annotated[
         "--parallel",
         min=1,
         max=128,
-        help="Evictions asked for at once. More than 16 gains nothing and crowds other clients (docs/performance.md).",
+        help="Evictions asked for at once. More than 16 gains little and crowds other clients (docs/performance.md).",
     ),
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why, recorded on the node for others to see.")]
