@@ -19,7 +19,7 @@ PROGRAM = Path(sys.executable).parent / "orchestrator"
 ROUNDS = 15
 
 #: The measure: what Typer's own introduction begins with.
-TYPER = "a Typer app of one command, `--help`"
+TYPER = "`--help` of a Typer app of one command"
 _TYPER_APP = '''"""Typer's first example."""
 
 import typer
@@ -78,8 +78,8 @@ def _cases(directory: Path) -> dict[str, tuple[Sequence[str], Mapping[str, str]]
     return {
         TYPER: ((sys.executable, str(first), "--help"), {}),
         PLAIN_TYPER: ((sys.executable, str(plain), "--help"), {}),
-        "`orchestrator --help`": ((program, "--help"), {}),
-        "`orchestrator drain --help`": ((program, "drain", "--help"), {}),
+        "`--help` of `orchestrator`": ((program, "--help"), {}),
+        "`--help` of `orchestrator drain`": ((program, "drain", "--help"), {}),
         "completion of a command (`dra`)": ((program,), word),
         "completion of a flag (`drain --gr`)": ((program,), option),
     }

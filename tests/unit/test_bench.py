@@ -113,7 +113,7 @@ def test_each_target_is_told_as_reached_or_missed_and_the_worst_row_counts():
     good, bad = {"wall_s": 1.0}, {"wall_s": 5.0, "requests": {"list pods": 60}}
     figures = Figures(
         (row(KUBECTL), row(OURS, **good), row(KUBECTL, scenario="tenth"), row(OURS, scenario="tenth", **bad))
-    ).with_startup({TYPER: 0.2, PLAIN_TYPER: 0.1, "`orchestrator --help`": 0.23})
+    ).with_startup({TYPER: 0.2, PLAIN_TYPER: 0.1, "`--help` of `orchestrator`": 0.23})
 
     told = {cells[1]: cells[3:5] for line in report.targets(figures).splitlines()[2:] if (cells := line.split(" | "))}
 
