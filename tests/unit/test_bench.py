@@ -190,3 +190,33 @@ def test_a_table_without_a_place_in_the_page_is_an_error(tmp_path):
 
     with pytest.raises(LabError, match="no place for `startup`"):
         report.write(Figures(startup={TYPER: 0.2}), page)
+
+
+def command(tmp_path, script, **changed):
+    how = {"audit": tuple, "probe": lambda: None, "servers": (), "said": tmp_path / "said", **changed}
+    return measure.measure(["sh", "-c", script], {"PATH": "/usr/bin:/bin"}, **how)
+
+
+def test_peak_memory_is_the_commands_and_not_that_of_the_process_which_measures_it(tmp_path):
+    ballast = bytearray(64 * 2**20)
+
+    measured = command(tmp_path, ":")
+
+    assert measured.peak_mib < len(ballast) / 2**20
+
+
+def test_a_command_that_fails_is_measured_and_what_it_said_is_kept(tmp_path):
+    measured = command(tmp_path, "echo out; echo err >&2; exit 3")
+
+    assert measured.code == 3
+    assert (tmp_path / "said").read_text().split() == ["out", "err"]
+
+
+def test_only_requests_made_while_the_command_runs_count(tmp_path):
+    refused = audit.Request("create", "pods/eviction", 429, "kubectl")
+    asked = iter([(refused, refused), (refused,)])
+
+    measured = command(tmp_path, ":", audit=lambda: next(asked))
+
+    assert (measured.total, measured.refused) == (1, 1)
+    assert measured.other_ms
