@@ -158,6 +158,8 @@ def _clean(_: argparse.Namespace) -> int:
 
 def _ssh(args: argparse.Namespace) -> NoReturn:
     where, node = cluster.find_node(args.node)
+    if node.role == "load-balancer":
+        raise LabError(f"{node.name} has no ssh: it is no node", remedy=f"docker exec -it {node.name} bash")
     words = args.command[1:] if args.command[:1] == ["--"] else args.command
     ssh.become(where, node.name, words)
 

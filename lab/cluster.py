@@ -101,6 +101,8 @@ def power(node: Node, cluster: Cluster, action: str) -> None:
         runs_on.run("kill", node.name)
     if action in ("on", "cycle"):
         runs_on.run("start", node.name)
+        if node.role == "load-balancer":
+            return
         answer = ssh.command(cluster, node.name, ("true",))
         wait_for(
             f"{node.name} to answer",

@@ -34,11 +34,11 @@ def story(real, place, tmp_path_factory):
         told.result = json.loads((command.home / "stdout").read_text())
         told.left_on_it = leaving(place)
         told.late = command("drain", WORKER, "--ignore-daemonsets", "--timeout", "2s", code=30).stderr
+        told.ssh = {name: lab("ssh", name, "--", "true", code=255).stderr for name in (WORKER, WORKER2)}
         until("both nodes to be given up", lambda: {real.ready(WORKER), real.ready(WORKER2)} == {"Unknown"})
         told.status = command.json("status")
         told.shown = command("status").stdout
         told.lab = lab("status").stdout.decode()
-        told.ssh = {name: lab("ssh", name, "--", "true", code=255).stderr for name in (WORKER, WORKER2)}
     finally:
         command.end()
         lab("power", WORKER, "on")

@@ -89,10 +89,16 @@ def test_up_starts_what_was_stopped(made):
     ha.until_ready("stopped-control-plane", "stopped-worker")
 
 
-def test_the_load_balancer_is_no_node_to_log_in_to(made):
-    made(HA, "2+0")
+def test_the_load_balancer_has_a_power_button_but_is_no_node_to_log_in_to(made):
+    ha = made(HA, "2+0")
+    balancer = f"{HA}-external-load-balancer"
 
-    done = lab("ssh", f"{HA}-external-load-balancer", "--", "true", code=1)
+    done = lab("ssh", balancer, "--", "true", code=1)
+    lab("power", balancer, "off")
+    without = ha.attempt("get", "nodes", "--request-timeout=5s")
+    lab("power", balancer, "on")
 
-    assert "has no ssh" in done.stderr
+    until("the API to answer", lambda: ha.attempt("get", "nodes").returncode == 0)
+    assert f"{balancer} has no ssh" in done.stderr
     assert "remedy: docker exec" in done.stderr
+    assert without.returncode != 0
