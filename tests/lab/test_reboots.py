@@ -81,7 +81,7 @@ def test_a_cut_of_the_power_is_a_new_boot_too(real):
 
 
 def test_a_node_keeps_its_address_and_host_keys_over_a_cut_of_the_power(real):
-    keys = "cat /etc/ssh/ssh_host_*_key.pub; ip -4 -br address show eth0"
+    keys = 'cat /etc/ssh/ssh_host_*_key.pub; ip -4 -o address show eth0 | grep -o "inet [^ ]*"'
     before = real.ssh(WORKER2, keys)
 
     lab("power", WORKER2, "cycle")
