@@ -27,7 +27,7 @@ demo: $(READY) ## a drain on a real cluster, told step by step (CONTEXT=… uses
 
 test: $(READY) check ## every test, on real control planes and a real cluster; builds what is missing
 	@$(BIN)/python -m lab prepare
-	$(BIN)/pytest tests/scenario tests/contract tests/api tests/lab -m "not lab_full"
+	$(BIN)/pytest tests/contract tests/api tests/lab -m "not lab_full"
 
 check: $(READY) ## format, lint, types, import contracts, unit tests with coverage
 	$(BIN)/ruff format --check .
@@ -41,7 +41,7 @@ unit: $(READY) ## the tests that need nothing but Python, under 30 s
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 --skip-covered
 
 api: $(READY) ## the tests on real control planes (API server, etcd, controllers; no kubelets)
-	$(BIN)/pytest tests/api tests/contract
+	$(BIN)/pytest tests/contract tests/api -m "not lab_full"
 
 lab-test: $(READY) ## the tests on the real kind cluster
 	$(BIN)/pytest tests/lab -m "not lab_full"
