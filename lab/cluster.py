@@ -318,13 +318,18 @@ def _available(item: Mapping[str, Any]) -> bool:
 
 def _refuse_strangers(runs_on: Docker, draft: Cluster) -> None:
     """Raises LabError where someone else's containers bear the names that ours would have."""
-    names = {node.name for node in draft.nodes()}
-    taken = names & set(runs_on.run("ps", "--all", "--format={{.Names}}").split())
-    if taken - set(runs_on.containers(draft.name)):
+    taken = {node.name for node in draft.nodes()} & _strangers(runs_on, draft)
+    if taken:
         raise LabError(
             f"containers named {', '.join(sorted(taken))} exist and are not the lab's",
             remedy="choose another name: python -m lab up --name OTHER",
         )
+
+
+def _strangers(runs_on: Docker, cluster: Cluster) -> set[str]:
+    """Names of containers that are not this cluster's."""
+    everyone = runs_on.run("ps", "--all", f"--format={{{{.Names}}}} {{{{.Label {json.dumps(docker.LABEL)}}}}}")
+    return {line.split()[0] for line in everyone.splitlines() if line.split()[1:] != [cluster.name]}
 
 
 def _remove(cluster: Cluster) -> None:
@@ -332,15 +337,31 @@ def _remove(cluster: Cluster) -> None:
     host.check_machine()
     runs_on = docker.ensure()
 
-    def gone() -> bool:  # a docker command that was under way when the lab was killed may still add one
+    def gone() -> bool:
         left = runs_on.containers(cluster.name)
         if left:
             attempt(["docker", "rm", "--force", "--volumes", *left.values()], env=runs_on.env())
-        return not left
+            return False
+        return cluster.status == "up" or not any(_is_being_made(runs_on, cluster, node) for node in cluster.nodes())
 
     with progress.step(f"removing {cluster.name}"):
         wait_for(f"the nodes of {cluster.name} to go", gone, timeout_s=120, remedy="docker ps --all")
     cluster.forget()
+
+
+def _is_being_made(runs_on: Docker, cluster: Cluster, node: Node) -> bool:
+    """Whether the daemon is at work on a node's container, as it goes on to be when the lab is killed meanwhile.
+
+    It does not list such a container, but its name is taken. Source: moby 20.10 `daemon.create`: the name is reserved
+    first, the container registered last.
+    """
+    named = f"--name={node.name}", f"--label={docker.LABEL}={cluster.name}"
+    tried = attempt(
+        ["docker", "create", "--pull=never", "--network=none", *named, cluster.image, "true"], env=runs_on.env()
+    )
+    if not tried.returncode:
+        runs_on.run("rm", node.name)
+    return "is already in use" in tried.stderr and node.name not in _strangers(runs_on, cluster)
 
 
 def _daemon() -> Docker:

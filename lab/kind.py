@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
 from lab import gobuild, host, network
 from lab.docker import LABEL, Docker
 from lab.errors import LabError
-from lab.processes import attempt
+from lab.processes import TIED_TO_US, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,11 +91,14 @@ def wrapper_script(real: str, cluster: Cluster, balancer_image: str) -> str:
     Docker hands a stopped container's address to the next that asks: nodes that are switched off and on would swap
     theirs. kind has settings for neither, nor for the image. Source: kind 0.33 runs `docker run --name NODE ...`.
 
+    What it calls ends with kind, which the kernel ends with us: else a killed lab's nodes would come up after it.
+
     Nor do names outside the lab have to be waited for: kind's entrypoint looks one up, 5 s of every boot.
     """
     options = [f"--label {LABEL}={cluster.name}"]
     if not cluster.published:
         options += [f"--dns {network.NOWHERE}", f"--add-host host.docker.internal:{network.GATEWAY}"]
+    tied = shlex.join((*TIED_TO_US, real))
     places = (f"    {node.name}) address={node.address} ;;" for node in cluster.nodes())
     return "\n".join(
         (
@@ -105,9 +109,9 @@ def wrapper_script(real: str, cluster: Cluster, balancer_image: str) -> str:
             "  case $node in",
             *places,
             "  esac",
-            f'  exec {real} run --name "$node" --ip "$address" {" ".join(options)} "$@"',
+            f'  exec {tied} run --name "$node" --ip "$address" {" ".join(options)} "$@"',
             "fi",
-            f'exec {real} "$@"',
+            f'exec {tied} "$@"',
             "",
         )
     )

@@ -55,6 +55,10 @@ def recorded(daemon):
     return state.load(CRASH) is not None
 
 
+def node_asked_for(daemon):
+    return any(f"--name {CRASH}-" in line for line in processes_of(CRASH))
+
+
 def first_node(daemon):
     return bool(daemon.containers(CRASH))
 
@@ -70,7 +74,14 @@ def joined(daemon):
 def processes_of(name):
     """Command lines of living processes that work on a cluster."""
     found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if f"--name={name}" in line or f"{name}-control-plane" in line]
+    return [line for line in found.splitlines() if f"--name={name}" in line or f"--name {name}-" in line]
+
+
+def free(daemon, name):
+    """Whether a container can have a name: one that is being made has it before the daemon tells of it."""
+    image = daemon.inspect(WORKER)[0]["Config"]["Image"]
+    made = daemon.succeeds("create", f"--name={name}", "--network=none", image)
+    return made and daemon.succeeds("rm", name)
 
 
 def test_up_uses_the_cluster_that_is_there(real, daemon):
@@ -120,7 +131,7 @@ def test_what_cannot_be_meant_is_refused_with_a_remedy(real, words, said):
     assert state.load("wrong") is None
 
 
-@pytest.mark.parametrize("moment", [recorded, first_node, kubeadm_at_work])
+@pytest.mark.parametrize("moment", [recorded, node_asked_for, first_node, kubeadm_at_work])
 def test_down_clears_away_what_a_killed_up_left(crash, daemon, moment):
     process = crash()
     until("the moment", lambda: moment(daemon))
@@ -133,6 +144,7 @@ def test_down_clears_away_what_a_killed_up_left(crash, daemon, moment):
     assert state.load(CRASH) is None
     assert not (state.run_directory() / "clusters" / CRASH).exists()
     assert processes_of(CRASH) == []
+    assert [name for name in (f"{CRASH}-control-plane", f"{CRASH}-worker") if not free(daemon, name)] == []
 
 
 def test_an_interrupted_up_leaves_at_once_and_says_what_next(crash, daemon, tmp_path):

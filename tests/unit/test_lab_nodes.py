@@ -3,7 +3,9 @@
 import ipaddress
 import json
 import re
+import select
 import subprocess
+import sys
 
 import pytest
 
@@ -115,6 +117,23 @@ def test_nodes_of_published_images_keep_the_names_of_the_world(tmp_path):
 @pytest.mark.parametrize("argv", [["ps", "--all"], ["exec", "--name", "x y"], ["run", "--rm", "--name", "lab-worker"]])
 def test_whatever_else_kind_asks_of_docker_passes_unchanged(tmp_path, argv):
     assert wrapped(tmp_path, cluster(), *argv) == argv
+
+
+@pytest.mark.parametrize("argv", [["run", "--name", "lab-worker", "image"], ["pull", "image"]])
+def test_what_kind_asks_of_docker_ends_with_kind(tmp_path, argv):
+    real = tmp_path / "docker"
+    real.write_text("#!/bin/sh\necho $$\nexec cat\n")
+    real.chmod(0o755)
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(kind.wrapper_script(str(real), cluster(), ""))
+    asks = ["import subprocess, sys; subprocess.run(sys.argv[1:])", "sh", str(wrapper), *argv]
+
+    with subprocess.Popen([sys.executable, "-c", *asks], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as for_kind:
+        for_kind.stdout.readline()
+        for_kind.kill()
+        ended, _, _ = select.select([for_kind.stdout], [], [], 10)
+
+    assert ended  # readable: nothing can write to it any more, though cat still waits for us
 
 
 def test_kinds_load_balancer_is_replaced_by_ours(tmp_path):
