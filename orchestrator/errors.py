@@ -3,6 +3,16 @@
 OrchestratorError                1  (never raised itself)
 ├── BadUsage                     2  an argument cannot be meant
 ├── FactUnreadable              10  something answered, but not in a form we know
+├── HostError                   11  a host could not be worked on
+│   ├── HostUnreachable         11  no connection, or one that broke where nothing can have happened; retryable
+│   ├── HostConnectionLost      11  the connection broke while a command ran: what became of it is not known
+│   ├── HostKeyUnknown          11  nobody has vouched for the key that the host shows
+│   ├── HostKeyChanged          11  the host shows another key than the known one
+│   ├── HostAuthFailed          11  the host, or its sudo, refuses us
+│   ├── HostFileMissing         11  there is no such file on the host
+│   ├── CommandFailed           11  a command ended, but not well
+│   ├── CommandTimedOut         11  a command did not end in the time it was given, and was ended
+│   └── CommandVanished         11  a detached command ended without a result: the host went down under it
 ├── ApiError                    12  the Kubernetes API did not do as asked
 │   ├── ApiUnreachable          12  no answer, or a server that is not up; retryable
 │   ├── ApiThrottled            12  429 from priority and fairness; retryable
@@ -62,6 +72,58 @@ class FactUnreadable(OrchestratorError):
     """Something answered, but not in a form that we know. Unknown is never read as "no"."""
 
     exit_code = 10
+
+
+class HostError(OrchestratorError):
+    """A host could not be worked on, over SSH or otherwise."""
+
+    exit_code = 11
+
+
+class HostUnreachable(HostError):
+    """No connection could be made, or it broke under something that may be repeated."""
+
+    retryable = True
+
+
+class HostConnectionLost(HostError):
+    """The connection broke while a command ran that must not be repeated unseen."""
+
+
+class HostKeyUnknown(HostError):
+    """The host shows a key that is in no known_hosts file. Nothing was sent to it."""
+
+
+class HostKeyChanged(HostError):
+    """The host shows another key than the known one, or a revoked one. Nothing was sent to it."""
+
+
+class HostAuthFailed(HostError):
+    """The host took none of our keys, or its sudo not our password."""
+
+
+class HostFileMissing(HostError):
+    """There is no such file on the host."""
+
+
+class CommandFailed(HostError):
+    """A command on a host ended with a status that its caller does not accept.
+
+    Attributes:
+        rc: The status; 128 and the signal's number when a signal ended it.
+    """
+
+    def __init__(self, message: str, *, remedy: str, rc: int = 1) -> None:
+        super().__init__(message, remedy=remedy)
+        self.rc = rc
+
+
+class CommandTimedOut(HostError):
+    """A command on a host did not end in the time it was given. It was ended there."""
+
+
+class CommandVanished(HostError):
+    """A detached command is gone and left no result: the host went down, or somebody killed all of it."""
 
 
 class ApiError(OrchestratorError):

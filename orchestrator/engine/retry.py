@@ -54,6 +54,10 @@ SETTLE = Policy("settle", 0.2, 2, 5, math.inf)
 # A server loads its permissions in its first seconds (up to 10 seen) and forbids everything until then; a 403 that
 # is meant should not cost a person more than 20.
 FORBIDDEN_AT_START = Policy("forbidden-at-start", 0.5, 1.5, 3, 20)
+# A host that answers at all answers within seconds; one that boots is waited for by its own step, not here.
+HOST_CONNECT = Policy("host-connect", 0.5, 2, 5, 30)
+# A network that is away while a command goes on without it: until the command's own deadline.
+HOST_AWAY = Policy("host-away", 0.5, 2, 5, math.inf)
 
 #: A pause lasts between this part of itself and the whole, so that clients that failed together part.
 LEAST_PART = 0.5

@@ -17,7 +17,7 @@ def below(kind):
 
 RAISED = below(OrchestratorError)[1:]
 #: Failures that a script need not tell apart.
-ALIKE = (set(below(ApiError)), {errors.Locked, errors.LeaseLost})
+ALIKE = (set(below(ApiError)), set(below(errors.HostError)), {errors.Locked, errors.LeaseLost})
 
 
 @pytest.mark.parametrize("kind", RAISED)
@@ -67,11 +67,11 @@ def test_no_failure_ends_as_success_or_as_a_bug():
     assert {0, 1}.isdisjoint(kind.exit_code for kind in RAISED)
 
 
-def test_only_failures_of_the_api_are_tried_again_and_refusals_never_are():
+def test_only_failures_of_api_and_network_are_tried_again_and_refusals_never_are():
     retryable = {kind for kind in RAISED if kind.retryable}
 
     assert retryable
-    assert all(issubclass(kind, ApiError) for kind in retryable)
+    assert all(issubclass(kind, ApiError) for kind in retryable - {errors.HostUnreachable})
     assert retryable.isdisjoint({errors.ApiForbidden, errors.ApiUnauthorized, errors.ApiNotFound, ApiError, BadUsage})
 
 

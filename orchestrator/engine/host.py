@@ -1,0 +1,139 @@
+"""What the core needs of a machine that it works on: commands and files.
+
+`hosts` has the real ones (SSH, a container's runtime, this machine), and `tests/contract/hosts.py` is the one suite
+that holds for all of them. Everything is done as root unless `sudo=False` says otherwise. All methods raise HostError.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that ended, whatever its status.
+
+    Attributes:
+        argv: As it was asked for.
+        rc: Its exit status; 128 and the signal's number when a signal ended it.
+        stdout: All of it; empty when it went to a file.
+        stderr: Its last MiB.
+        took_s: As seen from here.
+    """
+
+    argv: tuple[str, ...]
+    rc: int
+    stdout: bytes
+    stderr: bytes
+    took_s: float
+
+    @property
+    def text(self) -> str:
+        """Its standard output as text, without white space around it."""
+        return self.stdout.decode(errors="replace").strip()
+
+
+class Host(Protocol):
+    """One machine."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        ...
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes | Path = b"",
+        sudo: bool = True,
+        repeatable: bool = False,
+        private: bool = False,
+        stdout_to: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run a command to its end. No shell reads `argv`; ask for `["sh", "-c", …]` where one is wanted.
+
+        Args:
+            argv: The program and its arguments. Never a secret: other users of the host can read them.
+            timeout_s: Then the command is ended on the host, with all that it started.
+            stdin: What it reads; a Path is streamed.
+            sudo: As root; else as the user who logged in.
+            repeatable: It may run twice, so a lost connection is retried instead of being raised.
+            private: Its output holds secrets: it is kept in no record.
+            stdout_to: A local file that gets the output, made anew and readable by this user only.
+            on_line: Told each line of output and errors as it comes.
+
+        Raises:
+            CommandTimedOut: It did not end in time.
+            HostUnreachable: Nothing was started.
+            HostConnectionLost: What became of it is not known.
+        """
+        ...
+
+    def read(self, path: str, *, timeout_s: float) -> bytes:
+        """The contents of a file.
+
+        Raises:
+            HostFileMissing: There is none.
+        """
+        ...
+
+    def write(self, path: str, data: bytes, *, mode: int, owner: str, timeout_s: float) -> None:
+        """Put a file there, whole or not at all; what was at `path` is replaced, a symbolic link too.
+
+        Args:
+            path: Its directory exists.
+            data: Its contents.
+            mode: From its first byte on.
+            owner: As chown takes it, such as `root:root`; "" for whoever writes it.
+            timeout_s: For all of it.
+        """
+        ...
+
+    def fetch(self, path: str, local: Path, *, timeout_s: float) -> str:
+        """Copy a file of any size from there; it appears whole or not at all, readable by this user only.
+
+        Returns:
+            Its SHA-256 in hex, as counted on both sides.
+        """
+        ...
+
+    def send(self, local: Path, path: str, *, mode: int, owner: str, timeout_s: float) -> str:
+        """Copy a file of any size to there, otherwise as `write`. Returns its SHA-256, as counted on both sides."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; the next use makes another."""
+        ...
+
+
+def shown(argv: Sequence[str], most: int = 120) -> str:
+    """`argv` for people, in one line, cut."""
+    text = " ".join(shlex.join(argv).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def demand(host: Host, done: Completed, *, remedy: str = "") -> Completed:
+    """`done`, which has to have ended with 0.
+
+    Raises:
+        CommandFailed: It did not; the message has the end of what it said.
+    """
+    if done.rc == 0:
+        return done
+    said = (done.stderr.strip() or done.stdout.strip())[-512:].decode(errors="replace")
+    raise CommandFailed(
+        f"{host.name}: `{shown(done.argv)}` ended with {done.rc}: {said[-256:] or 'it said nothing'}",
+        remedy=remedy or f"run it by hand on {host.name}, put right what it complains of, and repeat",
+        rc=done.rc,
+    )

@@ -1,0 +1,1 @@
+"""Reaching nodes: by SSH, through their container's runtime, or on this machine; one port, `engine.host`."""

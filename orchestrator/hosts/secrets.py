@@ -1,0 +1,34 @@
+"""Passphrases and passwords: asked for once, kept in memory, shown nowhere."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Secrets:
+    """Asks a person for secrets. Threads that need the same one wait for one question.
+
+    Args:
+        ask: Shows a prompt and reads a line without echo; None where nobody can be asked.
+    """
+
+    def __init__(self, ask: Callable[[str], str] | None = None) -> None:
+        self._ask = ask
+        self._known: dict[str, str] = {}
+        self._mutex = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._known)})"
+
+    def secret(self, prompt: str) -> str | None:
+        """The answer to `prompt`, the same for all who ask it; None where nobody can be asked, or nothing was said."""
+        with self._mutex:
+            if prompt not in self._known:
+                if self._ask is None:
+                    return None
+                self._known[prompt] = self._ask(prompt)
+            return self._known[prompt] or None
