@@ -41,6 +41,52 @@ class Completed:
         return self.stdout.decode(errors="replace").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How one host answered when it was looked at.
+
+    Attributes:
+        name: Its name.
+        via: How it is reached, in words.
+        user: Who commands run as; "" when it was not reached.
+        root: How root is become there, in words.
+        systemd: It runs there, so detached commands are its units.
+        latency_s: Of a command that does nothing, over the connection that there is; None when it was not reached.
+        error: Why it cannot be worked on; "" when it can.
+        remedy: What to do about that.
+    """
+
+    name: str
+    via: str
+    user: str = ""
+    root: str = ""
+    systemd: bool = False
+    latency_s: float | None = None
+    error: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """A host key that somebody is asked to vouch for.
+
+    Attributes:
+        host: As it was named.
+        name: How known_hosts calls it.
+        kind: Of the key.
+        fingerprint: Of the key.
+        state: `known`, `new`, or `changed` when it takes the place of another.
+        file: The known_hosts file.
+    """
+
+    host: str
+    name: str
+    kind: str
+    fingerprint: str
+    state: str
+    file: str
+
+
 class Host(Protocol):
     """One machine."""
 

@@ -217,6 +217,25 @@ def _glob(pattern: str, name: str) -> bool:
     return re.fullmatch("".join(words), name) is not None
 
 
+def states(
+    entries: Sequence[Entry], alias: str, name: str, keys: Sequence[HostKey], *, replace: bool
+) -> dict[HostKey, str]:
+    """For each key that a host shows, `known`, `new` or `changed`.
+
+    Raises:
+        HostKeyChanged: One is revoked; or one takes the place of another, and that was not asked for.
+    """
+    plain = [e for e in entries if not e.marker and e.covers(name)]
+    same = {e.key for e in plain} & set(keys)
+    found = {}
+    for key in keys:
+        gone = [e for e in plain if e.key.kind == key.kind and e.key not in same] or (plain if not same else [])
+        found[key] = "known" if key in same else "changed" if gone else "new"
+        if judge(entries, name, key)[0] is Verdict.REVOKED or (found[key] == "changed" and not replace):
+            demand_known(entries, alias, name, key)
+    return found
+
+
 # ---- changes --------------------------------------------------------------------------------------------------
 
 

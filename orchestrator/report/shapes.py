@@ -272,7 +272,49 @@ class RunList(Shape):
     runs: list[RunShape]
 
 
+class HostShape(Shape):
+    """A host, and how it answered."""
+
+    name: str
+    via: str
+    reached: bool
+    user: str | None
+    root: str | None
+    systemd: bool | None
+    latency_s: float | None
+    error: str
+    remedy: str
+
+
+class HostList(Shape):
+    """The result of `hosts check`."""
+
+    api_version: str
+    kind: str
+    hosts: list[HostShape]
+
+
+class HostKeyShape(Shape):
+    """A host key that is trusted now."""
+
+    host: str
+    name: str
+    type: str
+    fingerprint: str
+    state: str
+    file: str
+
+
+class HostKeyList(Shape):
+    """The result of `hosts trust`."""
+
+    api_version: str
+    kind: str
+    keys: list[HostKeyShape]
+
+
 #: Every document by its kind.
 KINDS: dict[str, type[Shape]] = {
-    kind.__name__: kind for kind in (ClusterStatus, UnmanagedPods, DoctorReport, RunResult, RunList)
+    kind.__name__: kind
+    for kind in (ClusterStatus, UnmanagedPods, DoctorReport, RunResult, RunList, HostList, HostKeyList)
 }

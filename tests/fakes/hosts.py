@@ -44,6 +44,7 @@ def settings(alias, port, **more):
         "User": "root",
         "IdentityAgent": "none",
         "GlobalKnownHostsFile": "none",
+        "HashKnownHosts": "no",
         **more,
     }
     return f"Host {alias}\n" + "".join(f"  {key} {value}\n" for key, value in lines.items())

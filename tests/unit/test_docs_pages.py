@@ -49,7 +49,9 @@ def test_commands_in_examples_exist_with_their_flags(page):
     for text in (*blocks, *quoted):
         for word, rest in re.findall(r"(?:^|[\s$`])orchestrator ([a-z]+)((?: [^\s#|`]+)*)", text):
             flags = {f.partition("=")[0] for f in rest.split() if f.startswith("-") and f != "-"}
-            known = {option for parameter in COMMANDS[word].params for option in parameter.opts}
+            below = getattr(COMMANDS[word], "commands", {})
+            command = below[rest.split()[0]] if below and rest.split() else COMMANDS[word]
+            known = {option for parameter in command.params for option in parameter.opts}
 
             assert flags <= known, text
 

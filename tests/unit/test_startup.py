@@ -6,6 +6,7 @@ import sys
 import pytest
 
 HEAVY = ("kubernetes", "paramiko", "pydantic", "rich", "structlog", "msgspec", "urllib3", "yaml", "tenacity")
+HOSTS = ["hosts", "check", "--help"]
 SHOW = """
 import sys
 from orchestrator.cli.main import main
@@ -18,7 +19,9 @@ sys.stderr.write(" ".join(sorted(loaded & set(sys.argv[-1].split()))))
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["drain", "--help"], ["status", "--help"], ["--version"], ["runs"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["drain", "--help"], ["status", "--help"], ["--version"], ["runs"], HOSTS]
+)
 def test_help_and_what_needs_no_cluster_import_nothing_heavy(words, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SHOW, *words], capture_output=True, text=True, check=True,

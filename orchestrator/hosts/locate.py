@@ -1,0 +1,79 @@
+"""Where a node is, judged from what the cluster says of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import FactUnreadable
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.model import Node
+
+MINIKUBE = "minikube.k8s.io/name"
+#: In this order. Source: core/v1 NodeAddressType.
+ADDRESSES = ("InternalIP", "ExternalIP", "Hostname")
+
+
+@dataclass(frozen=True, slots=True)
+class InContainer:
+    """A container on this machine.
+
+    Attributes:
+        engine: The program that reaches it: docker, podman or nerdctl.
+        container: Its name.
+    """
+
+    engine: str
+    container: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} exec {self.container}"
+
+
+@dataclass(frozen=True, slots=True)
+class BySsh:
+    """A machine with an SSH server.
+
+    Attributes:
+        alias: Its name for `~/.ssh/config`.
+        address: Where it is, unless that says otherwise; "" when nobody says.
+    """
+
+    alias: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"ssh {self.address or self.alias}"
+
+
+Place = InContainer | BySsh
+
+
+def place(node: Node) -> Place:
+    """Where `node` is.
+
+    Raises:
+        FactUnreadable: It has no address, or a provider id that is not of kind's form.
+
+    Source: kind's provider ids are `kind://ENGINE/CLUSTER/NODE`, and its nodes' names those of their containers.
+    minikube's nodes have a label with the profile's name; with its container drivers they run Ubuntu or Debian, in a
+    virtual machine Buildroot.
+    """
+    if node.provider_id.startswith("kind://"):
+        parts = node.provider_id.removeprefix("kind://").split("/")
+        if len(parts) != 3 or parts[0] not in ("docker", "podman", "nerdctl"):
+            raise FactUnreadable(
+                f"{node.name}: its provider id {node.provider_id} is not one of kind's",
+                remedy="reach it by SSH: name it on the command line, with a block in ~/.ssh/config",
+            )
+        return InContainer(parts[0], parts[2])
+    if MINIKUBE in node.labels and not node.os_image.startswith("Buildroot"):
+        return InContainer("docker", node.name)
+    for kind in ADDRESSES:
+        if address := node.addresses.get(kind):
+            return BySsh(node.name, address)
+    raise FactUnreadable(
+        f"{node.name}: the cluster knows no address of it",
+        remedy=f"give it one: HostName for {node.name} in ~/.ssh/config",
+    )
