@@ -98,7 +98,13 @@ def power(node: Node, cluster: Cluster, action: str) -> None:
     """The power button of a node: `off` is a cut of the power, not a shutdown."""
     runs_on = _daemon()
     if action in ("off", "cycle") and node.name in _running(runs_on, cluster):
-        runs_on.run("kill", node.name)
+        runs_on.kill(cluster.containers[node.name])
+        wait_for(
+            f"{node.name} to be off",
+            lambda: node.name not in _running(runs_on, cluster),
+            timeout_s=30,
+            remedy=f"docker inspect {node.name}",
+        )
     if action in ("on", "cycle"):
         runs_on.run("start", node.name)
         if node.role == "load-balancer":
@@ -340,6 +346,7 @@ def _remove(cluster: Cluster) -> None:
     def gone() -> bool:
         left = runs_on.containers(cluster.name)
         if left:
+            runs_on.kill(*left.values())
             attempt(["docker", "rm", "--force", "--volumes", *left.values()], env=runs_on.env())
             return False
         return cluster.status == "up" or not any(_is_being_made(runs_on, cluster, node) for node in cluster.nodes())

@@ -9,6 +9,8 @@ from lab.errors import LabError
 from lab.processes import attempt, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lab.docker import Docker
 
 NAME = "orchestrator-lab"
@@ -58,8 +60,11 @@ def heal(docker: Docker, node: str) -> None:
 
 
 def is_cut(docker: Docker, node: str) -> bool:
-    """Whether a running node is cut off."""
-    return not (Path("/sys/class/net") / _port(docker, node) / "master").exists()
+    """Whether a running node is cut off; not, where it is about to stop and has no port any more."""
+    try:
+        return not (Path("/sys/class/net") / _port(docker, node) / "master").exists()
+    except LabError:
+        return False
 
 
 def _port(docker: Docker, node: str) -> str:
@@ -77,26 +82,33 @@ def _guard(*, sealed: bool) -> None:
     A node that lost a route sends by its default gateway, which is this machine, and this machine has a default gateway
     too: something out there could answer in the place of a pod.
     """
-    _unguard()
-    rules = [
-        f"-A {_CHAIN} -o {BRIDGE} -j RETURN",
-        f"-A {_CHAIN} -o lo -j RETURN",
-        f"-A {_CHAIN} -d {RANGE} -j REJECT",
-    ]
+    rules = [f"-o {BRIDGE} -j RETURN", "-o lo -j RETURN", f"-d {RANGE} -j REJECT"]
     if sealed:
-        rules.append(f"-A {_CHAIN} -i {BRIDGE} -m conntrack --ctstate NEW -j REJECT")
-    for rule in (f"-N {_CHAIN}", *rules, f"-I {_forward_chain()} 1 -j {_CHAIN}", f"-I OUTPUT 1 -d {RANGE} -j {_CHAIN}"):
-        run(["iptables", "-w", *rule.split()])
+        rules.append(f"-i {BRIDGE} -m conntrack --ctstate NEW -j REJECT")
+    lines = [f"-F {_CHAIN}", *_away_with_jumps(), *(f"-A {_CHAIN} {rule}" for rule in rules)]
+    lines += [f"-I {_forward_chain()} 1 -j {_CHAIN}", f"-I OUTPUT 1 -d {RANGE} -j {_CHAIN}"]
+    _at_once(lines)
 
 
 def _unguard() -> None:
-    if attempt(["iptables", "-w", "-n", "-L", _CHAIN]).returncode:
-        return
+    if not attempt(["iptables", "-w", "-n", "-L", _CHAIN]).returncode:
+        _at_once([*_away_with_jumps(), f"-F {_CHAIN}", f"-X {_CHAIN}"])
+
+
+def _away_with_jumps() -> list[str]:
+    """What removes all ways into our chain that there are."""
     listing = run(["iptables", "-w", "-S"]).splitlines()
-    for jump in (line for line in listing if line.endswith(f"-j {_CHAIN}")):
-        run(["iptables", "-w", *jump.replace("-A ", "-D ", 1).split()])
-    run(["iptables", "-w", "-F", _CHAIN])
-    run(["iptables", "-w", "-X", _CHAIN])
+    return [rule.replace("-A ", "-D ", 1) for rule in listing if rule.endswith(f"-j {_CHAIN}")]
+
+
+def _at_once(lines: Sequence[str]) -> None:
+    """Change rules all together or not at all: a lab that is killed meanwhile must not leave half of them.
+
+    Source: iptables-restore(8): a table is committed as a whole; `--noflush` keeps what is not named; naming a chain of
+    one's own makes it.
+    """
+    text = "\n".join(("*filter", f":{_CHAIN} - [0:0]", *lines, "COMMIT", ""))
+    run(["iptables-restore", "--wait", "--noflush"], stdin=text)
 
 
 def _forward_chain() -> str:

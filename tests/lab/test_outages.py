@@ -1,6 +1,7 @@
 """Nodes whose power or network is gone: what the API server makes of it, what the tool says, and how they come back."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from tests.api.command import Command
 from tests.lab.real import CONTROL_PLANE, WORKER, WORKER2, deployment, lab, pod, serving, until
 
 pytestmark = pytest.mark.lab
+CGROUPS = Path("/sys/fs/cgroup")
 GRACE_S, OVERDUE_S = 3, 2
 
 
@@ -134,4 +136,19 @@ def test_a_cut_is_over_when_the_power_comes_back(real):
     lab("power", WORKER2, "cycle")
 
     assert "network cut" not in lab("status").stdout.decode()
+    real.until_ready(WORKER2)
+
+
+def test_a_node_in_which_something_is_frozen_can_lose_its_power(real, place):
+    place.create(pod("frozen", serving("frozen"), node=WORKER2))
+    until("it to run", lambda: place.pods()["frozen"]["status"].get("phase") == "Running")
+    inside = f"**/{real.cluster.containers[WORKER2]}/**/cri-containerd-*"
+    controls = dict.fromkeys(CGROUPS.glob(f"{inside}/freezer.state"), "FROZEN")
+    controls |= dict.fromkeys(CGROUPS.glob(f"{inside}/cgroup.freeze"), "1")
+    for path, word in controls.items():
+        path.write_text(word)
+
+    lab("power", WORKER2, "cycle")
+
+    assert controls
     real.until_ready(WORKER2)
