@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 16
 #: What a command left running may hold its output open; after its end, output is read until it is quiet this long.
-QUIET_S = 1.0
+QUIET_S = 0.5
 _LOOK_S = 0.2
 
 

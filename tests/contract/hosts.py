@@ -152,7 +152,7 @@ def test_a_file_is_replaced_and_not_written_into(host, there):
     assert run(host, "ls", "-A", there).text.split() == ["file", "reader"]
 
 
-@pytest.mark.parametrize("name", [n for n in HOSTILE if n and "\n" not in n])
+@pytest.mark.parametrize("name", ["it's two  words", "-n", "$(id)*"])
 def test_a_file_may_have_any_name(host, there, name):
     write(host, f"{there}/{name}", b"x")
 

@@ -8,7 +8,15 @@ from tests.fakes.hosts import local, over_ssh, settings
 from tests.fakes.sshd import FakeSshd
 
 pytest.register_assert_rewrite("tests.contract.hosts_detached")
-from tests.contract.hosts_detached import *  # noqa: E402, F403
+from tests.contract.hosts_detached import (  # noqa: E402, F401  the others take long, and are in tests/hosts
+    test_a_command_that_a_reboot_ended_is_not_repeated,
+    test_a_connection_that_is_cut_in_the_middle_neither_ends_nor_repeats_it,
+    test_a_detached_command_ends_as_any_other,
+    test_a_stopped_command_is_gone_with_what_it_started_and_is_not_taken_for_a_result,
+    test_a_unit_of_another_command_is_refused,
+    test_it_is_ended_there_when_its_time_is_up_and_that_stays_known,
+    test_the_same_unit_again_gives_the_same_result_without_another_run,
+)
 
 
 @pytest.fixture(scope="module")

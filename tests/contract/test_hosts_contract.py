@@ -1,9 +1,9 @@
-"""The suite of `tests/contract/hosts.py`, held to by this machine and by SSH to a server in this process."""
+"""The suite of `tests/contract/hosts.py`, held to by SSH to the server in this process that other tests use."""
 
 import paramiko
 import pytest
 
-from tests.fakes.hosts import local, over_ssh, settings
+from tests.fakes.hosts import over_ssh, settings
 from tests.fakes.sshd import FakeSshd
 
 pytest.register_assert_rewrite("tests.contract.hosts")
@@ -11,7 +11,7 @@ from tests.contract.hosts import *  # noqa: E402, F403
 
 
 @pytest.fixture(scope="module")
-def over_fake_sshd(tmp_path_factory):
+def host(tmp_path_factory):
     directory = tmp_path_factory.mktemp("ssh")
     key = paramiko.ECDSAKey.generate()
     key.write_private_key_file(directory / "id")
@@ -29,11 +29,6 @@ def over_fake_sshd(tmp_path_factory):
         made = over_ssh(config)
         yield made
         made.close()
-
-
-@pytest.fixture(params=["local", "fake sshd"])
-def host(request):
-    return local() if request.param == "local" else request.getfixturevalue("over_fake_sshd")
 
 
 @pytest.fixture
