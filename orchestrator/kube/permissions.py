@@ -86,6 +86,7 @@ COMMANDS: Mapping[str, tuple[Rule, ...]] = {
     "drain": (*_FINDING, *_DRAIN),
     "resume": _DRAIN,
     "release": _SCHEDULING,
+    "hosts": _FINDING,
     "doctor": _rules(*_LEASE_KIND, "get", namespace=NAMESPACE, name=NAME),
 }
 
