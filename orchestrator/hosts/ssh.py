@@ -106,7 +106,7 @@ class Switchboard:
         """A connection whose host has shown and proven a key; nobody is logged in, the key is not checked."""
         hop = route[-1]
         sock = self._socket(route)
-        transport = paramiko.Transport(sock, default_window_size=1 << 22)
+        transport = _Transport(sock, default_window_size=1 << 22)
         transport.banner_timeout = transport.handshake_timeout = BANNER_S
         transport.auth_timeout = AUTH_S
         options = transport.get_security_options()
@@ -357,6 +357,23 @@ def _words(err: BaseException) -> str:
     if isinstance(err, OSError) and err.strerror:
         return err.strerror
     return " ".join(str(err).split())[:256] or "the connection was closed"
+
+
+class _Transport(paramiko.Transport):  # type: ignore[misc]
+    """The library's, which dies quietly of anything.
+
+    Source: paramiko 5.1 `Transport.run` takes two arguments out of each OSError. A jump that breaks raises one with a
+    single argument: the thread then ends with a traceback, and the connection looks alive for ever.
+    """
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as err:  # noqa: BLE001  whoever uses the connection sees it closed
+            self.saved_exception = err
+            self.close()
+            if self.completion_event is not None:
+                self.completion_event.set()
 
 
 class _CommandSocket(socket.socket):

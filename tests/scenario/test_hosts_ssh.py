@@ -188,6 +188,20 @@ def test_a_way_over_jumps_is_followed_and_jumps_are_shared(tmp_path, server, key
         board.close()
 
 
+def test_a_jump_that_breaks_under_a_command_is_noticed_at_once(tmp_path, server, key, config):
+    with FakeSshd(accepts={key.asbytes()}) as first:
+        (tmp_path / "known_hosts").write_text(server.known + first.known)
+        configured(tmp_path, "first", first.port)
+        host = over_ssh(configured(tmp_path, "far", server.port, ProxyJump="first"), "far")
+        told = threading.Event()
+        threading.Thread(target=lambda: told.wait(LONG_S) and first.cut(), daemon=True).start()
+
+        with pytest.raises(HostConnectionLost, match="far"):
+            host.run(["sh", "-c", "echo begun; sleep 20"], timeout_s=LONG_S, on_line=lambda _: told.set())
+
+        assert hello(host) == "hello"
+
+
 def test_a_jump_that_forbids_it_and_one_that_finds_nobody_are_told_apart(tmp_path, server, key):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
