@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from lab import host, versions
 from lab.api import tier
 from lab.api.client import Client
-from lab.bench import drains, report, startup
+from lab.bench import drains, report, ssh, startup
 from lab.bench.report import Figures
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-STARTUP, SWEEP = "startup", "sweep"
+STARTUP, SWEEP, SSH = "startup", "sweep", "ssh"
 SIZES = (50, 250, 500)
 #: Pods on the node -> how often each tool drains it: kubectl needs a second for five of them.
 REPEAT = {50: 3, 250: 2, 500: 1}
@@ -28,7 +28,7 @@ SWEPT = ("free", "tenth")
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `bench` to the lab's command line."""
     bench = commands.add_parser("bench", help="drains beside kubectl's in turn, as ratios (docs/performance.md)")
-    parts = (*drains.SCENARIOS, SWEEP, STARTUP)
+    parts = (*drains.SCENARIOS, SWEEP, STARTUP, SSH)
     bench.add_argument("--quick", action="store_true", help="one run each with 50 pods, without the slow scenarios")
     bench.add_argument("--sizes", nargs="+", type=int, metavar="PODS", help="default: 50 250 500")
     bench.add_argument("--repeat", type=int, help=f"runs of each tool (default: {REPEAT[50]}; fewer where it is long)")
@@ -41,14 +41,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     host.check_machine()
-    parts = args.only or (("free", "tenth", STARTUP) if args.quick else (*drains.SCENARIOS, SWEEP, STARTUP))
+    parts = args.only or (("free", "tenth", STARTUP) if args.quick else (*drains.SCENARIOS, SWEEP, STARTUP, SSH))
     sizes = args.sizes or (SIZES[:1] if args.quick else SIZES)
     figures = Figures.load(args.json) if args.json else Figures()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         if STARTUP in parts:
             figures = _kept(figures.with_startup(_startup(Path(directory))), args.json)
-        if set(parts) - {STARTUP}:
+        if set(parts) - {STARTUP, SSH}:
             figures = _drains(args, Path(directory), parts, sizes, figures)
+        if SSH in parts:
+            _ssh(args, Path(directory))
     print(report.text(figures))
     if args.write:
         report.write(figures)
@@ -59,6 +61,13 @@ def _startup(directory: Path) -> dict[str, float]:
     place = directory / "startup"
     place.mkdir()
     return startup.measure(place)
+
+
+def _ssh(args: argparse.Namespace, directory: Path) -> None:
+    table = ssh.text(ssh.measure(directory / "ssh", rounds=args.repeat or (1 if args.quick else ssh.ROUNDS)))
+    print(f"## ssh\n\n{table}\n")
+    if args.write:
+        ssh.write(table)
 
 
 def _drains(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.bench import audit, measure, report
+from lab.bench import audit, measure, report, ssh
 from lab.bench.drains import KUBECTL, NOBODY, OURS, SCENARIOS, Row
 from lab.bench.measure import Run
 from lab.bench.report import Figures
@@ -220,3 +220,32 @@ def test_only_requests_made_while_the_command_runs_count(tmp_path):
 
     assert (measured.total, measured.refused) == (1, 1)
     assert measured.other_ms
+
+
+def test_connections_are_compared_with_ansible_s_by_their_medians():
+    runs = {
+        ssh.OURS: [ssh.Taken(4.0, 1.0), ssh.Taken(6.0, 2.0), ssh.Taken(5.0, 1.0)],
+        ssh.DEFAULTS: [ssh.Taken(10.0, 20.0)],
+        ssh.UNKEPT: [ssh.Taken(8.0, 10.0)],
+    }
+
+    lines = ssh.text(runs).splitlines()
+
+    assert lines[2:5] == [
+        "| orchestrator | 3 | 5.00 |  | 1.00 |  |",
+        "| ansible | 1 | 10.00 | **0.50** | 20.00 | **0.05** |",
+        "| ansible, ControlMaster=no | 1 | 8.00 | **0.62** | 10.00 | **0.10** |",
+    ]
+    assert lines[-1].endswith("measured 0.50: reached.")
+
+
+def test_the_table_of_connections_has_a_place_in_the_page_of_figures(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("before\n<!-- ssh -->\nold\n<!-- end -->\nafter\n")
+
+    ssh.write("new", page)
+
+    assert page.read_text() == "before\n<!-- ssh -->\n\nnew\n\n<!-- end -->\nafter\n"
+    page.write_text("nothing")
+    with pytest.raises(LabError, match="no place"):
+        ssh.write("new", page)
