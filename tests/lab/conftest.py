@@ -15,13 +15,14 @@ NAME = "test"
 
 @pytest.fixture(scope="session")
 def real():
-    """Three real nodes."""
-    if state.load(NAME):
-        cluster.down(NAME)  # of a run that was killed
-    try:
-        yield Real(cluster.up(Request(NAME, Shape(1, 2), "1.36.3", ("1.36.3", "1.37.2"))))
-    finally:
-        cluster.down(NAME)
+    """Three real nodes, for one run of the tests at a time."""
+    with state.lock("tests"):
+        if state.load(NAME):
+            cluster.down(NAME)  # of a run that was killed
+        try:
+            yield Real(cluster.up(Request(NAME, Shape(1, 2), "1.36.3", ("1.36.3", "1.37.2"))))
+        finally:
+            cluster.down(NAME)
 
 
 @pytest.fixture(scope="module")

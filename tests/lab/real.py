@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import gobuild, images
-from lab.processes import wait_for
+from lab.processes import run, wait_for
 from lab.state import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,11 @@ def lab(*words, code=0, stdin=b"", env=None):
 def until(what, ready, timeout_s=120):
     """Returns once `ready` says yes."""
     wait_for(what, ready, timeout_s=timeout_s, pause_s=0.1, remedy="")
+
+
+def guard():
+    """The rules that keep packets in the lab's range."""
+    return [rule for rule in run(["iptables", "-w", "-S"]).splitlines() if "ORCHESTRATOR-LAB" in rule]
 
 
 def since(started):

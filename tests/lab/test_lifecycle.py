@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, takewhile
 
 import pytest
 
-from lab import docker, state
-from tests.lab.real import WORKER, begin, lab, until
+from lab import docker, network, state
+from tests.lab.real import WORKER, begin, guard, lab, until
 
 pytestmark = pytest.mark.lab
 CRASH = "crash"
@@ -133,6 +135,7 @@ def test_what_cannot_be_meant_is_refused_with_a_remedy(real, words, said):
 
 @pytest.mark.parametrize("moment", [recorded, node_asked_for, first_node, kubeadm_at_work])
 def test_down_clears_away_what_a_killed_up_left(crash, daemon, moment):
+    rules = guard()
     process = crash()
     until("the moment", lambda: moment(daemon))
 
@@ -140,6 +143,7 @@ def test_down_clears_away_what_a_killed_up_left(crash, daemon, moment):
     process.wait()
     lab("down", "--name", CRASH)
 
+    assert guard() == rules
     assert daemon.containers(CRASH) == {}
     assert state.load(CRASH) is None
     assert not (state.run_directory() / "clusters" / CRASH).exists()
@@ -171,6 +175,18 @@ def test_down_leaves_other_clusters_and_others_containers_alone(crash, daemon, s
     running = daemon.run("ps", "--format={{.Names}}").split()
     assert {*before, stranger} <= set(running)
     assert real.ready(WORKER) == "True"
+
+
+def test_packets_are_guarded_at_every_moment_of_another_up(daemon):
+    rules = guard()
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(lambda: [network.ensure(daemon, sealed=True) for _ in range(10)])
+
+        seen = [guard() for _ in takewhile(lambda _: not others.done(), count())]
+
+        others.result()
+    assert len(seen) > 10
+    assert [each for each in seen if each != rules] == []
 
 
 def test_up_refuses_names_that_others_containers_have(daemon, stranger):
