@@ -37,7 +37,7 @@ check: $(READY) ## format, lint, types, import contracts, unit tests with covera
 	@$(MAKE) --no-print-directory unit
 
 unit: $(READY) ## the tests that need nothing but Python, under 30 s
-	$(BIN)/pytest tests/unit tests/scenario -q --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/pytest tests/unit tests/scenario -q -n auto --cov --cov-report=term:skip-covered --cov-fail-under=90
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 --skip-covered
 
 api: $(READY) ## the tests on real control planes (API server, etcd, controllers; no kubelets)

@@ -74,9 +74,13 @@ class Real:
         return self.read("node", name)
 
     def ready(self, name):
-        """`True`, `False` or `Unknown`, as the API server has it."""
-        conditions = self.node(name)["status"]["conditions"]
-        return next(entry["status"] for entry in conditions if entry["type"] == "Ready")
+        """`True`, `False` or `Unknown`, as the API server has it; what it says instead when it does not tell.
+
+        One that has just come back answers 403 until it knows its roles, and load balancers ask it too early for that.
+        """
+        condition = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+        done = self.attempt("get", "node", name, "-o", condition)
+        return done.stderr or done.stdout
 
     def boot_id(self, name):
         return self.node(name)["status"]["nodeInfo"]["bootID"]

@@ -58,6 +58,7 @@ def test_a_record_of_a_living_process_is_believed(daemon):
         f"{os.getpid()}",
         "",
     ],
+    ids=["started at another time", "another boot", "no such process", "cut short", "empty"],
 )
 def test_a_stranger_with_a_reused_pid_is_never_taken_for_ours(daemon, text):
     assert recorded(daemon, text) is None
