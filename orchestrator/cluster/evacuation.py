@@ -305,22 +305,40 @@ class Evacuation:
 
     def _waiting(self) -> tuple[Waiting, ...]:
         groups: dict[tuple[str, str], list[_Item]] = {}
+        told: dict[str, str] = {}
         for item in self._items.values():
             if item.state in (State.WAITING, State.ASKED):
-                groups.setdefault(self._reason(item), []).append(item)
+                groups.setdefault(self._reason(item, told), []).append(item)
         return tuple(
             Waiting(why, budget, tuple(i.pod.key for i in items), min(i.since for i in items))
             for (why, budget), items in groups.items()
         )
 
-    def _reason(self, item: _Item) -> tuple[str, str]:
+    def _reason(self, item: _Item, told: dict[str, str]) -> tuple[str, str]:
+        """What a pod waits for, and the budget's key; `told` keeps what is said of each budget."""
         for key in self._line(item):
             account = self._accounts[key]
             if item.state is State.WAITING and not account.room():
-                return _explained(account.budget), key
+                if key not in told:
+                    told[key] = _explained(account.budget) + self._cut_short(account.budget)
+                return told[key], key
         if item.why:
             return item.why, ""
         return ("its turn" if item.state is State.WAITING else "the server's answer"), ""
+
+    def _cut_short(self, budget: Budget) -> str:
+        """What to say of pods that a budget counts as gone and that stay, or "".
+
+        Source: eviction.go: the server takes a pod off its budget first, then deletes it; a client that dies in
+        between ends the request. The disruption controller takes the pod back after `DeletionTimeout`, 2 minutes.
+        """
+        waiting = (i.pod for i in self._items.values() if i.state is State.WAITING and i.pod.deleting_since is None)
+        count = sum(pod.namespace == budget.namespace and pod.name in budget.disrupted for pod in waiting)
+        if not count:
+            return ""
+        pods = "1 pod as gone that is" if count == 1 else f"{count} pods as gone that are"
+        evictions = "its eviction" if count == 1 else "their eviction"
+        return f"; it counts {pods} still here, because {evictions} was cut short, for up to 2 minutes"
 
     # ---- inside -----------------------------------------------------------------------------------------------
 

@@ -456,3 +456,26 @@ def test_each_answer_that_asks_for_less_halves_what_is_asked_for_at_once():
         course.answered(name, Gone(), 0.0)
 
     assert due(course) == ["web-8"]
+
+
+def test_pods_that_a_budget_counts_as_gone_though_they_stay_are_told():
+    course = start(pods(5), budget(0, disrupted=["web-1", "web-3", "elsewhere"]))
+    due(course)
+
+    (waiting,) = course.progress().waiting
+
+    assert waiting.why.endswith(
+        "it counts 2 pods as gone that are still here, because their eviction was cut short, for up to 2 minutes"
+    )
+
+
+def test_pods_that_are_on_their_way_out_are_no_news_to_their_budget():
+    course = start(pods(5), budget(2))
+    due(course)
+    for name in ("web-0", "web-1"):
+        course.answered(name, Evicted(), 0.0)
+    course.budget_changed(budget(0, disrupted=["web-0", "web-1"]))
+
+    (waiting,) = course.progress().waiting
+
+    assert "cut short" not in waiting.why
