@@ -1,6 +1,7 @@
 """Real control planes for the tests that need one: started when first asked for, ended with the module."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 from lab.api import objects, tier
 from lab.api.client import Client
 from tests.api.command import Command
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell: commands that the tests start would ignore Ctrl-C as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
