@@ -41,9 +41,11 @@ unit: $(READY) ## the tests that need nothing but Python, under 30 s
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100 --skip-covered
 
 api: $(READY) ## the tests on real control planes (API server, etcd, controllers; no kubelets)
+	@$(BIN)/python -m lab prepare
 	$(BIN)/pytest tests/contract tests/api -m "not lab_full"
 
 lab-test: $(READY) ## the tests on the real kind cluster
+	@$(BIN)/python -m lab prepare
 	$(BIN)/pytest tests/lab -m "not lab_full"
 
 lab: $(READY) ## start the real cluster: 1 control plane, 2 workers
