@@ -199,21 +199,23 @@ class App:
         runs.retain()
         return Outcome(DONE, plan, run, previews)
 
-    def rehearse(self, plan: Plan) -> tuple[tuple[str, EvictionAnswer], ...]:
-        """What the API server would answer to every change of a drain or cordon; it makes none.
+    def rehearse(self, previews: tuple[Preview, ...]) -> tuple[tuple[str, EvictionAnswer], ...]:
+        """What the API server would answer to every change that is needed; it makes none.
 
         Returns:
             For each pod that would be evicted, its key and the answer.
 
         Raises:
-            ApiError: A cordon would be refused.
+            ApiError: A cordon, or its undoing, would be refused.
         """
         from orchestrator.actions.drain import evictable  # noqa: PLC0415
 
         answers: list[tuple[str, EvictionAnswer]] = []
-        for step in plan.steps():
+        for step in (p.step for p in previews if not isinstance(p.decision, Done)):
             if step.action == "node.cordon":
                 self.rehearsal.would_cordon(self.rehearsal.node(step.node))
+            if step.action in ("node.uncordon", "node.restore_scheduling"):
+                self.rehearsal.would_uncordon(self.rehearsal.node(step.node))
             if step.action == "node.drain":
                 ask = self.rehearsal.would_delete if step.params["disable_eviction"] else self.rehearsal.would_evict
                 for pod in evictable(self.rehearsal, step, self.clock.wall()):

@@ -98,11 +98,7 @@ def carry_out(app: App, plan: Plan, output: Output, done: str) -> None:
         output: The form of the result.
         done: The past participle for a finished node, such as `drained`.
     """
-    outcome = app.perform(plan, shown=lambda previews: _show_plan(app, previews))
-    answers = app.rehearse(plan) if app.settings.dry_run is DryRun.SERVER else ()
-    if answers:
-        sys.stderr.write(plans.answers_text(answers))
-    _finish(app, outcome, output, done)
+    _finish(app, app.perform(plan, shown=lambda previews: _show_plan(app, previews)), output, done)
 
 
 def released(app: App, run: str, output: Output) -> None:
@@ -116,6 +112,9 @@ def _show_plan(app: App, previews: tuple[Preview, ...]) -> None:
 
 
 def _finish(app: App, outcome: Outcome, output: Output, done: str) -> None:
+    answers = app.rehearse(outcome.previews) if app.settings.dry_run is DryRun.SERVER else ()
+    if answers:
+        sys.stderr.write(plans.answers_text(answers))
     show(output, "RunResult", _body(app, outcome, done), _table(app, outcome, done))
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

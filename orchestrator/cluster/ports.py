@@ -172,6 +172,14 @@ class Rehearsal(View, Protocol):
         """
         ...
 
+    def would_uncordon(self, node: Node) -> None:
+        """Have the server check the undoing of the cordon of `node`.
+
+        Raises:
+            ApiError: It would be refused.
+        """
+        ...
+
     def would_evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """What the server would answer to `Hands.evict`."""
         ...

@@ -360,6 +360,10 @@ class KubeRehearsal(_Asking):
         """Have the server check the cordon."""
         self._patch_node(node, {"unschedulable": True}, None, dry_run=True)
 
+    def would_uncordon(self, node: Node) -> None:
+        """Have the server check the undoing of a cordon."""
+        self._patch_node(node, {"unschedulable": None}, None, dry_run=True)
+
     def would_evict(self, pod: Pod, *, grace_s: int | None, timeout_s: float) -> EvictionAnswer:
         """What an eviction would be answered."""
         return self._removal(pod, grace_s=grace_s, timeout_s=timeout_s, evict=True, dry_run=True)

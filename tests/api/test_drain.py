@@ -64,6 +64,20 @@ def test_a_server_dry_run_asks_for_every_eviction_and_makes_none(world, orchestr
     assert "web" in said.stderr
 
 
+def test_a_server_dry_run_of_undoing_a_cordon_has_the_server_check_it(world, orchestrator, requests):
+    world.deploy("db", 1, budget={"minAvailable": 1})
+    orchestrator("drain", "n1", "--timeout", "1s", code=30)
+    asked = len(requests.changing())
+
+    orchestrator("uncordon", "n1", "--dry-run=server", code=3)
+    orchestrator("release", "last", "--dry-run=server", code=3)
+
+    assert [(verb, uri) for verb, uri, _ in requests.changing()[asked:]] == [
+        ("patch", "/api/v1/nodes/n1?dryRun=All")
+    ] * 2
+    assert world.cordoned("n1")
+
+
 def test_nothing_is_done_twice(world, orchestrator, requests):
     world.deploy("web", 3)
     orchestrator("drain", "n1")

@@ -157,12 +157,13 @@ def test_a_patch_that_is_refused_ends_at_once_and_says_what_was_meant(server, ha
     assert clock.slept == []
 
 
-def test_a_rehearsed_cordon_is_a_dry_run(server, clock, tmp_path):
+@pytest.mark.parametrize("verb", ["would_cordon", "would_uncordon"])
+def test_a_rehearsed_cordon_and_its_undoing_are_dry_runs(server, clock, tmp_path, verb):
     server.on("GET", NODE, ok(wire.node()))
     server.on("PATCH", NODE, ok(wire.node(unschedulable=True)))
     rehearsal = KubeRehearsal(server.session(tmp_path), clock, Recorder())
 
-    rehearsal.would_cordon(rehearsal.node("n1"))
+    getattr(rehearsal, verb)(rehearsal.node("n1"))
 
     assert [r.query for r in server.changes()] == [{"dryRun": "All"}]
 
