@@ -6,9 +6,7 @@ import sys
 from typing import Any
 
 from orchestrator.cli.options import Output
-
-#: The versioned shape of every result; see `docs/output.md`.
-API_VERSION = "kube-orchestrator.io/v1"
+from orchestrator.report import API_VERSION
 
 
 class ReaderGone(Exception):

@@ -112,16 +112,14 @@ def _summary(place: Path) -> RunSummary | None:
     """One run; None when it was removed meanwhile."""
     try:
         running = journal.locked(place)
-        if not running and journal.empty(place):
-            return RunSummary(
-                place.name, "stopped", place.stat().st_mtime, "ended before its plan was written", over=True
-            )
         contents = journal.read(place)
     except (BadUsage, FactUnreadable):
         try:
             changed = place.stat().st_mtime
         except FileNotFoundError:
             return None
+        if not running and journal.empty(place):
+            return RunSummary(place.name, "stopped", changed, "ended before its plan was written", over=True)
         return RunSummary(place.name, "running" if running else "damaged", changed, "")
     state = "running" if running else contents.state
     over = not running and (contents.ended or not contents.past)

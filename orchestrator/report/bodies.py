@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator.cluster.checkup import Level
-from orchestrator.report import shapes
+from orchestrator.report import API_VERSION, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from orchestrator.cluster.model import Pod
     from orchestrator.cluster.overview import Cordon, NodeState, Overview, Status
     from orchestrator.cluster.unmanaged import Consequence, UnmanagedPods
-
-API_VERSION = "kube-orchestrator.io/v1"
 
 
 def iso(at: float | None) -> str | None:

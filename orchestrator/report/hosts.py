@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.report import shapes
-from orchestrator.report.bodies import API_VERSION
+from orchestrator.report import API_VERSION, shapes
 from orchestrator.report.text import columns, count, wrapped
 
 if TYPE_CHECKING:

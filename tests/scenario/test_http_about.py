@@ -20,12 +20,6 @@ NOON = 1_785_585_600.0
 
 
 @pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
 def about(server, tmp_path):
     return KubeAbout(server.session(tmp_path), FakeClock(NOON), patience_s=2.0)
 

@@ -20,12 +20,6 @@ EMPTY = wire.listed()
 
 
 @pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
 def hands(server, tmp_path):
     return KubeHands(server.session(tmp_path), FakeClock(), Recorder())
 

@@ -7,18 +7,12 @@ import pytest
 from orchestrator.engine.lease import LeaseRecord
 from orchestrator.errors import ApiConflict, ApiError, ApiForbidden, ApiNotFound, ApiUnreachable
 from orchestrator.kube.lease import KubeLeases
-from tests.fakes.server import ApiServer, Stream, ok, page, said
+from tests.fakes.server import Stream, ok, page, said
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 LEASE = f"{LEASES}/kube-orchestrator"
 RECORD = LeaseRecord("jo@desk", "drain-1", 1_795_000_000.25, 1_795_000_005.5, 15, "7", "uid-7")
 MICRO_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
-
-
-@pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
 
 
 @pytest.fixture

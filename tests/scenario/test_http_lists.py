@@ -6,24 +6,12 @@ from orchestrator.cluster.model import Budget, Selector
 from orchestrator.errors import ApiError, ApiForbidden, FactUnreadable
 from orchestrator.kube.cluster import KubeView
 from tests.fakes import wire
-from tests.fakes.server import ApiServer, ok, page, said
+from tests.fakes.server import ok, page, said
 from tests.fakes.sink import Recorder
-from tests.fakes.time import FakeClock
 
 NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 DAEMON_SET = "/apis/apps/v1/namespaces/kube-system/daemonsets/agent"
-
-
-@pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 @pytest.fixture

@@ -8,26 +8,14 @@ from orchestrator.cluster.model import CordonRecord
 from orchestrator.errors import ApiConflict, ApiError, ApiForbidden, ApiNotFound
 from orchestrator.kube.cluster import KubeHands, KubeRehearsal
 from tests.fakes import wire
-from tests.fakes.server import ApiServer, HangUp, ok, page, said
+from tests.fakes.server import HangUp, ok, page, said
 from tests.fakes.sink import Recorder
-from tests.fakes.time import FakeClock
 
 NODE = "/api/v1/nodes/n1"
 RECORD = CordonRecord("jo@desk", "disk", "drain-1", 1_795_000_000.0)
 MINE = json.dumps({"owner": "jo@desk", "reason": "disk", "run": "drain-1", "at": 1_795_000_000.0})
 THEIRS = json.dumps({"owner": "sam@desk", "reason": "fan", "run": "drain-2", "at": 1_795_000_000.0})
 CONFLICT = said(409, "the object has been modified; please apply your changes to the latest version", reason="Conflict")
-
-
-@pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 @pytest.fixture

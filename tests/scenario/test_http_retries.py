@@ -14,22 +14,11 @@ from orchestrator.errors import (
 )
 from orchestrator.kube.cluster import KubeView
 from tests.fakes import wire
-from tests.fakes.server import ApiServer, HangUp, Silence, ok, page, said
+from tests.fakes.server import HangUp, Silence, ok, page, said
 from tests.fakes.sink import Recorder
 from tests.fakes.time import FakeClock
 
 NODE = "/api/v1/nodes/n1"
-
-
-@pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 @pytest.fixture

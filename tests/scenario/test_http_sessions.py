@@ -26,12 +26,6 @@ def _no_cluster_of_ours(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
-
-
-@pytest.fixture
 def certificates(tmp_path):
     (tmp_path / "pki").mkdir()
     return Certificates(tmp_path / "pki")

@@ -12,19 +12,13 @@ from orchestrator.kube import watch
 from orchestrator.kube.cluster import KubeView
 from orchestrator.kube.wire import PodObject
 from tests.fakes import wire
-from tests.fakes.server import PATIENCE_S, ApiServer, HangUp, Stream, ok, page, said
+from tests.fakes.server import PATIENCE_S, HangUp, Stream, ok, page, said
 from tests.fakes.sink import Recorder
 from tests.fakes.time import FakeClock
 
 PODS = "/api/v1/pods"
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 NOTHING = PodList((), "100")
-
-
-@pytest.fixture
-def server():
-    with ApiServer() as running:
-        yield running
 
 
 @pytest.fixture
