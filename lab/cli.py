@@ -53,11 +53,15 @@ def _add_cluster_commands(commands: argparse._SubParsersAction[argparse.Argument
     up.add_argument("--name", default=DEFAULT_NAME)
     up.add_argument("--shape", default="1+2", help="control planes + workers (default: 1+2)")
     up.add_argument("--version", default=versions.DEFAULT, help=f"of Kubernetes: {', '.join(everything)}")
-    up.add_argument("--offer", nargs="+", default=everything, metavar="VERSION", help="apt packages and images at hand")
+    up.add_argument(
+        "--offer", nargs="+", default=versions.USUAL, metavar="VERSION", help="apt packages and images at hand"
+    )
     up.add_argument("--image", default="", metavar="kindest/node:TAG", help="a published node image instead of our own")
     up.set_defaults(run=_up)
 
     prepare = commands.add_parser("prepare", help="build all that `up` and `api up` need, and start nothing")
+    prepare.add_argument("--offer", nargs="+", default=versions.USUAL, metavar="VERSION", help="for these versions")
+    prepare.add_argument("--version", default=versions.DEFAULT, help="of the node image")
     prepare.set_defaults(run=_prepare)
 
     down = commands.add_parser("down", help="remove a cluster, also one that was left half made")
@@ -100,9 +104,9 @@ def _up(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(_: argparse.Namespace) -> int:
+def _prepare(args: argparse.Namespace) -> int:
     _leave_at_once_when_interrupted()
-    cluster.build(cluster.Request(DEFAULT_NAME, Shape.parse("1+2"), versions.DEFAULT, tuple(versions.KUBERNETES)))
+    cluster.build(cluster.Request(DEFAULT_NAME, Shape.parse("1+2"), args.version, tuple(args.offer)))
     gobuild.kwok()
     return 0
 
