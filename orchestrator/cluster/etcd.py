@@ -126,6 +126,15 @@ class _WireHealth(_Wire):
     error: str = ""
 
 
+class _WireAlarm(_Wire):
+    memberID: int = 0  # noqa: N815
+    alarm: int = 0
+
+
+class _WireAlarms(_Wire):
+    alarms: list[_WireAlarm] = msgspec.field(default_factory=list)
+
+
 class _WireHashKV(_Wire):
     hash: int
     compact_revision: int = 0
@@ -179,6 +188,19 @@ def parse_hashes(stdout: str) -> tuple[Hash, ...]:
     """
     found = _decoded(list[_WireHash], stdout, "etcdctl endpoint hashkv")
     return tuple(Hash(e.Endpoint, e.HashKV.hash, e.HashKV.hash_revision, e.HashKV.compact_revision) for e in found)
+
+
+def parse_alarms(stdout: str) -> tuple[str, ...]:
+    """The answer of `etcdctl alarm list`, in words; empty when there is none.
+
+    Source: etcdserverpb `AlarmType`: 1 is NOSPACE, 2 is CORRUPT.
+
+    Raises:
+        FactUnreadable: It is not that answer.
+    """
+    names = {1: "NOSPACE", 2: "CORRUPT"}
+    found = _decoded(_WireAlarms, stdout, "etcdctl alarm list").alarms
+    return tuple(f"{names.get(each.alarm, each.alarm)} on member {each.memberID:x}" for each in found)
 
 
 def quorum(voters: int) -> int:

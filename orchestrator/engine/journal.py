@@ -124,6 +124,8 @@ def _contents(records: list[Record]) -> Contents:
                 past.setdefault(record["step"], record["before"])
             case "finished":
                 done.add(record["step"])
+            case "command":
+                continue  # for people: what ran on a host, and where its output is
             case kind if kind in STATES:
                 last = kind
             case kind:
@@ -281,6 +283,10 @@ class Journal:
         remedy, code = (err.remedy, err.exit_code) if isinstance(err, OrchestratorError) else ("", 1)
         what = {"error": type(err).__name__, "message": str(err), "remedy": remedy, "exit_code": code}
         self._append({"kind": "failed", "step": step, **what})
+
+    def command(self, **fields: Any) -> None:
+        """Something ran on a host, or a file was copied to or from it."""
+        self._append({"kind": "command", **fields})
 
     def mark(self, kind: str, **fields: Any) -> None:
         """The run is `stopped`, `resumed`, `ended` or `released`."""

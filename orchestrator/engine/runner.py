@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -44,6 +44,7 @@ class Applying:
         clock: Time.
         emit: Reports an event; `run`, `node`, `step` and `action` are added, `level=` sets the level.
         guard: Called before each effect; raises LeaseLost, or Interrupted after a second request to stop.
+        before: Facts as they were when the step first started in this run.
     """
 
     run: str
@@ -52,6 +53,7 @@ class Applying:
     clock: Clock
     emit: Callable[..., None]
     guard: Callable[[], None]
+    before: Facts = field(default_factory=dict)
 
 
 class Action(Protocol[V_contra, H_contra]):
@@ -323,7 +325,8 @@ class _Run(Generic[H]):
         """
         deadline = None if step.timeout_s is None else began + step.timeout_s
         guard = partial(self._guard, deadline)
-        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard)
+        before = self._journal.past[step.id]
+        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard, before)
         self._apply(action, step, now, applying)
         said = ""
 

@@ -296,9 +296,11 @@ def _followed(
             )
 
 
-def _look(host: Host, unit: Unit, out: int, err: int) -> Completed:
-    argv = ["sh", "-c", _LOOK, "sh", unit.directory, str(out), str(err), str(PIECE_BYTES), str(WATCH_S * 5)]
-    return demand(host, host.run(argv, timeout_s=ASK_S + WATCH_S, repeatable=True, private=True))
+def _look(
+    host: Host, unit: Unit, out: int, err: int, *, wait_s: int = WATCH_S, most: int = PIECE_BYTES
+) -> Completed:
+    argv = ["sh", "-c", _LOOK, "sh", unit.directory, str(out), str(err), str(most), str(wait_s * 5)]
+    return demand(host, host.run(argv, timeout_s=ASK_S + wait_s, repeatable=True, private=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +326,12 @@ def _seen(host: Host, unit: Unit, answer: bytes) -> _Seen:
             f"{host.name}: what it says of {unit.directory} cannot be read: {why}",
             remedy=f"look at the directory on {host.name}",
         ) from why
+
+
+def state(host: Host, unit: Unit) -> tuple[str, int]:
+    """How the command stands: `absent`, `running`, `ended`, `late` or `vanished`, and its exit status when it ended."""
+    seen = _seen(host, unit, _look(host, unit, 0, 0, wait_s=0, most=0).stdout)
+    return seen.state, seen.rc
 
 
 def stop(host: Host, unit: Unit) -> None:

@@ -31,13 +31,22 @@ class Recorded:
         directory: The run's own.
         emit: Reports an event, as `engine.runner.Applying.emit` does.
         clock: For times.
+        note: Writes the same into the run's journal.
     """
 
-    def __init__(self, host: Host, directory: Path, emit: Callable[..., None], clock: Clock) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        emit: Callable[..., None],
+        clock: Clock,
+        note: Callable[..., None] = lambda **_: None,
+    ) -> None:
         self._host = host
         self._directory = directory / FOLDER / re.sub(r"[^A-Za-z0-9_.-]", "_", host.name)
         self._emit = emit
         self._clock = clock
+        self._note = note
         self._numbers = itertools.count(1)
         self._mutex = threading.Lock()
 
@@ -63,6 +72,30 @@ class Recorded:
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a command to its end."""
+
+        def work(heard: Callable[[str], None] | None) -> Completed:
+            return self._host.run(
+                argv,
+                timeout_s=timeout_s,
+                stdin=stdin,
+                sudo=sudo,
+                repeatable=repeatable,
+                private=private,
+                stdout_to=stdout_to,
+                on_line=heard,
+            )
+
+        return self.recording(argv, work, private=private, on_line=on_line)
+
+    def recording(
+        self,
+        argv: Sequence[str],
+        work: Callable[[Callable[[str], None] | None], Completed],
+        *,
+        private: bool = False,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """`work`, which runs `argv` on the host and is handed who listens to its lines, written down."""
         path, file = self._opened(argv)
         with file:
 
@@ -74,16 +107,7 @@ class Recorded:
 
             began = self._clock.now()
             try:
-                done = self._host.run(
-                    argv,
-                    timeout_s=timeout_s,
-                    stdin=stdin,
-                    sudo=sudo,
-                    repeatable=repeatable,
-                    private=private,
-                    stdout_to=stdout_to,
-                    on_line=heard if on_line or not private else None,
-                )
+                done = work(heard if on_line or not private else None)
             except Exception as err:
                 self._ended(argv, file, path, None, self._clock.now() - began, f"{type(err).__name__}: {err}")
                 raise
@@ -130,18 +154,18 @@ class Recorded:
         took_s = round(took_s, 3)
         end = why or f"rc={rc}"
         file.write(f"# {end} after {took_s} s\n".encode())
-        self._emit(
-            "host.command",
-            level="debug",
-            host=self.name,
-            argv=list(argv),
-            rc=rc,
-            took_s=took_s,
-            output=str(path.relative_to(self._directory.parent.parent)),
-        )
+        fields = {
+            "host": self.name,
+            "argv": [shown([word], 200) for word in argv],
+            "rc": rc,
+            "took_s": took_s,
+            "output": str(path.relative_to(self._directory.parent.parent)),
+        }
+        self._emit("host.command", level="debug", **fields)
+        self._note(**fields)
 
     def _file(self, what: str, path: str, size_bytes: int, began: float) -> None:
         took_s = round(self._clock.now() - began, 3)
-        self._emit(
-            "host.file", level="debug", host=self.name, what=what, path=path, size_bytes=size_bytes, took_s=took_s
-        )
+        fields = {"host": self.name, "what": what, "path": path, "size_bytes": size_bytes, "took_s": took_s}
+        self._emit("host.file", level="debug", **fields)
+        self._note(**fields)

@@ -1,0 +1,302 @@
+"""What a host says of itself, read into facts. Pure. `cluster.queries` has the questions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import etcd, kubeadm, packages
+from orchestrator.cluster.queries import sections
+from orchestrator.cluster.versions import Version, parse
+from orchestrator.errors import FactUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.cluster.etcd import Member, Status
+    from orchestrator.cluster.kubeadm import Certificate, Complaint
+    from orchestrator.cluster.packages import Package, Source
+    from orchestrator.cluster.queries import Section
+
+#: Components of a control plane that kubeadm runs as static pods, etcd included.
+STATIC = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+#: Those of Kubernetes' own version.
+CONTROL_PLANE = STATIC[1:]
+
+_NAME = re.compile(r"([^/]+)\.yaml$")
+_IMAGE = re.compile(r"^\s*(?:- )?image: \"?([^\s\"]+)", re.MULTILINE)
+_SOME_VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A static pod's manifest.
+
+    Attributes:
+        name: Of its file, without its end: `kube-apiserver`.
+        image: Of its first container.
+    """
+
+    name: str
+    image: str
+    text: str
+
+    @property
+    def version(self) -> Version | None:
+        """By its image's tag; None where that is none."""
+        return parse(self.image.rpartition(":")[2])
+
+    def flag(self, name: str) -> str:
+        """The value of a flag of its command, "" without it."""
+        match = re.search(rf"^\s*- \"?--{re.escape(name)}=([^\s\"]*)", self.text, re.MULTILINE)
+        return match[1] if match else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A directory's file system.
+
+    Attributes:
+        mount: Where that is mounted.
+    """
+
+    mount: str
+    size_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """One host. What it was not asked, or does not have, is empty.
+
+    Attributes:
+        at: Its clock, in seconds since the epoch.
+        os: As /etc/os-release calls it.
+        apt: It has apt.
+        kubeadm: Version of the installed program.
+        kubelet: Version of the installed program.
+        running: Version of the kubelet that runs; None when none does.
+        replaced: The kubelet that runs is not the installed file any more.
+        arguments: The running kubelet's.
+        packages: Of Kubernetes, by name.
+        unfinished: What dpkg left half done, in its words.
+        sources: Files that name repositories of Kubernetes.
+        manifests: By name.
+        components: Static pods' processes: name -> version, None where it does not tell.
+        locks: Locks of apt and dpkg that somebody holds: file -> the process.
+        disks: By directory.
+        sizes_bytes: Directory -> what it takes up.
+        swap: Swap is on.
+        cgroup: `v1` or `v2`.
+        files: Path -> text of the kubelet's settings.
+        images: In the runtime's store.
+        certificates: Of a control plane.
+        left: What commands of plans left there (`/var/lib/orchestrator`), by plan.
+    """
+
+    node: str
+    boot: str = ""
+    at: float = 0.0
+    os: str = ""
+    apt: bool = False
+    kubeadm: Version | None = None
+    kubelet: Version | None = None
+    running: Version | None = None
+    replaced: bool = False
+    arguments: tuple[str, ...] = ()
+    packages: Mapping[str, Package] = field(default_factory=dict)
+    unfinished: str = ""
+    sources: tuple[Source, ...] = ()
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+    components: Mapping[str, Version | None] = field(default_factory=dict)
+    locks: Mapping[str, str] = field(default_factory=dict)
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    sizes_bytes: Mapping[str, int] = field(default_factory=dict)
+    swap: bool = False
+    cgroup: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
+    certificates: tuple[Certificate, ...] = ()
+    left: frozenset[str] = frozenset()
+
+    @property
+    def control_plane(self) -> bool:
+        """It has an API server, or its manifest."""
+        return "kube-apiserver" in self.manifests or "kube-apiserver" in self.components
+
+    @property
+    def server(self) -> Version | None:
+        """The older one of the API server's manifest and process; None where there is no API server."""
+        manifest = self.manifests.get("kube-apiserver")
+        both = [manifest.version if manifest else None, self.components.get("kube-apiserver")]
+        return min((v for v in both if v), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdFacts:
+    """The members, as one of them lists them, and what each said.
+
+    Attributes:
+        members: None without an etcd on the host that was asked.
+        health: Endpoint -> "" where it is healthy, else why not.
+        alarms: In etcd's words, empty when there is none.
+    """
+
+    members: tuple[Member, ...] = ()
+    statuses: tuple[Status, ...] = ()
+    health: Mapping[str, str] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a repository offers a host.
+
+    Attributes:
+        versions: Version -> package revision of kubeadm.
+        error: apt's words when it could not be read or its signature did not hold; "" otherwise.
+    """
+
+    versions: Mapping[Version, str]
+    error: str
+
+
+def parse_look(node: str, answer: str) -> HostFacts:
+    """The answer of `queries.LOOK` or `queries.EXAMINE`.
+
+    Raises:
+        FactUnreadable: A part of it is not of the form that is known.
+    """
+    found = sections(answer)
+
+    def text(name: str) -> str:
+        return "\n".join(section.text for section in found.get(name, ())).strip()
+
+    running = found.get("running", [])
+    return HostFacts(
+        node,
+        boot=text("boot"),
+        at=_number(node, "its clock", text("clock") or "0"),
+        os=text("os").split("\n")[0],
+        apt="/apt-get" in text("os"),
+        kubeadm=_version(text("kubeadm")),
+        kubelet=_version(text("kubelet")),
+        running=_version(running[0].text) if running else None,
+        replaced=any("(deleted)" in section.words for section in running),
+        arguments=tuple(text("arguments").split("\n")[1:]),
+        packages=packages.parse_installed(text("installed")),
+        unfinished=text("unfinished"),
+        sources=tuple(s for each in found.get("source", ()) if (s := packages.source(each.words[0], each.text + "\n"))),
+        manifests={m.name: m for each in found.get("manifest", ()) if (m := _manifest(each))},
+        components={each.words[0]: _version(each.text) for each in found.get("component", ())},
+        locks={each.words[0]: each.text.strip() for each in found.get("lock", ())},
+        disks=_disks(node, found.get("disk", ())),
+        sizes_bytes=_sizes(node, text("sizes")),
+        swap=bool(text("swap")),
+        cgroup={"cgroup2fs": "v2", "": ""}.get(text("cgroup"), "v1"),
+        files={each.words[0]: each.text for each in found.get("file", ())},
+        images=frozenset(text("images").split()),
+        left=frozenset(text("left").split()),
+        certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") else (),
+    )
+
+
+def parse_etcd(answer: str) -> EtcdFacts:
+    """The answer of `queries.ETCD`; without members where no etcd runs on that host.
+
+    Raises:
+        FactUnreadable: etcd answered in a form that is not known.
+    """
+    found = {name: each[0].text for name, each in sections(answer).items()}
+    if not found.get("members"):
+        return EtcdFacts()
+    alarms = etcd.parse_alarms(found.get("alarms", ""))
+    return EtcdFacts(
+        etcd.parse_members(found["members"]),
+        etcd.parse_status(found["status"]) if found.get("status") else (),
+        etcd.parse_health(found["health"]) if found.get("health") else {},
+        alarms,
+    )
+
+
+def parse_api(answer: str) -> tuple[str, Version | None]:
+    """What is wrong with a host's own API server ("" when nothing is), and its version, out of `queries.API`."""
+    found = sections(answer)
+    if broken := found.get("broken"):
+        return f"{broken[0].words[0]}: {broken[0].text.strip() or 'no answer'}", None
+    said = found.get("version", [])
+    match = re.search(r'"gitVersion":\s*"([^"]+)"', said[0].text) if said else None
+    return ("", parse(match[1])) if match else ("no answer to /version", None)
+
+
+def parse_offers(answer: str) -> Offers:
+    """The answer of `queries.OFFERS`.
+
+    Raises:
+        FactUnreadable: It is not of that form.
+    """
+    found = sections(answer)
+    update, listed = found.get("update", []), found.get("madison", [])
+    if not update or not listed:
+        raise FactUnreadable("apt said nothing of a repository", remedy="run `apt-get update` by hand on that host")
+    said = update[0].text.strip().splitlines()
+    # apt-get update ends well though a repository is not there: only its words tell. Source: apt 2.6, seen.
+    failed = [line for line in said if line.startswith(("E:", "W:", "Err:"))]
+    error = "; ".join(failed) if failed or update[0].words != ("0",) else ""
+    return Offers(packages.parse_offered(listed[0].text), error)
+
+
+def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:
+    """kubeadm's complaints, and why it did not come to its checks at all ("" when it did), out of `PREFLIGHT`."""
+    found = sections(answer)
+    if failed := found.get("failed"):
+        return (), failed[0].text.strip()[-512:]
+    checked = found.get("preflight", [])
+    if not checked:
+        return (), "no answer"
+    complaints = kubeadm.parse_complaints(checked[0].text)
+    ended = checked[0].words == ("0",)
+    if not ended and not any(c.fatal for c in complaints):
+        return complaints, found["end"][0].text.strip() if "end" in found else "it failed without a word"
+    return complaints, ""
+
+
+def parse_edited(answer: str) -> str:
+    """A diff of manifests that were edited by hand, "" when none was, out of `EDITED`."""
+    lines = [line for each in sections(answer).get("diff", ()) for line in each.text.splitlines()]
+    start = next((i for i, line in enumerate(lines) if line.startswith("--- ")), len(lines))
+    return "\n".join(lines[start:])
+
+
+def _version(text: str) -> Version | None:
+    match = _SOME_VERSION.search(text)
+    return parse(match[1]) if match else None
+
+
+def _manifest(section: Section) -> Manifest | None:
+    name, image = _NAME.search(section.words[0]), _IMAGE.search(section.text)
+    return Manifest(name[1], image[1] if image else "", section.text) if name else None
+
+
+def _number(node: str, what: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as err:
+        raise FactUnreadable(f"{node}: {what} reads {text[:80]!r}", remedy=f"look at {node} by hand") from err
+
+
+def _disks(node: str, found: Sequence[Section]) -> Mapping[str, Disk]:
+    disks: dict[str, Disk] = {}
+    for section in found:
+        fields = section.text.split(None, 5)
+        if len(fields) != 6:
+            raise FactUnreadable(f"{node}: df printed {section.text[:80]!r}", remedy=f"run df by hand on {node}")
+        size, free = (int(_number(node, "df", fields[n])) for n in (1, 3))
+        disks[section.words[0]] = Disk(fields[5].strip(), size, free)
+    return disks
+
+
+def _sizes(node: str, text: str) -> Mapping[str, int]:
+    pairs = (line.split("\t", 1) for line in text.splitlines())
+    return {path: int(_number(node, "du", size)) for size, path in (p for p in pairs if len(p) == 2)}

@@ -1,0 +1,239 @@
+"""What hosts are asked, as scripts that only read; and the frame in which they answer. Pure.
+
+A host is asked nothing else by who may only look (`actions.site.Site`). What a script writes is below a directory of
+its own in `/var/tmp`, which it removes.
+
+Answers are sections: a line `@@NAME WORDS`, then lines, each behind a space, so that no content can look like a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question.
+
+    Attributes:
+        name: For records and errors.
+        script: For sh; its words are `$1`, `$2`, …
+        timeout_s: It takes no longer.
+    """
+
+    name: str
+    script: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of an answer.
+
+    Attributes:
+        words: Behind its name.
+        text: Its lines.
+    """
+
+    words: tuple[str, ...]
+    text: str
+
+
+def sections(answer: str) -> dict[str, list[Section]]:
+    """Name -> sections of that name, in order; what stands before the first head does not count."""
+    found: dict[str, list[Section]] = {}
+    name = ""
+    words: tuple[str, ...] = ()
+    lines: list[str] = []
+
+    def close() -> None:
+        if name:
+            found.setdefault(name, []).append(Section(words, "\n".join(lines)))
+
+    for line in answer.split("\n"):
+        if line.startswith("@@"):
+            close()
+            name, *rest = line[2:].split() or [""]
+            words, lines = tuple(rest), []
+        elif line.startswith(" "):
+            lines.append(line[1:])
+    close()
+    return found
+
+
+_FRAME = r"""set -u
+head() { echo "@@$*"; }
+body() { sed 's/^/ /'; }
+ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
+"""
+
+# Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
+# outside, through /proc. Source: proc(5): an executable that was replaced reads `… (deleted)`.
+_LOOK = (
+    _FRAME
+    + r"""
+ask boot cat /proc/sys/kernel/random/boot_id
+ask left ls /var/lib/orchestrator
+ask clock date +%s.%N
+ask os sh -c '. /etc/os-release; echo "$PRETTY_NAME"; command -v apt-get'
+ask kubeadm kubeadm version -o short
+ask kubelet kubelet --version
+pid=$(systemctl show kubelet --property=MainPID --value 2>/dev/null)
+if [ "${pid:-0}" != 0 ] && exe=$(readlink "/proc/$pid/exe"); then
+  head running "$exe"; "/proc/$pid/exe" --version 2>/dev/null | body
+  ask arguments tr '\0' '\n' < "/proc/$pid/cmdline"
+fi
+ask installed dpkg-query -W -f='${Package}\t${Version}\t${Status}\n' kubeadm kubelet kubectl cri-tools kubernetes-cni
+ask unfinished dpkg --audit
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  if [ -f "$file" ]; then head source "$file"; body < "$file"; fi
+done
+for file in /etc/kubernetes/manifests/*.yaml; do
+  if [ -f "$file" ]; then head manifest "$file"; body < "$file"; fi
+done
+for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
+  for pid in $(pidof "$name"); do
+    program=$(readlink "/proc/$pid/exe")
+    head component "$name" "$pid"; "/proc/$pid/root$program" --version 2>/dev/null | body
+  done
+done
+"""
+)
+
+#: The facts that actions decide by: versions, packages, manifests, what runs. Takes no words.
+LOOK = Query("look", _LOOK, 30.0)
+
+_EXAMINE = (
+    _LOOK
+    + r"""
+# Source: proc_locks(5): `…: POSIX ADVISORY WRITE PID MAJOR:MINOR:INODE …`.
+for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
+  inode=$(stat -c %i "$file" 2>/dev/null) || continue
+  holder=$(awk -v end=":$inode" 'substr($6, length($6) - length(end) + 1) == end { print $5 }' /proc/locks)
+  if [ -n "$holder" ]; then
+    head lock "$file"
+    for pid in $holder; do echo "$pid $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null)"; done | body
+  fi
+done
+for place in / /var/lib/etcd /var/lib/containerd /etc/kubernetes /var/cache/apt/archives; do
+  if [ -d "$place" ]; then head disk "$place"; df -P -B1 "$place" | tail -n 1 | body; fi
+done
+ask sizes du -s -B1 /var/lib/etcd /etc/kubernetes/tmp
+ask swap sh -c 'tail -n +2 /proc/swaps'
+ask cgroup stat -f -c %T /sys/fs/cgroup
+for file in /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env /etc/default/kubelet; do
+  if [ -f "$file" ]; then head file "$file"; body < "$file"; fi
+done
+ask images ctr --namespace k8s.io images ls -q
+if [ -f /etc/kubernetes/admin.conf ]; then ask certificates kubeadm certs check-expiration -o json; fi
+"""
+)
+
+#: As LOOK, and what a preflight wants: disks, locks, certificates, images, settings. Takes no words.
+EXAMINE = Query("examine", _EXAMINE, 60.0)
+
+# The client of the member's own version, out of the running container. Source: seen on etcd 3.6 and 3.7 of kubeadm,
+# whose images have no shell. An answer of some members comes with an exit code of 1.
+_ETCD = (
+    _FRAME
+    + r"""
+pid=$(pidof -s etcd) || exit 0
+bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
+pki=/etc/kubernetes/pki/etcd
+etcdctl() {
+  "$bin/etcdctl" --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" \
+    --key="$pki/server.key" --command-timeout=5s -w json "$@"
+}
+ask members etcdctl member list
+ask status etcdctl endpoint status --cluster
+ask health etcdctl endpoint health --cluster
+ask alarms etcdctl alarm list
+"""
+)
+
+#: Every etcd member, asked directly by one that runs on this host; no section where none does. Takes no words.
+ETCD = Query("etcd", _ETCD, 60.0)
+
+# Source: kubeadm's admin.conf may name a load balancer: this host's own API server is asked by its own address.
+_API = (
+    _FRAME
+    + r"""
+address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
+port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
+api() {
+  kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" \
+    --request-timeout=3s "$@" 2>&1
+}
+end=$(($(date +%s) + $1))
+while :; do
+  said=$(api get --raw /readyz) || { head broken readyz; echo "$said" | tail -n 1 | body; exit 0; }
+  said=$(api get --raw '/api/v1/namespaces?limit=1') || { head broken read; echo "$said" | tail -n 1 | body; exit 0; }
+  [ "$(date +%s)" -lt "$end" ] || break
+  sleep 0.5
+done
+head version; api get --raw /version | body
+"""
+)
+
+#: This host's own API server, ready and answering authorised reads without a break. Takes how many seconds.
+API = Query("api", _API, 60.0)
+
+# A repository is looked at beside the host's own lists, with the host's own keys and settings.
+_BESIDE = (
+    _FRAME
+    + r"""
+dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
+trap 'rm -rf -- "$dir"' EXIT
+chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts" "$dir/archives/partial"
+beside() {
+  program=$1; shift
+  "$program" -q -o Dir::Etc::sourcelist="$dir/kubernetes.list" -o Dir::Etc::sourceparts="$dir/parts" \
+    -o Dir::State::lists="$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+    -o Dir::Cache::archives="$dir/archives" -o APT::Sandbox::User=root -o Acquire::Retries=1 \
+    -o Acquire::http::Timeout=15 "$@"
+}
+name=kubernetes.list; case $1 in *Types:*) name=parts/kubernetes.sources ;; esac
+printf '%s\n' "$1" > "$dir/$name"; : >> "$dir/kubernetes.list"
+"""
+)
+_OFFERS = (
+    _BESIDE
+    + r"""
+beside apt-get update > "$dir/said" 2>&1; rc=$?
+head update "$rc"; body < "$dir/said"
+head madison; beside apt-cache madison kubeadm 2>/dev/null | body
+"""
+)
+
+#: What a repository offers this host, its signature checked. Takes the text of an apt source file.
+OFFERS = Query("offers", _OFFERS, 120.0)
+
+_PREFLIGHT = (
+    _BESIDE
+    + r"""
+{ beside apt-get update && cd "$dir" && beside apt-get download "kubeadm=$2" && dpkg-deb -x kubeadm_*.deb "$dir/new"; } \
+  > "$dir/said" 2>&1 || { head failed; body < "$dir/said"; exit 0; }
+export KUBEADM_UPGRADE_DRYRUN_DIR="$dir/dry"
+if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+  set -- apply phase preflight --dry-run --yes "$3"
+else
+  set -- node phase preflight
+fi
+"$dir/new/usr/bin/kubeadm" upgrade "$@" > "$dir/said" 2>&1; rc=$?
+head preflight "$rc"; grep -E '\[(ERROR|WARNING) ' "$dir/said" | body
+head end; tail -n 3 "$dir/said" | body
+"""
+)
+
+#: The checks of kubeadm of another version, which is not installed. Takes a source's text, a revision, a version.
+PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
+
+_EDITED = _FRAME + r"""
+head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
+"""
+
+#: What kubeadm of the installed version would change in this host's manifests. Takes that version.
+EDITED = Query("edited", _EDITED, 60.0)
+
+#: All there are: nothing else may be asked.
+ALL = (LOOK, EXAMINE, ETCD, API, OFFERS, PREFLIGHT, EDITED)

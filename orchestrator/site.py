@@ -1,0 +1,178 @@
+"""A cluster together with its hosts: what actions on nodes are handed. `actions.site` says what that is."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.actions.site import Trace
+from orchestrator.cluster import queries
+from orchestrator.engine.events import Event
+from orchestrator.engine.host import demand
+from orchestrator.hosts import detached
+from orchestrator.hosts.detached import Unit
+from orchestrator.hosts.recorded import Recorded
+from orchestrator.kube.cluster import KubeHands
+from orchestrator.kube.maintenance import KubeMaintenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from orchestrator.actions.site import Errand
+    from orchestrator.cluster.model import Node
+    from orchestrator.cluster.queries import Query
+    from orchestrator.engine.clock import Clock
+    from orchestrator.engine.events import Sink
+    from orchestrator.engine.host import Completed, Host
+    from orchestrator.engine.journal import Journal
+    from orchestrator.hosts.machine import Machine
+    from orchestrator.kube.cluster import KubeView
+
+#: An answer of a host serves again for so long: a preview asks the same for each of a node's steps.
+FRESH_S = 2.0
+
+
+class Machines:
+    """The hosts behind the nodes of a cluster, each reached when it is first needed. Safe in threads.
+
+    Args:
+        reach: The host of a node.
+        clock: For how old an answer is.
+        kept: The directory of what was fetched from hosts.
+    """
+
+    def __init__(self, reach: Callable[[Node], Machine], clock: Clock, kept: Path) -> None:
+        self._reach = reach
+        self._clock = clock
+        self._known: dict[str, Machine] = {}
+        self._answers: dict[tuple[str, ...], tuple[float, str]] = {}
+        self._mutex = threading.Lock()
+        self.kept = kept
+
+    def machine(self, view: KubeView, node: str) -> Machine:
+        """The host of a node; where that is, the cluster is asked once, for it may be away later."""
+        with self._mutex:
+            known = self._known.get(node)
+        if known is None:
+            known = self._reach(view.node(node))
+            with self._mutex:
+                self._known[node] = known
+        return known
+
+    def know(self, nodes: Sequence[Node]) -> None:
+        """Remember where these nodes are."""
+        for node in nodes:
+            host = self._reach(node)
+            with self._mutex:
+                self._known[node.name] = host
+
+    def ask(self, host: Host, node: str, query: Query, words: tuple[str, ...]) -> str:
+        """The answer to a question, or one that is still fresh."""
+        if query not in queries.ALL:
+            raise ValueError(f"{query.name} is no question that a host may be asked")
+        key = (node, query.name, *words)
+        with self._mutex:
+            at, known = self._answers.get(key, (0.0, ""))
+            if known and self._clock.now() - at < FRESH_S:
+                return known
+        argv = ["sh", "-c", query.script, "sh", *words]
+        done = demand(host, host.run(argv, timeout_s=query.timeout_s, repeatable=True))
+        answer = done.stdout.decode(errors="replace")
+        with self._mutex:
+            self._answers[key] = (self._clock.now(), answer)
+        return answer
+
+    def forget(self, node: str) -> None:
+        """Something is done to a node's host: what it said before counts no more."""
+        with self._mutex:
+            self._answers = {key: value for key, value in self._answers.items() if key[0] != node}
+
+
+class SiteView(KubeMaintenance):
+    """Reads a cluster and its hosts; see `actions.site.Site`."""
+
+    def __init__(self, *cluster: Any, machines: Machines, **how: Any) -> None:
+        super().__init__(*cluster, **how)
+        self._machines = machines
+
+    def ask(self, node: str, query: Query, *words: str) -> str:
+        """The answer of a host to a question that changes nothing there."""
+        return self._machines.ask(self._recorded(node), node, query, words)
+
+    def trace(self, node: str, errand: Errand) -> Trace:
+        """What became of a command that was started earlier."""
+        state, rc = detached.state(self._machines.machine(self, node), Unit(errand.plan, errand.step))
+        return Trace(state, rc)
+
+    def kept(self, name: str) -> Path | None:
+        """A file that was fetched before."""
+        path = self._machines.kept / name
+        return path if path.is_file() else None
+
+    def _recorded(self, node: str) -> Host:
+        return self._machines.machine(self, node)
+
+
+class SiteHands(SiteView, KubeHands):
+    """Changes a cluster and its hosts; see `actions.site.SiteHands`."""
+
+    def __init__(self, *cluster: Any, machines: Machines, **how: Any) -> None:
+        super().__init__(*cluster, machines=machines, **how)
+        self._records: dict[str, Recorded] = {}
+        self._record: Callable[[Machine], Recorded] | None = None
+
+    def record(self, directory: Path, journal: Journal, sink: Sink) -> None:
+        """Write down what runs on hosts from now on, in a run's directory and its journal."""
+
+        def emit(name: str, *, level: str = "info", **fields: Any) -> None:
+            sink.emit(Event(name, {"run": journal.run, **fields}, level))
+
+        self._records.clear()
+        self._record = lambda host: Recorded(host, directory, emit, self._clock, journal.command)
+
+    def host(self, node: str) -> Host:
+        """The host of a node."""
+        self._machines.forget(node)
+        return self._recorded(node)
+
+    def finish(
+        self,
+        node: str,
+        argv: Sequence[str],
+        errand: Errand,
+        *,
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+        waiting: Callable[[Exception, float], None] | None = None,
+    ) -> Completed:
+        """Run a command to its end, once, whatever the network does."""
+        self._machines.forget(node)
+        host, unit = self._machines.machine(self, node), Unit(errand.plan, errand.step)
+        state, rc = detached.state(host, unit)
+        if state in ("late", "vanished") or (state == "ended" and rc):
+            detached.clean(host, unit)
+
+        def work(heard: Callable[[str], None] | None) -> Completed:
+            return detached.run_detached(
+                host, argv, unit=unit, timeout_s=timeout_s, clock=self._clock, on_line=heard, waiting=waiting
+            )
+
+        recorded = self._recorded(node)
+        try:
+            return recorded.recording(argv, work, on_line=on_line) if isinstance(recorded, Recorded) else work(on_line)
+        finally:
+            self._machines.forget(node)
+
+    def keep(self, node: str, path: str, name: str, *, timeout_s: float) -> Path:
+        """Fetch a file, to be found by `kept` later."""
+        self._machines.kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        local = self._machines.kept / name
+        self._recorded(node).fetch(path, local, timeout_s=timeout_s)
+        return local
+
+    def _recorded(self, node: str) -> Host:
+        machine = self._machines.machine(self, node)
+        if self._record is None:
+            return machine
+        return self._records.setdefault(node, self._record(machine))
