@@ -89,7 +89,7 @@ def _measurement(row: Row) -> tuple[str, int, bool]:
 
 def text(figures: Figures) -> str:
     """All tables."""
-    return "\n\n".join(f"## {name}\n\n{table}" for name, table in _tables(figures).items())
+    return "\n\n".join(f"## {name}\n\n{content}" for name, content in _tables(figures).items())
 
 
 def write(figures: Figures, page: Path = PAGE) -> None:
@@ -99,16 +99,26 @@ def write(figures: Figures, page: Path = PAGE) -> None:
         LabError: The page has no place for one.
     """
     content = page.read_text()
-    for name, table in _tables(figures).items():
-        block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        content, found = block.subn(partial(_filled, table), content)
-        if not found:
-            raise LabError(f"{page.name} has no place for `{name}`", remedy=f"add <!-- {name} --> and <!-- end -->")
+    for name, new in _tables(figures).items():
+        content = put(content, name, new, page=page)
     page.write_text(content)
 
 
-def _filled(table: str, block: re.Match[str]) -> str:
-    return f"{block[1]}\n{table}\n\n{block[2]}"
+def put(content: str, name: str, new: str, *, page: Path) -> str:
+    """The content of a page with a new table of that name.
+
+    Raises:
+        LabError: The page has no place for it.
+    """
+    block = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    content, found = block.subn(partial(_filled, new), content)
+    if not found:
+        raise LabError(f"{page.name} has no place for `{name}`", remedy=f"add <!-- {name} --> and <!-- end -->")
+    return content
+
+
+def _filled(new: str, block: re.Match[str]) -> str:
+    return f"{block[1]}\n{new}\n\n{block[2]}"
 
 
 def _tables(figures: Figures) -> dict[str, str]:
@@ -120,7 +130,7 @@ def _tables(figures: Figures) -> dict[str, str]:
         "sweep": sweep(figures),
         "startup": startup(figures),
     }
-    return {name: table for name, table in tables.items() if table}
+    return {name: content for name, content in tables.items() if content}
 
 
 def drains(figures: Figures) -> str:
@@ -147,7 +157,7 @@ def drains(figures: Figures) -> str:
             cells += [f"{theirs:.{digits}f} / {ours:.{digits}f}", f"**{ours / theirs:.2f}**"]
         theirs, ours = (median(map(_foreign, figures.runs(scenario, pods, tool))) for tool in (KUBECTL, OURS))
         body.append([*cells, f"{theirs:.0f} / {ours:.0f}"])
-    return _table(head, body)
+    return table(head, body)
 
 
 def targets(figures: Figures) -> str:
@@ -164,7 +174,7 @@ def targets(figures: Figures) -> str:
             body.append(_target(f"{what}, the highest of all rows", most, max(ratios)))
     ours = {what: s for what, s in figures.startup.items() if what not in (TYPER, PLAIN_TYPER)}
     body += [_target(f"start, {what}", STARTUP, s / figures.startup[TYPER]) for what, s in ours.items()]
-    return _table(("ratio of", "to reach", "measured", ""), body)
+    return table(("ratio of", "to reach", "measured", ""), body)
 
 
 def _target(what: str, most: float, measured: float) -> list[str]:
@@ -180,7 +190,7 @@ def requests(figures: Figures) -> str:
         theirs, ours = (runs[len(runs) // 2] for runs in chosen)
         refused = f"{theirs.refused} / {ours.refused}"
         body.append([SCENARIOS[scenario].title, str(pods), _counted(theirs), _counted(ours), refused])
-    return _table(head, body)
+    return table(head, body)
 
 
 def _counted(run: Run) -> str:
@@ -194,7 +204,7 @@ def others(figures: Figures) -> str:
     for scenario, pods in figures.compared():
         cells = [_latency(figures.runs(scenario, pods, tool)) for tool in (NOBODY, KUBECTL, OURS)]
         body.append([SCENARIOS[scenario].title, str(pods), *cells])
-    return _table(head, body)
+    return table(head, body)
 
 
 def _latency(runs: Sequence[Run]) -> str:
@@ -211,7 +221,7 @@ def sweep(figures: Figures) -> str:
         wall, refused, total = median(map(_wall, runs)), median(r.refused for r in runs), median(map(_total, runs))
         row = [SCENARIOS[scenario].title, str(pods), str(many), f"{wall:.2f}", f"{total:.0f}", f"{refused:.0f}"]
         body.append([*row, _latency(runs)])
-    return _table(
+    return table(
         ("on the node", "pods", "`--parallel`", "wall s", "requests", "refused (429)", "other client: p50 / p99 ms"),
         body,
     )
@@ -220,7 +230,7 @@ def sweep(figures: Figures) -> str:
 def startup(figures: Figures) -> str:
     """Start times, and as a part of a Typer application's."""
     body = [[what, f"{s * 1000:.0f}", f"**{s / figures.startup[TYPER]:.2f}**"] for what, s in figures.startup.items()]
-    return _table(("what", "ms", "ratio"), body)
+    return table(("what", "ms", "ratio"), body)
 
 
 def _wall(run: Run) -> float:
@@ -243,7 +253,8 @@ def _foreign(run: Run) -> float:
     return run.foreign_percent
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table; nothing where it has no rows."""
     if not body:
         return ""
     lines = [head, ["---"] * len(head), *body]
