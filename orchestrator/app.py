@@ -7,7 +7,7 @@ import getpass
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,23 @@ from orchestrator.planners import nodes as planners
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator.cluster.ports import EvictionAnswer, Hands, View
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.model import Node
+    from orchestrator.cluster.ports import EvictionAnswer
     from orchestrator.engine.events import Sink
     from orchestrator.engine.plan import Plan
     from orchestrator.engine.runner import Action, Preview
+    from orchestrator.hosts.machine import Machine
+    from orchestrator.hosts.pool import Pool
     from orchestrator.kube.cluster import KubeRehearsal
     from orchestrator.kube.session import Session
+    from orchestrator.site import Machines
+    from orchestrator.site import SiteHands as RecordingHands
 
 DONE = 0
 WORK_NEEDED = 3
+#: How long a host that does not answer is tried. A step that waits for one that boots tries it again.
+HOST_PATIENCE_S = 30.0
 
 
 class DryRun(StrEnum):
@@ -50,6 +58,7 @@ class Settings:
         owner: Whose cordons and leases they are: `user@host` unless `--owner` says otherwise.
         yes: A plan of several nodes may start without being confirmed.
         patience_s: How long a failure of the API that passes is retried, in seconds.
+        ssh: Every node is reached by SSH, those of kind and minikube too.
         chunk_size: Objects a page of a list; 0 for all at once.
     """
 
@@ -60,6 +69,7 @@ class Settings:
     dry_run: DryRun = DryRun.NONE
     patience_s: float = 60.0
     chunk_size: int = 500
+    ssh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,7 @@ class App:
         sink: Where events go.
         confirm: Shows a plan and asks; None where nobody can be asked.
         say: Tells a person who asked it to stop what that leads to; see `stopping`.
+        ask_secret: Shows a prompt and reads a line without echo; None where nobody can be asked.
     """
 
     def __init__(
@@ -109,12 +120,19 @@ class App:
         sink: Sink,
         confirm: Callable[[Plan], bool] | None = None,
         say: Callable[[str], None] = notice,
+        ask_secret: Callable[[str], str] | None = None,
     ) -> None:
         self.settings = settings
         self.sink = sink
         self.clock = SystemClock()
         self._confirm = confirm
         self._say = say
+        self._ask_secret = ask_secret
+        self._closing = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Let go of the connections to hosts."""
+        self._closing.close()
 
     @cached_property
     def session(self) -> Session:
@@ -124,18 +142,40 @@ class App:
         return connect(self.settings.kubeconfig, self.settings.context)
 
     @cached_property
-    def view(self) -> View:
-        """Reads the cluster."""
-        from orchestrator.kube.cluster import KubeView  # noqa: PLC0415
+    def view(self) -> Site:
+        """Reads the cluster, and its hosts, which are reached when one is first asked."""
+        from orchestrator.site import SiteView  # noqa: PLC0415
 
-        return KubeView(self.session, self.clock, self.sink, **self._reading)
+        return SiteView(self.session, self.clock, self.sink, machines=self.machines, **self._reading)
 
     @cached_property
-    def hands(self) -> Hands:
-        """Changes the cluster."""
-        from orchestrator.kube.cluster import KubeHands  # noqa: PLC0415
+    def hands(self) -> RecordingHands:
+        """Changes the cluster and its hosts."""
+        from orchestrator.site import SiteHands  # noqa: PLC0415
 
-        return KubeHands(self.session, self.clock, self.sink, **self._reading)
+        return SiteHands(self.session, self.clock, self.sink, machines=self.machines, **self._reading)
+
+    @cached_property
+    def machines(self) -> Machines:
+        """The hosts behind the nodes."""
+        from orchestrator.site import Machines  # noqa: PLC0415
+
+        return Machines(self._host_of, self.clock, runs.root().parent / "snapshots")
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Connections to hosts, by the user's own settings."""
+        from orchestrator.hosts.config import SshConfig  # noqa: PLC0415
+        from orchestrator.hosts.pool import Pool  # noqa: PLC0415
+        from orchestrator.hosts.secrets import Secrets  # noqa: PLC0415
+
+        hosts = Pool(SshConfig(), Secrets(self._ask_secret), self.clock, patience_s=HOST_PATIENCE_S)
+        return self._closing.enter_context(hosts)
+
+    def _host_of(self, node: Node) -> Machine:
+        from orchestrator.hosts.locate import by_ssh, place  # noqa: PLC0415
+
+        return self.pool.host(by_ssh(node) if self.settings.ssh else place(node))
 
     @cached_property
     def rehearsal(self) -> KubeRehearsal:
@@ -149,18 +189,11 @@ class App:
         return {"patience_s": self.settings.patience_s, "chunk_size": self.settings.chunk_size}
 
     @cached_property
-    def actions(self) -> Mapping[str, Action[View, Hands]]:
+    def actions(self) -> Mapping[str, Action[Site, SiteHands]]:
         """Every action by its name."""
-        from orchestrator.actions.drain import Drain  # noqa: PLC0415
-        from orchestrator.actions.nodes import Cordon, RestoreScheduling, Uncordon  # noqa: PLC0415
-        from orchestrator.engine.crew import Threads  # noqa: PLC0415
+        from orchestrator import catalogue  # noqa: PLC0415
 
-        return {
-            "node.cordon": Cordon(),
-            "node.uncordon": Uncordon(),
-            "node.restore_scheduling": RestoreScheduling(),
-            "node.drain": Drain(Threads, self.clock),
-        }
+        return catalogue.actions(self.clock)
 
     @property
     def owner(self) -> str:
@@ -193,6 +226,7 @@ class App:
             "server": self.session.server,
             "context": self.session.choice.context,
             "kubeconfig": [str(p.absolute()) for p in self.session.choice.files],
+            "ssh": self.settings.ssh,
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
             self._execute(journal, resumed=False)
@@ -266,6 +300,7 @@ class App:
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
+        self.hands.record(runs.directory(journal.run), journal, self.sink)
         with stopping(self._say) as stop:
             try:
                 execute(
@@ -297,6 +332,8 @@ class App:
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
     def _same_cluster(self, known: Contents) -> None:
+        if known.meta.get("ssh"):
+            self.settings = replace(self.settings, ssh=True)
         there = known.meta.get("server")
         if there != self.session.server:
             raise BadUsage(

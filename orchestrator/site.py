@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ from orchestrator.engine.events import Event
 from orchestrator.engine.host import demand
 from orchestrator.hosts import detached
 from orchestrator.hosts.detached import Unit
+from orchestrator.hosts.local import LocalTransport
+from orchestrator.hosts.machine import Machine
 from orchestrator.hosts.recorded import Recorded
+from orchestrator.hosts.secrets import Secrets
 from orchestrator.kube.cluster import KubeHands
 from orchestrator.kube.maintenance import KubeMaintenance
 
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.events import Sink
     from orchestrator.engine.host import Completed, Host
     from orchestrator.engine.journal import Journal
-    from orchestrator.hosts.machine import Machine
     from orchestrator.kube.cluster import KubeView
 
 #: An answer of a host serves again for so long: a preview asks the same for each of a node's steps.
@@ -135,6 +138,10 @@ class SiteHands(SiteView, KubeHands):
         """The host of a node."""
         self._machines.forget(node)
         return self._recorded(node)
+
+    def here(self) -> Host:
+        """This machine."""
+        return Machine(platform.node(), LocalTransport(), Secrets(), self._clock, patience_s=0.0)
 
     def finish(
         self,

@@ -205,11 +205,11 @@ def _environ(access: Access, home: Path) -> dict[str, str]:
 
 
 def _heard(line: str) -> list[Step]:
-    """The step that an event says is done."""
+    """The step that an event says is done. One that is called skipped may have looked for a long time, as gates do."""
     if not line.startswith("{"):
         return []
     event = json.loads(line)
-    if event["event"] != "step.finished":
+    if event["event"] not in {"step.finished", "step.skipped"}:
         return []
     step = Step(
         event.get("node") or "", event["action"], datetime.fromisoformat(event["at"]).timestamp(), event["took_s"]

@@ -112,3 +112,32 @@ class RestoreScheduling:
         """Patch the node and remove the record."""
         del now, run
         hands.uncordon(hands.node(step.node))
+
+
+class Return:
+    """`node.return`: the node takes new pods again, if it did when this run cordoned it.
+
+    Params: `cordon`, the id of that step; `owner`, whose cordon it is.
+    """
+
+    def probe(self, view: View, step: Step) -> Facts:
+        """The node's scheduling."""
+        return scheduling(view.node(step.node))
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Whoever had cordoned it before, or took the cordon over since, keeps it."""
+        found = past.get(step.params["cordon"])
+        if found is None and not now["unschedulable"]:
+            return Blocked("not cordoned yet", "resume", until=step.params["cordon"], then="back into service")
+        if not now["unschedulable"]:
+            return Done("takes new pods")
+        if found is None or found["unschedulable"]:
+            return Done("was cordoned before, and stays so")
+        if now["owner"] not in (None, step.params["owner"]):
+            return Done(f"left alone: {whose(now)} since")
+        return Needed("back into service")
+
+    def apply(self, hands: Hands, step: Step, now: Facts, run: Applying) -> None:
+        """Patch the node and remove the record."""
+        del now, run
+        hands.uncordon(hands.node(step.node))

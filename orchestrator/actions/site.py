@@ -71,7 +71,7 @@ class Site(View, Protocol):
         ...
 
     def configuration(self) -> str:
-        """kubeadm's ClusterConfiguration, as YAML; "" where kubeadm left none."""
+        """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none."""
         ...
 
     def deprecated(self) -> tuple[str, ...] | None:
@@ -88,6 +88,10 @@ class SiteHands(Site, Hands, Protocol):
 
     def host(self, node: str) -> Host:
         """The host of `node`; what runs on it goes to the run's record. Answers that it gave before count no more."""
+        ...
+
+    def here(self) -> Host:
+        """The machine that this process runs on, for the operator's own commands."""
         ...
 
     def finish(

@@ -32,7 +32,20 @@ def application(
     """The application as the common options describe it."""
     known = Settings(str(kubeconfig) if kubeconfig else None, context, **settings)
     asks = confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
-    return App(known, sink(log_format), asks, event_notice if log_format is LogFormat.JSON else notice)
+    return App(
+        known,
+        sink(log_format),
+        asks,
+        event_notice if log_format is LogFormat.JSON else notice,
+        secret if asks else None,
+    )
+
+
+def secret(prompt: str) -> str:
+    """Ask for a password or a passphrase on the terminal, without echo."""
+    from getpass import getpass  # noqa: PLC0415
+
+    return getpass(f"{prompt}: ")
 
 
 def sink(log_format: LogFormat) -> Sink:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd, kubeadm, packages
@@ -244,11 +244,12 @@ def parse_offers(answer: str) -> Offers:
     # apt-get update ends well though a repository is not there: only its words tell. Source: apt 2.6, seen.
     failed = [line for line in said if line.startswith(("E:", "W:", "Err:"))]
     error = "; ".join(failed) if failed or update[0].words != ("0",) else ""
-    return Offers(packages.parse_offered(listed[0].text), error)
+    offered = packages.parse_offered(listed[0].text)
+    return Offers({replace(version, vendor=""): revision for version, revision in offered.items()}, error)
 
 
 def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:
-    """kubeadm's complaints, and why it did not come to its checks at all ("" when it did), out of `PREFLIGHT`."""
+    """Complaints of kubeadm, and why it did not come to its checks at all ("" when it did), out of `PREFLIGHT`."""
     found = sections(answer)
     if failed := found.get("failed"):
         return (), failed[0].text.strip()[-512:]

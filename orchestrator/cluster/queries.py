@@ -211,15 +211,19 @@ OFFERS = Query("offers", _OFFERS, 120.0)
 _PREFLIGHT = (
     _BESIDE
     + r"""
-{ beside apt-get update && cd "$dir" && beside apt-get download "kubeadm=$2" && dpkg-deb -x kubeadm_*.deb "$dir/new"; } \
-  > "$dir/said" 2>&1 || { head failed; body < "$dir/said"; exit 0; }
+new() {
+  beside apt-get update && cd "$dir" && beside apt-get download "kubeadm=$2" && dpkg-deb -x kubeadm_*.deb "$dir/new"
+}
+new "$@" > "$dir/said" 2>&1 || { head failed; body < "$dir/said"; exit 0; }
 export KUBEADM_UPGRADE_DRYRUN_DIR="$dir/dry"
-if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
-  set -- apply phase preflight --dry-run --yes "$3"
-else
-  set -- node phase preflight
-fi
-"$dir/new/usr/bin/kubeadm" upgrade "$@" > "$dir/said" 2>&1; rc=$?
+check() {
+  if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+    "$dir/new/usr/bin/kubeadm" upgrade apply phase preflight --dry-run --yes "$1"
+  else
+    "$dir/new/usr/bin/kubeadm" upgrade node phase preflight
+  fi
+}
+check "$3" > "$dir/said" 2>&1; rc=$?
 head preflight "$rc"; grep -E '\[(ERROR|WARNING) ' "$dir/said" | body
 head end; tail -n 3 "$dir/said" | body
 """
@@ -228,9 +232,12 @@ head end; tail -n 3 "$dir/said" | body
 #: The checks of kubeadm of another version, which is not installed. Takes a source's text, a revision, a version.
 PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
 
-_EDITED = _FRAME + r"""
+_EDITED = (
+    _FRAME
+    + r"""
 head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 """
+)
 
 #: What kubeadm of the installed version would change in this host's manifests. Takes that version.
 EDITED = Query("edited", _EDITED, 60.0)

@@ -101,6 +101,26 @@ def read(directory: Path) -> Contents:
         ) from err
 
 
+def durations(directory: Path) -> Mapping[str, float]:
+    """Step -> seconds from its start to its end, of those that changed something and were not cut short.
+
+    Raises:
+        BadUsage, FactUnreadable: As `read`.
+    """
+    read(directory)
+    began: dict[str, float] = {}
+    took: dict[str, float] = {}
+    for line in (directory / FILE).read_bytes().split(b"\n")[:-1]:
+        record = json.loads(line)
+        if record["kind"] == "started":
+            began[record["step"]] = record["at"]
+        elif record["kind"] == "resumed":
+            began.clear()
+        elif record["kind"] == "finished" and record["outcome"] == "changed" and record["step"] in began:
+            took[record["step"]] = record["at"] - began[record["step"]]
+    return took
+
+
 def empty(directory: Path) -> bool:
     """Whether the process died before the run's plan was on disk: nothing of it was started."""
     try:

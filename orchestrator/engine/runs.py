@@ -124,3 +124,22 @@ def _summary(place: Path) -> RunSummary | None:
     state = "running" if running else contents.state
     over = not running and (contents.ended or not contents.past)
     return RunSummary(place.name, state, contents.started, contents.plan.title, over)
+
+
+def last_durations(kind: str) -> dict[tuple[str, str], float]:
+    """How long steps took when they last changed something, in seconds: (action, node) and (action, "") -> seconds.
+
+    Args:
+        kind: Of the runs that are looked at.
+    """
+    found: dict[tuple[str, str], float] = {}
+    places = sorted(root().glob(f"{kind}-*"), key=lambda place: place.name)
+    for place in places:
+        try:
+            contents, took = journal.read(place), journal.durations(place)
+        except (BadUsage, FactUnreadable):
+            continue
+        for step in contents.plan.steps():
+            if step.id in took:
+                found[step.action, step.node] = found[step.action, ""] = took[step.id]
+    return found

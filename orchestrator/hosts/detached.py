@@ -296,9 +296,7 @@ def _followed(
             )
 
 
-def _look(
-    host: Host, unit: Unit, out: int, err: int, *, wait_s: int = WATCH_S, most: int = PIECE_BYTES
-) -> Completed:
+def _look(host: Host, unit: Unit, out: int, err: int, *, wait_s: int = WATCH_S, most: int = PIECE_BYTES) -> Completed:
     argv = ["sh", "-c", _LOOK, "sh", unit.directory, str(out), str(err), str(most), str(wait_s * 5)]
     return demand(host, host.run(argv, timeout_s=ASK_S + wait_s, repeatable=True, private=True))
 

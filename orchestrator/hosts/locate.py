@@ -70,6 +70,15 @@ def place(node: Node) -> Place:
         return InContainer(parts[0], parts[2])
     if MINIKUBE in node.labels and not node.os_image.startswith("Buildroot"):
         return InContainer("docker", node.name)
+    return by_ssh(node)
+
+
+def by_ssh(node: Node) -> BySsh:
+    """Where `node` is for SSH.
+
+    Raises:
+        FactUnreadable: It has no address.
+    """
     for kind in ADDRESSES:
         if address := node.addresses.get(kind):
             return BySsh(node.name, address)

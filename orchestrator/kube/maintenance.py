@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime  # noqa: TC003  a field's type, which the decoder reads
+from datetime import datetime
 from urllib.parse import quote
 
 import msgspec
@@ -52,7 +52,7 @@ class KubeMaintenance(KubeView):
         return at.timestamp() if at else None
 
     def configuration(self) -> str:
-        """kubeadm's ClusterConfiguration, as YAML; "" where kubeadm left none.
+        """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none.
 
         Source: kubeadm keeps it in the ConfigMap kube-system/kubeadm-config.
         """

@@ -84,6 +84,18 @@ def _progress(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: {progress_line(f)}"
 
 
+def _said(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: kubeadm: {f['line']}"
+
+
+def _gate(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: waits: {f['why']}"
+
+
+def _snapshot(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: snapshot verified: {f['file']} ({f['size_bytes'] / 1e6:.1f} MB, {f['keys']} keys)"
+
+
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step.started": _step_started,
     "step.finished": _step_finished,
@@ -95,6 +107,9 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "lease.kept": _kept,
     "drain.progress": _progress,
     "drain.degraded": _degraded,
+    "kubeadm.said": _said,
+    "gate.waiting": _gate,
+    "etcd.snapshot": _snapshot,
 }
 
 _VERBS = {
@@ -102,6 +117,18 @@ _VERBS = {
     "node.uncordon": "uncordon",
     "node.drain": "drain",
     "node.restore_scheduling": "put back as found",
+    "node.return": "back into service",
+    "etcd.snapshot": "snapshot of etcd",
+    "packages.prefetch": "fetch packages and images",
+    "packages.repository": "package repository",
+    "packages.install": "install kubeadm",
+    "kubeadm.upgrade": "kubeadm upgrade",
+    "kubelet.upgrade": "kubelet and kubectl",
+    "cluster.note": "note what runs",
+    "cluster.gate": "gate",
+    "run.pause": "pause",
+    "hook.run": "hook",
+    "host.tidy": "tidy up",
 }
 
 

@@ -318,3 +318,45 @@ KINDS: dict[str, type[Shape]] = {
     kind.__name__: kind
     for kind in (ClusterStatus, UnmanagedPods, DoctorReport, RunResult, RunList, HostList, HostKeyList)
 }
+
+
+class HopShape(Shape):
+    """One version on the way."""
+
+    to: str
+    workers: bool
+
+
+class UpgradeFinding(Shape):
+    """Something that a preflight found."""
+
+    check: str
+    severity: str
+    where: str
+    text: str
+    remedy: str
+    detail: str
+    accepted: bool
+
+
+class PlannedStep(Shape):
+    """A step of a plan. `lastTookS` is null where it was never done from here."""
+
+    wave: int
+    node: str
+    action: str
+    id: str
+    last_took_s: float | None = msgspec.field(name="lastTookS")
+
+
+class UpgradePlan(Shape):
+    """The result of `upgrade plan`."""
+
+    api_version: str
+    kind: str
+    current: str
+    hops: list[HopShape]
+    strategy: str
+    strategy_why: str
+    findings: list[UpgradeFinding]
+    steps: list[PlannedStep]

@@ -113,16 +113,16 @@ def test_an_application_that_is_gone_is_noticed_by_who_asks_it(access, app, plac
 
 
 @pytest.mark.parametrize(
-    ("port", "path", "body", "said"),
+    ("host", "path", "body", "said"),
     [
-        (application.PORT, "/", application.CONTENT, asking.RIGHT),
-        (application.PORT, "/", "something-else", "another content"),
-        (application.PORT, "/nothing", application.CONTENT, "status 404"),
-        (application.PORT + 1, "/", application.CONTENT, "ConnectionRefusedError"),
+        ("", "/", application.CONTENT, asking.RIGHT),
+        ("", "/", "something-else", "another content"),
+        ("", "/nothing", application.CONTENT, "status 404"),
+        ("127.0.0.1", "/", application.CONTENT, "ConnectionRefusedError"),
     ],
 )
-def test_only_the_right_content_is_an_answer(access, app, port, path, body, said):
-    target = Target("web", app.address, port, path, body)
+def test_only_the_right_content_is_an_answer(access, app, host, path, body, said):
+    target = Target("web", host or app.address, application.PORT, path, body)
     asker = NodeAsker(access, WORKER, [target], every_s=EVERY_S, timeout_s=1.0)
 
     asker.start()

@@ -1,0 +1,242 @@
+"""Gates: steps without an effect, which let a run pass only on evidence that what was done is well.
+
+A kubelet that starts for the first time with a new minor restarts all static pods of its node two to five seconds
+later (seen on three of three control planes), so one good look proves nothing: what a gate wants of API servers has to
+last.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.actions.packages import looked, target
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcd import troubles
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd
+from orchestrator.engine.plan import Done, Needed
+from orchestrator.errors import OrchestratorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.model import Pod, Workload
+    from orchestrator.engine.clock import Clock
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+#: Source: a kubelet renews its lease every 10 s, and counts as away after 40.
+FRESH_S = 20.0
+#: Between two looks while a gate waits.
+PAUSE_S = 1.0
+#: How many of a kind a message names.
+NAMES = 5
+
+
+class Gate:
+    """`cluster.gate`: all that its checks ask for holds, API servers for `lasts_s` without a break.
+
+    Params: `checks`, some of `node` (Ready, its kubelet of `version`, its lease fresh), `components` (its static pods
+    of `version`), `daemons` (its DaemonSets' pods ready), `api` (every API server ready and answering reads),
+    `etcd` (every member well), `owners` (as many pods ready as the step `noted` found), `budgets` (none below what
+    it needs); `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`.
+
+    Args:
+        clock: For how long something lasts.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._mutex = threading.Lock()
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What is not well, and for how long all of it has been."""
+        wrong = [text for check in step.params["checks"] for text in _CHECKS[check](view, step, self._clock)]
+        owners = _owners(view) if "owners" in step.params["checks"] else {}
+        with self._mutex:
+            if wrong:
+                self._since.pop(step.id, None)
+            since = self._since.get(step.id)
+        return {"wrong": wrong, "owners": owners, "well_s": 0.0 if since is None else self._clock.now() - since}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when all is well, and has been for long enough."""
+        wrong = [*now["wrong"], *_short(past.get(step.params["noted"], {}).get("owners", {}), now["owners"])]
+        if wrong:
+            return Needed("; ".join(wrong[:NAMES]), again=step.params["lasts_s"] > 0)
+        if now["well_s"] < step.params["lasts_s"]:
+            return Needed(f"well for {now['well_s']:.0f} s of {step.params['lasts_s']:g}", again=True)
+        return Done("all is well" if not step.params["lasts_s"] else f"well for {now['well_s']:.0f} s")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Look until it lasted; nothing is changed.
+
+        API servers are each asked by their own host, twice a second, and the whole cluster through the operator's
+        own way in.
+        """
+        del now
+        lasts_s = step.params["lasts_s"]
+        while lasts_s and (run.deadline is None or self._clock.now() < run.deadline):
+            run.guard()
+            wrong = self.probe(hands, step)["wrong"] or _broken(hands, step, lasts_s, self._clock)
+            if not wrong:
+                with self._mutex:
+                    self._since[step.id] = self._clock.now() - lasts_s
+                return
+            run.emit("gate.waiting", why="; ".join(wrong[:NAMES]))
+            self._clock.sleep(PAUSE_S)
+
+
+class Note:
+    """`cluster.note`: how many pods of each owner on the node are ready, before the node is touched."""
+
+    def __init__(self) -> None:
+        self._noted: set[str] = set()
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Owner -> pods ready."""
+        mine = {key for pod in view.pods_on(step.node).pods if (key := _owner_key(pod))}
+        return {"owners": {key: ready for key, ready in _owners(view).items() if key in mine}}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done once it is in the journal."""
+        del past
+        count = len(now["owners"])
+        return Done(f"{count} owners noted") if step.id in self._noted else Needed(f"{count} owners to note")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Nothing: the journal has the facts by now."""
+        del hands, now, run
+        self._noted.add(step.id)
+
+
+def _owners(view: Site) -> dict[str, int]:
+    return {_key(w): w.ready for w in view.workloads() if w.kind not in ("DaemonSet", "Job")}
+
+
+def _key(workload: Workload) -> str:
+    return f"{workload.kind} {workload.namespace}/{workload.name}"
+
+
+def _owner_key(pod: Pod) -> str:
+    owner = pod.controller
+    return f"{owner.kind} {pod.namespace}/{owner.name}" if owner else ""
+
+
+def _short(found: dict[str, int], now: dict[str, int]) -> Iterator[str]:
+    """Owners with fewer ready pods than were found; one that is gone was somebody's decision."""
+    for key, ready in found.items():
+        if key in now and now[key] < ready:
+            yield f"{key} has {now[key]} pods ready, had {ready}"
+
+
+def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
+    """What broke within `lasts_s` of every API server's answers, seen from each host and from here."""
+    names = step.params["control_planes"]
+
+    def there(name: str) -> str:
+        said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
+        return said and f"API server of {name}: {said}"
+
+    def here() -> str:
+        end = clock.now() + lasts_s
+        while clock.now() < end:
+            view.nodes()
+            clock.sleep(PAUSE_S)
+        return ""
+
+    with ThreadPoolExecutor(len(names) + 1, "gate") as crew:
+        work = [crew.submit(_caught, partial(there, name)) for name in names]
+        work.append(crew.submit(_caught, here))
+    return [said for each in work if (said := each.result())]
+
+
+def _caught(look: Callable[[], str]) -> str:
+    """What a look found, or the error that it met: a gate waits for that to pass, too."""
+    try:
+        return look()
+    except OrchestratorError as err:
+        return str(err)
+
+
+# ---- the checks -----------------------------------------------------------------------------------------------------
+
+
+def _node(view: Site, step: Step, clock: Clock) -> list[str]:
+    node, wanted = view.node(step.node), str(target(step))
+    if not node.ready:
+        return [f"{step.node} is not Ready ({node.ready_reason})"]
+    if node.kubelet_version != wanted:
+        return [f"the API has kubelet {node.kubelet_version} of {step.node}, not {wanted} yet"]
+    at = view.heartbeat(step.node)
+    # The kubelet's clock is the node's: one that is off is a finding of the preflight, and no reason to wait here.
+    if at is None or abs(clock.wall() - at) > FRESH_S:
+        return [f"{step.node} has not renewed its lease for {clock.wall() - (at or 0.0):.0f} s"]
+    return []
+
+
+def _components(view: Site, step: Step, clock: Clock) -> list[str]:
+    del clock
+    found, wanted = looked(view, step.node), target(step)
+    return [
+        f"{name} of {step.node} is {found.components.get(name) or 'not running'}, not {wanted}"
+        for name in CONTROL_PLANE
+        if found.components.get(name) != wanted
+    ] + [
+        f"{name} of {step.node} does not run"
+        for name in STATIC[:1]
+        if name in found.manifests.keys() - found.components
+    ]
+
+
+def _daemons(view: Site, step: Step, clock: Clock) -> list[str]:
+    del clock
+    pods = view.pods_on(step.node).pods
+    mine = [p for p in pods if p.controller and p.controller.kind == "DaemonSet" and p.deleting_since is None]
+    return [f"{p.key} is not ready{p.waiting_reason and f' ({p.waiting_reason})'}" for p in mine if not p.ready]
+
+
+def _api(view: Site, step: Step, clock: Clock) -> list[str]:
+    """One look; that it lasts is seen to by `apply`."""
+    del clock
+    found = []
+    for name in step.params["control_planes"]:
+        said = _caught(lambda name=name: parse_api(view.ask(name, queries.API, "0"))[0])  # type: ignore[misc]
+        found += [f"API server of {name}: {said}"] if said else []
+    return found
+
+
+def _etcd(view: Site, step: Step, clock: Clock) -> list[str]:
+    """Asked on the first host that has a member; no members at all mean an etcd outside of the cluster."""
+    del clock
+    for name in step.params["control_planes"]:
+        found = parse_etcd(view.ask(name, queries.ETCD))
+        if found.members:
+            return [*troubles(found.members, found.statuses, found.health), *found.alarms]
+    return []
+
+
+def _budgets(view: Site, step: Step, clock: Clock) -> list[str]:
+    del step, clock
+    return [f"budget {b.key}: {b.healthy} ready, needs {b.needed}" for b in view.budgets() if b.healthy < b.needed]
+
+
+def _noted(view: Site, step: Step, clock: Clock) -> list[str]:
+    """Judged by `decide`, which has the journal."""
+    del view, step, clock
+    return []
+
+
+_CHECKS: dict[str, Any] = {
+    "node": _node,
+    "components": _components,
+    "daemons": _daemons,
+    "api": _api,
+    "etcd": _etcd,
+    "owners": _noted,
+    "budgets": _budgets,
+}

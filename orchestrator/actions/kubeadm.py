@@ -1,0 +1,287 @@
+"""A node's Kubernetes moved to a version: its control plane or settings by kubeadm, then its kubelet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.actions.drain import survey
+from orchestrator.actions.packages import install, looked, standing, target, unfit
+from orchestrator.actions.site import Errand
+from orchestrator.cluster.eviction import Outcome
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
+from orchestrator.cluster.kubeadm import BACKUPS, parse_progress
+from orchestrator.cluster.versions import parse
+from orchestrator.engine.plan import Blocked, Done, Needed
+from orchestrator.errors import CommandFailed, CommandTimedOut, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.cluster.versions import Version
+    from orchestrator.engine.clock import Clock
+    from orchestrator.engine.host import Completed
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+#: kubeadm's lines that say where it is.
+_STAGES = "[upgrade"
+#: How much of what kubeadm said last an error holds.
+_SAID = 3
+
+# A kubelet whose file was replaced goes on with the old one until it is restarted.
+_RESTART = """trap - EXIT; again
+systemctl daemon-reload && systemctl restart kubelet
+"""
+
+
+def servers(site: Site, control_planes: Iterable[str]) -> dict[str, str]:
+    """Control plane -> the version of its API server, the older one of manifest and process; "" without one."""
+    return {name: str(looked(site, name).server or "") for name in control_planes}
+
+
+def _versions(found: HostFacts) -> dict[str, Any]:
+    return {
+        "manifests": {name: str(m.version) for name, m in found.manifests.items() if name in STATIC},
+        "components": {name: str(v) for name, v in found.components.items() if name in STATIC},
+    }
+
+
+class Upgrade:
+    """`kubeadm.upgrade`: the node's static pods, or a worker's settings, are those of a version.
+
+    Params: `plan`, `version`; `mode`: `apply` for the first control plane, else `node`; `accept`, names of kubeadm's
+    checks that may fail; `options`, further ones for kubeadm; `control_planes`, all of them; `kubeadm`, the id of
+    the step that installs it.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Versions of kubeadm, manifests and processes there, of every API server, and what became of kubeadm."""
+        found = looked(view, step.node)
+        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        return {
+            "control_plane": found.control_plane,
+            "kubeadm": str(found.kubeadm or ""),
+            "kubelet": {"installed": str(found.kubelet or ""), "running": str(found.running or "")},
+            **_versions(found),
+            "servers": servers(view, step.params["control_planes"]),
+            "trace": trace.state,
+            "rc": trace.rc,
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Blocked without its kubeadm, and where API servers would be too far apart, or behind a worker's."""
+        del past
+        version = target(step)
+        ended = now["trace"] == "ended" and now["rc"] == 0
+        if now["control_plane"]:
+            behind = _behind(now, version)
+            if not behind and (ended or step.params["mode"] == "node"):
+                return Done(f"static pods run {version}")
+            what = f"{', '.join(behind) or 'its settings'} to {version}"
+        else:
+            if ended or set(now["kubelet"].values()) == {str(version)}:
+                return Done(f"settings are those of {version}")
+            what = f"the kubelet's settings to those of {version}"
+        if now["kubeadm"] != str(version) and now["trace"] != "running":
+            return Blocked(
+                f"{step.node}: kubeadm is {now['kubeadm'] or 'not installed'}, which cannot lead to {version}",
+                f"install kubeadm {version} on {step.node}, or resume, which does it",
+                until=step.params["kubeadm"],
+                then=what,
+            )
+        return _skewed(now, step, version, what) or Needed(_again(now, what))
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Run kubeadm to its end, whatever the network does, and say what state things are in when it fails.
+
+        Raises:
+            CommandFailed: kubeadm failed.
+            CommandTimedOut: It hung, and was ended.
+        """
+        run.guard()
+        argv = command(step)
+        lines: list[str] = []
+
+        def heard(line: str) -> None:
+            lines.append(line)
+            if line.startswith(_STAGES):
+                run.emit("kubeadm.said", line=line[:300])
+
+        def waiting(err: Exception, pause_s: float) -> None:
+            run.emit("retry.scheduled", level="warning", why=str(err), in_s=round(pause_s, 1))
+
+        errand = Errand(step.params["plan"], step.id)
+        timeout_s = step.timeout_s or 0.0
+        try:
+            done = hands.finish(step.node, argv, errand, timeout_s=timeout_s, on_line=heard, waiting=waiting)
+        except CommandTimedOut as err:
+            err.add_note(state_of(hands, step.node, "\n".join(lines)))
+            err.remedy = advice(step, run.run, control_plane=now["control_plane"])
+            raise
+        if done.rc:
+            raise self._failed(hands, step, now, run, done)
+
+    def _failed(self, hands: SiteHands, step: Step, now: Facts, run: Applying, done: Completed) -> CommandFailed:
+        said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        kept = [line for line in said if "[ERROR" in line or line.startswith("error:")] or said
+        output = f"{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
+        return CommandFailed(
+            f"{step.node}: `{' '.join(done.argv[:3])}` ended with {done.rc}: {' '.join(kept[-_SAID:]).strip()[:600]}\n"
+            + state_of(hands, step.node, output),
+            remedy=advice(step, run.run, control_plane=now["control_plane"]),
+            rc=done.rc,
+        )
+
+
+def command(step: Step) -> list[str]:
+    """The command line of kubeadm for a step."""
+    accept = [f"--ignore-preflight-errors={','.join(step.params['accept'])}"] if step.params["accept"] else []
+    if step.params["mode"] == "apply":
+        return ["kubeadm", "upgrade", "apply", "--yes", *accept, *step.params["options"], str(target(step))]
+    return ["kubeadm", "upgrade", "node", *accept, *step.params["options"]]
+
+
+def state_of(site: Site, node: str, output: str) -> str:
+    """In what state kubeadm left a node: what it replaced and moved back, versions, and where the old is kept."""
+    progress = parse_progress(output)
+    if progress.replaced:
+        names = ", ".join(path.rpartition("/")[2] for path in progress.replaced)
+        back = "and moved them back" if progress.recovered else "and did not move them back"
+        text = f"kubeadm replaced {names} {back}; copies: {', '.join(sorted(set(progress.replaced.values())))}"
+    else:
+        text = "kubeadm replaced no manifest"
+    try:
+        found = _versions(looked(site, node))
+    except HostError as err:
+        return f"{text}; what {node} runs now is not known: {err}"
+    now = "; ".join(_both(name, found) for name in STATIC if name in found["manifests"] or name in found["components"])
+    return f"{text}\nnow on {node}: {now or 'no static pods'}; kubeadm keeps copies in {BACKUPS}"
+
+
+def _both(name: str, found: Mapping[str, Mapping[str, str]]) -> str:
+    manifest, process = found["manifests"].get(name, "none"), found["components"].get(name, "does not run")
+    return f"{name} {process}" if manifest.startswith(process) else f"{name} {process} (manifest {manifest})"
+
+
+def advice(step: Step, run: str, *, control_plane: bool) -> str:
+    """How to go on, and how to go back, after kubeadm failed."""
+    lines = [f"orchestrator resume {run}    # runs it again: kubeadm goes on where it stopped"]
+    if control_plane:
+        lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
+    lines.append(f"orchestrator release {run}    # what this run cordoned back into service")
+    return "\n".join(lines)
+
+
+def _behind(now: Facts, version: Version) -> list[str]:
+    """Components of Kubernetes whose manifest or process is not of the version."""
+    wanted = str(version)
+    return [
+        f"{name} {now['components'].get(name, 'not running')}"
+        for name in CONTROL_PLANE
+        if now["manifests"].get(name) != wanted or now["components"].get(name) != wanted
+    ]
+
+
+def _again(now: Facts, what: str) -> str:
+    return {
+        "running": f"{what} (kubeadm runs already)",
+        "vanished": f"{what} (kubeadm was cut short before)",
+        "late": f"{what} (kubeadm hung before)",
+        "ended": f"{what} (kubeadm failed before, with {now['rc']})",
+    }.get(now["trace"], what)
+
+
+def _skewed(now: Facts, step: Step, version: Version, what: str) -> Blocked | None:
+    """A worker follows all API servers; API servers are within one minor of each other.
+
+    Source: Kubernetes "Version Skew Policy"; `kubeadm upgrade node` takes its settings from the upgraded cluster.
+    """
+    for name, text in now["servers"].items():
+        other = parse(text)
+        if other is None:
+            return Blocked(f"{name}: the version of its API server cannot be told", f"see why it is down on {name}")
+        if now["control_plane"] and abs(other.minor - version.minor) > 1:
+            return Blocked(
+                f"{step.node}: to {version} while the API server of {name} is {other}: within one minor is allowed",
+                f"bring {name} to a neighbouring minor first",
+            )
+        if not now["control_plane"] and other.line < version.line:
+            return Blocked(
+                f"{step.node}: to {version} while the API server of {name} is {other}: workers follow",
+                f"upgrade {name} first",
+                until=step.params.get("after", {}).get(name, ""),
+                then=what,
+            )
+    return None
+
+
+class Kubelet:
+    """`kubelet.upgrade`: kubelet and kubectl of a version are installed, and that kubelet runs.
+
+    Params: `plan`, `version`, `packages`; `control_planes`; `after`: control plane -> the step that upgrades it;
+    `drain`: the params of the node's drain; `drained`: the id of that step.
+
+    Args:
+        clock: For judging pods by their age.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Packages, the running kubelet, every API server, whether the node is drained."""
+        found = looked(view, step.node)
+        drain = step.params["drain"]
+        left = survey(view, step.node, drain, self._clock.wall()).having(Outcome.EVICT)
+        return {
+            **standing(found, tuple(step.params["packages"])),
+            "running": str(found.running or ""),
+            "replaced": found.replaced,
+            "servers": servers(view, step.params["control_planes"]),
+            "unschedulable": view.node(step.node).unschedulable,
+            "left": [v.pod.key for v in left],
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Never newer than an API server; never on a node that is not drained."""
+        version, found = target(step), past.get(step.id, now)
+        why = unfit(now, tuple(step.params["packages"]), version, found["held"])
+        running = now["running"] == str(version) and not now["replaced"]
+        if running and not why:
+            return Done(f"{version} runs")
+        what = f"kubelet {now['running'] or 'not running'} to {version}"
+        for name, text in now["servers"].items():
+            server = parse(text)
+            if server is None or server.line < version.line:
+                return Blocked(
+                    f"{step.node}: a kubelet {version} would be newer than the API server of {name} ({text or '?'})",
+                    f"upgrade {name} first: a kubelet is never newer than its API server",
+                    until=step.params["after"].get(name, ""),
+                    then=what,
+                )
+        return _undrained(now, step, what) or Needed(what)
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Install, hold again, restart: one command that outlasts a cut connection."""
+        run.guard()
+        install(hands, step, now, run, _RESTART)
+
+
+def _undrained(now: Facts, step: Step, what: str) -> Blocked | None:
+    if not now["unschedulable"]:
+        return Blocked(
+            f"{step.node} takes new pods: somebody uncordoned it, or it was never cordoned",
+            "resume: it is cordoned and drained again",
+            until=step.params["drained"],
+            then=what,
+        )
+    if now["left"]:
+        return Blocked(
+            f"{step.node} is not drained: {len(now['left'])} pods are on it, {', '.join(now['left'][:5])}",
+            "resume: it is drained again",
+            until=step.params["drained"],
+            then=what,
+        )
+    return None

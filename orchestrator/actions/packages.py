@@ -1,0 +1,240 @@
+"""The packages of a node: fetched before they are wanted, their repository, and their installation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.actions.site import Errand
+from orchestrator.cluster import packages, queries
+from orchestrator.cluster.hostfacts import parse_look
+from orchestrator.cluster.versions import Version, parse
+from orchestrator.engine.host import demand
+from orchestrator.engine.plan import Blocked, Done, Needed
+from orchestrator.errors import FactUnreadable
+
+if TYPE_CHECKING:
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+#: One file of a repository.
+WRITE_S = 30.0
+#: How long apt waits for a lock that somebody else holds, in seconds. Source: apt.conf(5), DPkg::Lock::Timeout.
+LOCK_WAIT_S = 300
+
+# Whoever installs a held package loses its hold. Source: dpkg 1.21, seen: `apt-get install
+# --allow-change-held-packages` leaves `install ok installed`. So holds are put back whatever happened.
+INSTALL = r"""set -u
+held=$1 sources=$2; shift 2
+again() { [ -z "$held" ] || apt-mark hold $held; }
+trap again EXIT
+export DEBIAN_FRONTEND=noninteractive
+if [ -n "$(dpkg --audit)" ]; then dpkg --configure -a || exit; fi
+for file in $sources; do
+  apt-get update -q -o Dir::Etc::sourcelist="$file" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 || exit
+done
+apt-get install -y -q --allow-change-held-packages -o DPkg::Lock::Timeout=LOCK_WAIT -o Dpkg::Use-Pty=0 \
+  -o Dpkg::Options::=--force-confold "$@" || exit
+""".replace("LOCK_WAIT", str(LOCK_WAIT_S))
+
+# What a node will want is put where apt looks for it (debs) and where the runtime does (images); nothing is installed.
+# A control plane's images are what kubeadm of the new version says; it is unpacked beside the installed one.
+_PREFETCH = r"""set -u
+source=$1 version=$2 directory=$3 configuration=$4; shift 4
+dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit
+trap 'rm -rf -- "$dir"' EXIT
+chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts"
+name=kubernetes.list; case $source in *Types:*) name=parts/kubernetes.sources ;; esac
+printf '%s\n' "$source" > "$dir/$name"; : >> "$dir/kubernetes.list"
+beside() {
+  program=$1; shift
+  "$program" -q -o Dir::Etc::sourcelist="$dir/kubernetes.list" -o Dir::Etc::sourceparts="$dir/parts" \
+    -o Dir::State::lists="$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+    -o APT::Sandbox::User=root -o Acquire::Retries=3 "$@"
+}
+beside apt-get update || exit
+cd /var/cache/apt/archives || exit
+beside apt-get download "$@" || exit
+[ -n "$configuration" ] || exit 0
+dpkg-deb -x kubeadm_"${version#v}"-*.deb "$dir/new" || exit
+printf '%s\n' "$configuration" > "$dir/configuration.yaml"
+kubeadm="$dir/new/usr/bin/kubeadm"
+ctr --namespace k8s.io images ls -q > "$dir/there" || exit
+"$kubeadm" config images list --config "$dir/configuration.yaml" > "$dir/wanted" || exit
+if grep -vxF -f "$dir/there" "$dir/wanted"; then
+  "$kubeadm" config images pull --config "$dir/configuration.yaml" || exit
+fi
+"""
+
+
+def target(step: Step) -> Version:
+    """The version that a step leads to.
+
+    Raises:
+        FactUnreadable: The plan names none.
+    """
+    version = parse(step.params["version"])
+    if version is None:
+        raise FactUnreadable(f"the plan's version {step.params['version']!r} is none", remedy="start a new run")
+    return version
+
+
+def looked(site: Site, node: str) -> HostFacts:
+    """What a node's host says of its versions and packages."""
+    return parse_look(node, site.ask(node, queries.LOOK))
+
+
+def pattern(version: Version) -> str:
+    """Any package revision of a version, as apt takes it after a `=`."""
+    return f"{str(version).removeprefix('v')}-*"
+
+
+def standing(found: HostFacts, names: tuple[str, ...]) -> dict[str, Any]:
+    """Installed versions, holds and what is unfinished, as JSON values."""
+    mine = {name: found.packages[name] for name in names if name in found.packages}
+    return {
+        "installed": {name: str(p.version and replace(p.version, vendor="")) for name, p in mine.items()},
+        "held": sorted(name for name, p in mine.items() if p.held),
+        "whole": all(p.whole for p in mine.values()) and len(mine) == len(names),
+        "unfinished": found.unfinished,
+        "sources": [source.path for source in found.sources],
+    }
+
+
+def unfit(now: Facts, names: tuple[str, ...], version: Version, found_held: list[str]) -> str:
+    """Why the packages are not as they should be; "" when they are."""
+    there = {name: now["installed"].get(name, "not installed") for name in names}
+    wrong = [f"{name} {found}" for name, found in there.items() if found != str(version)]
+    if wrong:
+        return f"{', '.join(wrong)}; wanted {version}"
+    if not now["whole"]:
+        return "half installed"
+    lost = sorted(set(found_held) - set(now["held"]))
+    return f"no longer held: {', '.join(lost)}" if lost else ""
+
+
+class Prefetch:
+    """`packages.prefetch`: packages, and a control plane's images, are on the node before they are wanted.
+
+    Params: `plan`, `version`, `packages`, `configuration` (kubeadm's, of the new version; "" for a worker).
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What is installed, and whether this plan fetched already."""
+        found = looked(view, step.node)
+        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        return {**standing(found, tuple(step.params["packages"])), "fetched": trace.succeeded}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when it was fetched, or is installed already."""
+        del past
+        version = target(step)
+        if not unfit(now, tuple(step.params["packages"]), version, []):
+            return Done(f"{version} is installed")
+        if now["fetched"]:
+            return Done("fetched")
+        if not now["sources"]:
+            return _no_repository(step.node)
+        return Needed(f"packages{' and images' if step.params['configuration'] else ''} of {version} to fetch")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Download beside the node's own lists; nothing is installed, no list of its own is changed."""
+        del now
+        version = target(step)
+        run.guard()
+        texts = [packages.moved(s, _minor(version)) for s in looked(hands, step.node).sources]
+        wanted = [f"{name}={pattern(version)}" for name in step.params["packages"]]
+        words = ["\n".join(texts), str(version), step.params["plan"], step.params["configuration"], *wanted]
+        errand = Errand(step.params["plan"], step.id)
+        done = hands.finish(step.node, ["sh", "-c", _PREFETCH, "sh", *words], errand, timeout_s=step.timeout_s or 0.0)
+        demand(hands.host(step.node), done, remedy=f"see that {step.node} reaches its package repository and registry")
+
+
+class Repository:
+    """`packages.repository`: apt takes packages of Kubernetes from the repository of a minor version.
+
+    The old file is kept beside it as `FILE.v1.36.bak`, which apt ignores.
+
+    Params: `minor`, such as `1.37`.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """The minors that its source files name."""
+        return {"sources": {s.path: list(s.minors) for s in looked(view, step.node).sources}}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when all of them name the minor."""
+        del past
+        if not now["sources"]:
+            return _no_repository(step.node)
+        others = sorted({m for minors in now["sources"].values() for m in minors} - {step.params["minor"]})
+        if not others:
+            return Done(f"of {step.params['minor']}")
+        return Needed(f"of {', '.join(others)}; wanted {step.params['minor']}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Write the files anew, each after a copy of it."""
+        del now
+        host, minor = hands.host(step.node), step.params["minor"]
+        for source in looked(hands, step.node).sources:
+            text = packages.moved(source, minor)
+            if text == source.text:
+                continue
+            run.guard()
+            old = f"{source.path}.v{'-'.join(source.minors)}.bak"
+            host.write(old, source.text.encode(), mode=0o644, owner="root:root", timeout_s=WRITE_S)
+            host.write(source.path, text.encode(), mode=0o644, owner="root:root", timeout_s=WRITE_S)
+        hands.host(step.node)  # what it said before counts no more
+
+
+class Install:
+    """`packages.install`: packages at a version; held as they were found.
+
+    Params: `plan`, `version`, `packages`.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What is installed and held."""
+        return standing(looked(view, step.node), tuple(step.params["packages"]))
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they are there, whole, and held as they were found."""
+        found = past.get(step.id, now)
+        why = unfit(now, tuple(step.params["packages"]), target(step), found["held"])
+        return Needed(why) if why else Done(f"{target(step)} is installed")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Install, by a command that outlasts a cut connection."""
+        run.guard()
+        install(hands, step, now, run)
+
+
+def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str = "") -> None:
+    """Install the step's packages and hold again what was found held; then run `after`, a line for sh.
+
+    Raises:
+        CommandFailed: apt or `after` failed. Holds are back.
+    """
+    wanted = [f"{name}={pattern(target(step))}" for name in step.params["packages"]]
+    held = " ".join(run.before.get("held", now["held"]))
+    argv = ["sh", "-c", INSTALL + after, "sh", held, " ".join(now["sources"]), *wanted]
+    errand = Errand(step.params["plan"], step.id)
+    done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0)
+    demand(
+        hands.host(step.node),
+        done,
+        remedy=f"see `dpkg --audit`, `df -h` and `apt-get update` on {step.node}, then resume",
+    )
+
+
+def _minor(version: Version) -> str:
+    return f"{version.major}.{version.minor}"
+
+
+def _no_repository(node: str) -> Blocked:
+    return Blocked(
+        f"{node}: no apt source file names a repository of Kubernetes packages (…/core:/stable:/v1.36/deb/)",
+        f"add one on {node}: https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/change-package-repository/",
+    )

@@ -1,0 +1,48 @@
+"""Every action by its name: what a plan, or a playbook, can ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.actions.drain import Drain
+from orchestrator.actions.gates import Gate, Note
+from orchestrator.actions.kubeadm import Kubelet, Upgrade
+from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
+from orchestrator.actions.packages import Install, Prefetch, Repository
+from orchestrator.actions.runs import Hook, Pause, Tidy
+from orchestrator.actions.snapshots import Snapshot
+from orchestrator.engine.crew import Crew, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.engine.clock import Clock
+    from orchestrator.engine.runner import Action
+
+
+def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str, Action[Site, SiteHands]]:
+    """The actions of one process: those that remember what lasted, or what they were asked, do so in there.
+
+    Args:
+        clock: For ages and durations.
+        crew: Makes the threads of a drain.
+    """
+    return {
+        "node.cordon": Cordon(),
+        "node.uncordon": Uncordon(),
+        "node.restore_scheduling": RestoreScheduling(),
+        "node.return": Return(),
+        "node.drain": Drain(crew, clock),
+        "etcd.snapshot": Snapshot(),
+        "packages.prefetch": Prefetch(),
+        "packages.repository": Repository(),
+        "packages.install": Install(),
+        "kubeadm.upgrade": Upgrade(),
+        "kubelet.upgrade": Kubelet(clock),
+        "cluster.note": Note(),
+        "cluster.gate": Gate(clock),
+        "run.pause": Pause(),
+        "hook.run": Hook(),
+        "host.tidy": Tidy(),
+    }

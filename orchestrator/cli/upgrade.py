@@ -1,0 +1,228 @@
+"""`upgrade plan` and `upgrade apply`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.options import (
+    Context,
+    DryRunChoice,
+    DryRunOption,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    Output,
+    OutputOption,
+    Owner,
+    Yes,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.app import App
+    from orchestrator.planners.upgrade import Hook
+    from orchestrator.upgrades import Prepared
+
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="VERSION", help="A minor (its newest patch that all nodes are offered) or a patch.",
+        show_default="the next minor",
+    ),
+]  # fmt: skip
+Some = Annotated[str, typer.Option("--nodes", metavar="NODE,…", help="Only these nodes.", show_default="all")]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option("--accept", metavar="CHECK", help="A finding of the preflight that may be, by its name; repeatable."),
+]
+Strategy = Annotated[
+    str, typer.Option("--strategy", help="rolling; all-at-once: all workers at the same time; auto: chosen, and said.")
+]
+WorkersWhen = Annotated[
+    str, typer.Option("--workers", help="Over several minors: each-hop, or last (only where the skew allows no more).")
+]
+MaxUnavailable = Annotated[int, typer.Option("--max-unavailable", min=1, help="Workers out of service at once.")]
+PauseAfter = Annotated[
+    str, typer.Option("--pause-after", help="Stop there, to look: first-control-plane, control-planes, first-worker.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Drains evict pods that no controller would bring back, too.")]
+EmptyDir = Annotated[bool, typer.Option("--delete-emptydir-data", help="Drains evict pods with emptyDir data, too.")]
+Grace = Annotated[int, typer.Option("--grace-period", help="For drains, as in `orchestrator drain`.")]
+DrainTimeout = Annotated[
+    str, typer.Option("--drain-timeout", metavar="DURATION", help="For each node's drain; 0 waits for ever.")
+]
+Renewal = Annotated[
+    bool, typer.Option("--certificate-renewal/--no-certificate-renewal", help="As kubeadm's: certificates too.")
+]
+Patches = Annotated[str, typer.Option("--patches", metavar="DIR", help="As kubeadm's, a directory on the nodes.")]
+Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
+Before = Annotated[str, typer.Option("--before-node", metavar="COMMAND", help="Run here before each node.")]
+After = Annotated[str, typer.Option("--after-node", metavar="COMMAND", help="Run here after each node.")]
+HookTimeout = Annotated[str, typer.Option("--hook-timeout", metavar="DURATION", help="For each of these commands.")]
+
+#: `upgrade plan` found something that has to be put right, or accepted, first.
+REFUSED = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    upgrade = typer.Typer(help="Kubernetes itself, on kubeadm clusters: control planes first, then workers.")
+    upgrade.command("plan", epilog="Example:  orchestrator upgrade plan --to 1.37 -o json")(plan)
+    upgrade.command("apply", epilog="Example:  orchestrator upgrade apply --to 1.37 --max-unavailable 2")(apply)
+    app.add_typer(upgrade, name="upgrade", rich_help_panel=None)
+
+
+def plan(
+    to: To = "",
+    nodes: Some = "",
+    accept: Accept = None,
+    strategy: Strategy = "rolling",
+    workers: WorkersWhen = "each-hop",
+    max_unavailable: MaxUnavailable = 1,
+    pause_after: PauseAfter = "",
+    force: Force = False,
+    delete_emptydir_data: EmptyDir = False,
+    grace_period: Grace = -1,
+    drain_timeout: DrainTimeout = "30m",
+    certificate_renewal: Renewal = True,
+    patches: Patches = "",
+    ssh: Ssh = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show what an upgrade would do, in order, and all that speaks against it. Nothing is changed.
+
+    Exits with 20 when something has to be put right or accepted first, else with 0.
+    """
+    from orchestrator.app import DryRun  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.engine import runs  # noqa: PLC0415
+    from orchestrator.report import bodies  # noqa: PLC0415
+    from orchestrator.report import upgrades as report  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, dry_run=DryRun.CLIENT, ssh=ssh,
+    )  # fmt: skip
+    found = _prepared(app, dict(locals()))
+    parts = (
+        found.current, found.hops, found.findings, found.accepted, (found.strategy, found.why), found.plan,
+        runs.last_durations("upgrade"),
+    )  # fmt: skip
+    show(output, "UpgradePlan", bodies.body(report.document(*parts)), report.table(*parts))
+    if found.unaccepted and found.hops:
+        raise typer.Exit(REFUSED)
+
+
+def apply(
+    to: To = "",
+    nodes: Some = "",
+    accept: Accept = None,
+    strategy: Strategy = "rolling",
+    workers: WorkersWhen = "each-hop",
+    max_unavailable: MaxUnavailable = 1,
+    pause_after: PauseAfter = "",
+    before_node: Before = "",
+    after_node: After = "",
+    hook_timeout: HookTimeout = "10m",
+    force: Force = False,
+    delete_emptydir_data: EmptyDir = False,
+    grace_period: Grace = -1,
+    drain_timeout: DrainTimeout = "30m",
+    certificate_renewal: Renewal = True,
+    patches: Patches = "",
+    ssh: Ssh = False,
+    owner: Owner = "",
+    dry_run: DryRunOption = DryRunChoice.NONE,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Upgrade Kubernetes: a snapshot of etcd, then each node from its package repository to its return.
+
+    What the preflight of `upgrade plan` finds stops it before anything is changed, unless it is accepted by name.
+    A node that fails stops the run; the last lines say what state it is in, how to go on and how to go back.
+    """
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.errors import Refused  # noqa: PLC0415
+    from orchestrator.report import upgrades as report  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
+        dry_run=perform.dry_run(dry_run),
+    )  # fmt: skip
+    found = _prepared(app, dict(locals()))
+    if found.hops and found.unaccepted:
+        why, remedy = report.refusal(found.unaccepted)
+        raise Refused(why, remedy=remedy)
+    if text := report.findings_text(found.findings, found.accepted):
+        sys.stderr.write(f"{text}\n")
+    if found.strategy == "all-at-once":
+        sys.stderr.write("all workers go out of service at the same time: what runs on them is down meanwhile\n")
+    perform.carry_out(app, found.plan, output, "upgraded")
+
+
+def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
+    from orchestrator import upgrades  # noqa: PLC0415
+    from orchestrator.cli.context import duration  # noqa: PLC0415
+    from orchestrator.errors import BadUsage  # noqa: PLC0415
+    from orchestrator.planners import upgrade as planner  # noqa: PLC0415
+
+    accept = tuple(dict.fromkeys(arguments["accept"] or ()))
+    if "all" in (name.lower() for name in accept):
+        raise BadUsage("--accept=all is no check: findings are accepted one by one", remedy="name each of them")
+    options = [] if arguments["certificate_renewal"] else ["--certificate-renewal=false"]
+    options += [f"--patches={arguments['patches']}"] if arguments["patches"] else []
+    names = [n.strip().removeprefix("node/") for n in arguments["nodes"].split(",")]
+    grace = arguments["grace_period"]
+    wish = upgrades.Wish(
+        to=arguments["to"],
+        nodes=tuple(dict.fromkeys(n for n in names if n)),
+        accept=accept,
+        strategy=arguments["strategy"],
+        workers=planner.workers_mode(arguments["workers"]),
+        max_unavailable=arguments["max_unavailable"],
+        flags={
+            "force": arguments["force"],
+            "ignore_daemonsets": True,
+            "delete_emptydir_data": arguments["delete_emptydir_data"],
+            "grace_period_s": grace if grace >= 0 else None,
+            "pod_selector": "",
+            "disable_eviction": False,
+            "skip_wait_for_delete_timeout_s": 0,
+            "parallel": 16,
+        },
+        drain_timeout_s=duration(arguments["drain_timeout"], "--drain-timeout") or None,
+        pause_after=arguments["pause_after"],
+        options=tuple(options),
+        before=_hook(arguments, "before_node"),
+        after=_hook(arguments, "after_node"),
+    )
+    return upgrades.prepare(app, wish, _say)
+
+
+def _hook(arguments: dict[str, Any], name: str) -> Hook | None:
+    from orchestrator.cli.context import duration  # noqa: PLC0415
+    from orchestrator.errors import BadUsage  # noqa: PLC0415
+    from orchestrator.planners.upgrade import Hook  # noqa: PLC0415
+
+    text = arguments.get(name, "")
+    if not text:
+        return None
+    try:
+        argv = tuple(shlex.split(text))
+    except ValueError as err:
+        raise BadUsage(f"--{name.replace('_', '-')}={text}: {err}", remedy="quote it as for a shell") from err
+    return Hook(argv, duration(arguments["hook_timeout"], "--hook-timeout") or 600.0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,312 @@
+"""The plan of a Kubernetes upgrade: control planes one after another, then workers, from repository to uncordon.
+
+One sequence for all nodes; what differs is parameters. What is done already is not left out here: `decide` sees it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cluster.versions import Workers
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.errors import BadUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestrator.cluster.versions import Hop, Version
+
+#: Seconds. kubeadm waits up to five minutes for each of four static pods by itself.
+FETCH_S = 900.0
+SNAPSHOT_S = 600.0
+FILE_S = 120.0
+PACKAGE_S = 900.0
+KUBEADM_S = 1800.0
+GATE_S = 600.0
+PATCH_S = 60.0
+#: How long every API server has to answer without a break before the next node is touched. A kubelet that starts with
+#: a new minor restarts its static pods 2 to 5 s later: it has to be well above that.
+LASTS_S = 15.0
+KUBELET_PACKAGES = ("kubelet", "kubectl")
+ALL_PACKAGES = ("kubeadm", *KUBELET_PACKAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One node to upgrade.
+
+    Attributes:
+        leads: Its etcd member leads.
+        upgrade: It is upgraded; else it is only known.
+    """
+
+    name: str
+    control_plane: bool
+    leads: bool = False
+    upgrade: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command of the operator's around each node."""
+
+    argv: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        name: Of the plan: what it leaves on hosts is known by it.
+        max_unavailable: Workers out of service at once.
+        accept: Names of kubeadm's checks that may fail.
+        options: Further ones for kubeadm.
+        flags: The params of `node.drain`, but for `cordon`.
+        pause_after: `first-control-plane`, `control-planes`, `first-worker` or "".
+        configuration: kubeadm's ClusterConfiguration, as YAML.
+        owner: Whose cordons they are.
+    """
+
+    name: str
+    owner: str
+    flags: Mapping[str, Any]
+    drain_timeout_s: float | None
+    accept: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    max_unavailable: int = 1
+    pause_after: str = ""
+    configuration: str = ""
+    before: Hook | None = None
+    after: Hook | None = None
+    lasts_s: float = LASTS_S
+    gate_s: float = GATE_S
+
+
+PAUSES = ("first-control-plane", "control-planes", "first-worker")
+
+
+def upgrade(targets: Sequence[Target], hops: Sequence[Hop], request: Request) -> Plan:
+    """Everything from a snapshot of etcd to the last worker, hop after hop.
+
+    Args:
+        targets: All nodes of the cluster, in the order in which workers are done.
+        hops: As `versions.hops` gives them.
+        request: How.
+
+    Raises:
+        BadUsage: No node is left to upgrade, or the pause is none.
+    """
+    if not any(t.upgrade for t in targets):
+        raise BadUsage("no node is to be upgraded", remedy="name nodes of the cluster with --nodes")
+    if request.pause_after not in ("", *PAUSES):
+        raise BadUsage(f"--pause-after={request.pause_after} is none", remedy=f"one of {', '.join(PAUSES)}")
+    build = _Build(request, tuple(targets))
+    waves: list[Wave] = []
+    for hop in hops:
+        waves += build.hop(hop, len(waves))
+    last = hops[-1].to if hops else None
+    return Plan("upgrade", f"upgrade to {last}" if last else "upgrade", tuple(waves))
+
+
+def order(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Control planes in the order in which they are done: the one whose etcd member leads comes last."""
+    return tuple(sorted((t for t in targets if t.control_plane), key=lambda t: t.leads))
+
+
+@dataclass(slots=True)
+class _Build:
+    """One plan under construction.
+
+    Attributes:
+        after: Control plane -> the step that upgrades it in this hop.
+    """
+
+    request: Request
+    targets: tuple[Target, ...]
+    after: dict[str, str] = field(default_factory=dict)
+    wave: int = 0
+    paused: bool = False
+
+    def hop(self, hop: Hop, first: int) -> list[Wave]:
+        """The waves of one hop, numbered from `first`."""
+        self.wave = first
+        self.after = {}
+        planes = [t for t in order(self.targets) if t.upgrade]
+        workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
+        waves = [self._prepare(hop.to, planes, workers)]
+        # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
+        begun = self._configuration(hop.to) == self.request.configuration != ""
+        for number, plane in enumerate(planes):
+            self.wave = first + len(waves)
+            mode = "node" if number or begun else "apply"
+            waves.append(Wave((Lane(plane.name, tuple(self._control_plane(plane, hop.to, mode))),)))
+            waves += self._pause("first-control-plane", plane.name, first + len(waves))
+        if planes:
+            waves += self._pause("control-planes", planes[-1].name, first + len(waves))
+        size = self.request.max_unavailable
+        for start in range(0, len(workers), size):
+            self.wave = first + len(waves)
+            some = workers[start : start + size]
+            waves.append(Wave(tuple(Lane(w.name, tuple(self._worker(w, hop.to))) for w in some)))
+            waves += self._pause("first-worker", some[0].name, first + len(waves))
+        return waves
+
+    # ---- waves --------------------------------------------------------------------------------------------------
+
+    def _prepare(self, to: Version, planes: list[Target], workers: list[Target]) -> Wave:
+        """A snapshot of etcd, and everything fetched while all nodes serve."""
+        lanes = []
+        for target in (*planes, *workers):
+            steps = []
+            if target is next(iter(planes), None):
+                file = f"{self.request.name}-{to}.db"
+                steps.append(self._step(target.name, "etcd.snapshot", {"file": file}, SNAPSHOT_S))
+            configuration = self._configuration(to) if target.control_plane else ""
+            params = {"version": str(to), "packages": list(ALL_PACKAGES), "configuration": configuration}
+            steps.append(self._step(target.name, "packages.prefetch", params, FETCH_S))
+            lanes.append(Lane(target.name, tuple(steps)))
+        return Wave(tuple(lanes))
+
+    def _pause(self, after: str, node: str, wave: int) -> list[Wave]:
+        if self.request.pause_after != after or self.paused:
+            return []
+        self.paused = True
+        self.wave = wave
+        return [Wave((Lane(node, (self._step(node, "run.pause", {"why": f"after the {after}"}, None),)),))]
+
+    # ---- lanes --------------------------------------------------------------------------------------------------
+
+    def _control_plane(self, target: Target, to: Version, mode: str) -> Iterator[Step]:
+        """One control plane. The first one leads kubeadm's upgrade, the others follow it.
+
+        Source: kubeadm's documentation, "Upgrading kubeadm clusters": apply, drain, kubelet, uncordon.
+        """
+        node = target.name
+        yield self._gate(node, to, "before", ("api", "etcd"), 0.0)
+        yield self._step(node, "cluster.note", {}, PATCH_S)
+        yield from self._hook(node, "before", self.request.before)
+        yield from self._kubeadm(node, to, mode)
+        drain = self._drain(node)
+        yield from drain
+        yield self._kubelet(node, to, drain)
+        yield self._gate(node, to, "upgraded", ("node", "components", "daemons", "api", "etcd"), self.request.lasts_s)
+        yield from self._end(node, to, drain)
+
+    def _worker(self, target: Target, to: Version) -> Iterator[Step]:
+        """One worker. All that its pods need not wait for comes before the cordon."""
+        node = target.name
+        yield self._step(node, "cluster.note", {}, PATCH_S)
+        yield from self._hook(node, "before", self.request.before)
+        yield from self._kubeadm(node, to, "node")
+        drain = self._drain(node)
+        yield from drain
+        yield self._kubelet(node, to, drain)
+        yield self._gate(node, to, "upgraded", ("node", "daemons"), 0.0)
+        yield from self._end(node, to, drain)
+
+    def _kubeadm(self, node: str, to: Version, mode: str) -> Iterator[Step]:
+        yield self._step(node, "packages.repository", {"minor": f"{to.major}.{to.minor}"}, FILE_S)
+        params: dict[str, Any] = {"version": str(to), "packages": ["kubeadm"]}
+        kubeadm = self._step(node, "packages.install", params, PACKAGE_S)
+        yield kubeadm
+        params = {
+            "version": str(to),
+            "mode": mode,
+            "accept": list(self.request.accept),
+            "options": list(self.request.options),
+            "control_planes": self._planes,
+            "after": dict(self.after),
+            "kubeadm": kubeadm.id,
+        }
+        step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
+        if node in self._planes:
+            self.after[node] = step.id
+        yield step
+
+    def _drain(self, node: str) -> tuple[Step, Step]:
+        cordon = self._step(node, "node.cordon", {"owner": self.request.owner, "reason": "Kubernetes upgrade"}, PATCH_S)
+        params = {**self.request.flags, "cordon": cordon.id}
+        return cordon, self._step(node, "node.drain", params, self.request.drain_timeout_s)
+
+    def _kubelet(self, node: str, to: Version, drain: tuple[Step, Step]) -> Step:
+        params = {
+            "version": str(to),
+            "packages": list(KUBELET_PACKAGES),
+            "control_planes": self._planes,
+            "after": dict(self.after),
+            "drain": dict(drain[1].params),
+            "drained": drain[1].id,
+        }
+        return self._step(node, "kubelet.upgrade", params, PACKAGE_S)
+
+    def _end(self, node: str, to: Version, drain: tuple[Step, Step]) -> Iterator[Step]:
+        """Back into service, and well there, before another node is touched."""
+        yield self._step(node, "node.return", {"cordon": drain[0].id, "owner": self.request.owner}, PATCH_S)
+        yield from self._hook(node, "after", self.request.after)
+        yield self._gate(node, to, "settled", ("owners", "budgets"), 0.0)
+        yield self._step(node, "host.tidy", {}, FILE_S)
+
+    def _hook(self, node: str, when: str, hook: Hook | None) -> Iterator[Step]:
+        if hook:
+            params = {"argv": list(hook.argv), "run_timeout_s": hook.timeout_s}
+            yield self._step(node, "hook.run", params, hook.timeout_s + PATCH_S, f":{when}")
+
+    def _gate(self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float) -> Step:
+        params = {
+            "checks": list(checks),
+            "version": str(to),
+            "control_planes": self._planes,
+            "lasts_s": lasts_s,
+            "noted": f"{self.wave}/{node}/cluster.note",
+        }
+        return self._step(node, "cluster.gate", params, self.request.gate_s, f":{name}")
+
+    # ---- parts --------------------------------------------------------------------------------------------------
+
+    @property
+    def _planes(self) -> list[str]:
+        return [t.name for t in self.targets if t.control_plane]
+
+    def _step(self, node: str, action: str, params: Mapping[str, Any], timeout_s: float | None, more: str = "") -> Step:
+        own = {} if action.startswith(("node.", "run.", "hook.")) else {"plan": self.request.name}
+        return Step(f"{self.wave}/{node}/{action}{more}", action, node, {**own, **params}, timeout_s)
+
+    def _configuration(self, to: Version) -> str:
+        """The configuration of kubeadm as it will be: it tells which images that version needs."""
+        return re.sub(r"(?m)^kubernetesVersion:.*$", f"kubernetesVersion: {to}", self.request.configuration)
+
+
+def strategy(wanted: str, workers: int, schedulable: int) -> tuple[str, str]:
+    """The strategy that `auto` stands for, and why; another one as it is.
+
+    Args:
+        wanted: `rolling`, `all-at-once` or `auto`.
+        workers: How many are to be upgraded.
+        schedulable: Nodes that take pods of applications.
+
+    Raises:
+        BadUsage: It is none.
+    """
+    if wanted not in ("rolling", "all-at-once", "auto"):
+        raise BadUsage(f"--strategy={wanted} is none", remedy="rolling, all-at-once or auto")
+    if wanted != "auto":
+        return wanted, ""
+    if workers <= 1 and schedulable <= 1:
+        return "all-at-once", "there is no other node that could take the pods of the only one that runs them"
+    return "rolling", f"{schedulable} nodes take pods: those of one can move to the others"
+
+
+def workers_mode(text: str) -> Workers:
+    """`--workers`.
+
+    Raises:
+        BadUsage: It is none.
+    """
+    try:
+        return Workers(text)
+    except ValueError as err:
+        raise BadUsage(f"--workers={text} is none", remedy="each-hop or last") from err
