@@ -69,16 +69,24 @@ class Answers:
         return max(later - earlier for earlier, later in pairwise(ends))
 
     @property
-    def longest_outage_s(self) -> float:
-        """The longest time in which whoever asked got no right answer: from the first failed asking to a right one."""
-        longest, since = 0.0, None
+    def outages(self) -> tuple[tuple[float, float], ...]:
+        """Times in which whoever asked got no right answer: since when, and seconds until one asked that got one."""
+        found: list[tuple[float, float]] = []
+        since = None
         for one in self.each:
-            if not one.right:
-                since = one.asked_at if since is None else since
-                longest = max(longest, one.asked_at + one.took_s - since if one is self.each[-1] else 0.0)
-            elif since is not None:
-                longest, since = max(longest, one.asked_at - since), None
-        return longest
+            if one.right and since is not None:
+                found.append((since, one.asked_at - since))
+                since = None
+            elif not one.right and since is None:
+                since = one.asked_at
+        if since is not None:
+            found.append((since, self.each[-1].asked_at + self.each[-1].took_s - since))
+        return tuple(found)
+
+    @property
+    def longest_outage_s(self) -> float:
+        """The longest of the outages."""
+        return max((took_s for _, took_s in self.outages), default=0.0)
 
     def after(self, start: float) -> Answers:
         """Those asked since then, in seconds since 1970."""
