@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from lab.upgrades.application import Application
+
 NAME = "bench"
 TEXTBOOK, OURS = "textbook", "orchestrator"
 TOOLS = (TEXTBOOK, OURS)
@@ -128,8 +130,7 @@ def _load(path: Path | None) -> list[Upgraded]:
 def measure(tool: str, shape: Shape, *, at_once: int, name: str, by_ssh: bool) -> Upgraded:
     """Upgrade a new cluster, with an application on it and everybody watching; the cluster goes afterwards."""
     with _new_cluster(name, shape) as access, ExitStack() as watching:
-        pods = _PODS_PER_WORKER * shape.workers
-        app = application.deploy(access, replicas=pods, needed=pods * application.NEEDED // application.REPLICAS)
+        app = _application(access, shape)
         client = watching.enter_context(ServiceClient(access, app))
         api = watching.enter_context(ApiClient(access))
         budgets = watching.enter_context(BudgetWatch(access))
@@ -149,6 +150,13 @@ def measure(tool: str, shape: Shape, *, at_once: int, name: str, by_ssh: bool) -
             answers.asked, len(answers.failures), answers.longest_gap_s, len(seen.shortages),
             answered.longest_outage_s, etcd.stop().lowest,
         )  # fmt: skip
+
+
+def _application(access: Access, shape: Shape) -> Application:
+    """Two pods on each worker, of which a quarter may be away."""
+    pods = max(application.REPLICAS, _PODS_PER_WORKER * shape.workers)
+    wanted = pods * application.NEEDED // application.REPLICAS
+    return application.deploy(access, replicas=pods, needed=wanted, anywhere=shape.workers < 2)
 
 
 @contextmanager
@@ -188,7 +196,7 @@ def _ours(access: Access, *, at_once: int, by_ssh: bool) -> tuple[Step, ...]:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
             for line in process.stderr or ():
-                steps += _heard(line)
+                steps += heard(line)
                 last = [*last[-15:], line]
         if process.returncode:
             said = "".join(last)
@@ -214,7 +222,7 @@ def _environ(access: Access, home: Path) -> dict[str, str]:
     return {**engine, "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
 
 
-def _heard(line: str) -> list[Step]:
+def heard(line: str) -> list[Step]:
     """The step that an event says is done. One that is called skipped may have looked for a long time, as gates do."""
     if not line.startswith("{"):
         return []

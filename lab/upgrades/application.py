@@ -19,6 +19,7 @@ CONTENT = "the-lab-serves-this"
 PORT = 8080
 REPLICAS, NEEDED = 4, 3
 _DRAINS_S = 5
+_CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 _PATIENCE_S = 120.0
 
 
@@ -39,11 +40,16 @@ class Application:
     needed: int
 
 
-def objects(replicas: int = REPLICAS, needed: int = NEEDED) -> list[dict[str, Any]]:
+def objects(replicas: int = REPLICAS, needed: int = NEEDED, *, anywhere: bool = False) -> list[dict[str, Any]]:
     """Its deployment, budget and service.
 
     A pod that is told to end serves on for some seconds: its address goes from the nodes' rules a little later than
     it hears of it. So no request fails when it is evicted.
+
+    Args:
+        replicas: How many pods.
+        needed: How many its budget wants ready.
+        anywhere: On control planes too, as it has to be where there is one worker.
     """
     labels = {"app": NAME}
     metadata = {"name": NAME}
@@ -65,6 +71,7 @@ def objects(replicas: int = REPLICAS, needed: int = NEEDED) -> list[dict[str, An
         "terminationGracePeriodSeconds": 2 * _DRAINS_S,
         "containers": [container],
         "topologySpreadConstraints": [spread],
+        "tolerations": [{"key": _CONTROL_PLANE, "operator": "Exists"}] if anywhere else [],
     }
     template = {"metadata": {"labels": labels}, "spec": pod}
     wanted = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
@@ -78,12 +85,17 @@ def objects(replicas: int = REPLICAS, needed: int = NEEDED) -> list[dict[str, An
 
 
 def deploy(
-    access: Access, *, namespace: str = NAMESPACE, replicas: int = REPLICAS, needed: int = NEEDED
+    access: Access,
+    *,
+    namespace: str = NAMESPACE,
+    replicas: int = REPLICAS,
+    needed: int = NEEDED,
+    anywhere: bool = False,
 ) -> Application:
     """It serves from all of its pods, and its budget has seen them. The namespace is made where it is missing."""
     space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     access.kubectl("apply", "-f", "-", stdin=json.dumps(space))
-    everything = {"apiVersion": "v1", "kind": "List", "items": objects(replicas, needed)}
+    everything = {"apiVersion": "v1", "kind": "List", "items": objects(replicas, needed, anywhere=anywhere)}
     access.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(everything))
     access.kubectl("-n", namespace, "rollout", "status", f"deployment/{NAME}", f"--timeout={_PATIENCE_S:.0f}s")
     settle(access, namespace=namespace, replicas=replicas)

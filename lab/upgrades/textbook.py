@@ -71,7 +71,7 @@ class Textbook:
         self._steps: list[Step] = []
 
     def run(self) -> tuple[Step, ...]:
-        """Upgrade every node; the steps that were done, in order. Those of `kubeadm upgrade` have parts, see `PARTS`.
+        """Upgrade every node; the steps that were done, in order. Beside `kubeadm upgrade`, its parts.
 
         Raises:
             LabError: A command failed, and nothing was done after it.
@@ -158,7 +158,7 @@ class Textbook:
 _BEGINS = re.compile(r'Preparing for "(?P<component>[a-z-]+)" upgrade')
 _PART = "kubeadm: "
 _BEFORE, _AFTER = "before the components", "after the components"
-_COMPONENTS_END = re.compile(r"control plane instance for this node was successfully upgraded|phase=|\[upgrade/addon")
+_COMPONENTS_END = "control plane instance for this node was successfully upgraded"
 
 
 def parts(node: str, lines: Sequence[tuple[float, str]]) -> list[Step]:
@@ -171,7 +171,7 @@ def parts(node: str, lines: Sequence[tuple[float, str]]) -> list[Step]:
         found = _BEGINS.search(line)
         if found:
             marks.append((at, found["component"]))
-        elif len(marks) > 1 and marks[-1][1] != _AFTER and _COMPONENTS_END.search(line):
+        elif len(marks) > 1 and marks[-1][1] != _AFTER and _COMPONENTS_END in line:
             marks.append((at, _AFTER))
     if len(marks) == 1:
         return []

@@ -7,8 +7,7 @@ import pytest
 
 from lab.upgrades import application, asking
 from lab.upgrades.access import Access
-from lab.upgrades.answers import Answer, Answers
-from lab.upgrades.askers import ApiClient, EtcdWatch, NodeAsker, ServiceClient, Target, health
+from lab.upgrades.askers import ApiClient, EtcdWatch, NodeAsker, ServiceClient, Target
 from lab.upgrades.budgets import BudgetWatch
 from tests.lab.real import WORKER, until
 
@@ -171,42 +170,3 @@ def test_a_member_of_etcd_that_stands_still_is_noticed(real, access):
     assert before.without_quorum == ()
     assert (seen.members, seen.lowest) == (1, 0)
     assert seen.longest_unable_s >= 0.5
-
-
-def answers(*each):
-    """Of a client that asks once a second; x for a failure."""
-    return Answers(
-        tuple(Answer(float(at), 0.5, "no" if said == "x" else asking.RIGHT) for at, said in enumerate(*each))
-    )
-
-
-@pytest.mark.parametrize(
-    ("seen", "failed", "gap_s", "outage_s"),
-    [("......", 0, 1, 0), ("..x...", 1, 2, 1), (".xxx..", 3, 4, 3), ("x....x", 2, 1, 1), ("....xx", 2, 2, 1.5)],
-)
-def test_gaps_and_outages_are_told_apart(seen, failed, gap_s, outage_s):
-    found = answers(seen)
-
-    assert (len(found.failures), found.longest_gap_s, found.longest_outage_s) == (failed, gap_s, outage_s)
-
-
-@pytest.mark.parametrize(
-    ("members", "lowest", "lost"),
-    [(["......"] * 3, 3, False), (["..x...", "......", "......"], 2, False), (["..xx..", "..xx..", "......"], 1, True)],
-)
-def test_a_quorum_is_more_than_half(members, lowest, lost):
-    alive = [answers(each) for each in members]
-
-    seen = health(alive, alive, until=5.0)
-
-    assert (seen.members, seen.lowest, bool(seen.without_quorum)) == (3, lowest, lost)
-    assert seen.longest_unable_s == 0
-
-
-def test_a_member_whose_node_is_off_counts_as_gone():
-    silent = Answers(tuple(one for one in answers("." * 12).each if one.asked_at < 3 or one.asked_at > 9))
-
-    seen = health([silent], [silent], until=12.0)
-
-    assert seen.lowest == 0
-    assert seen.longest_unable_s > 3
