@@ -71,8 +71,9 @@ def _rows(theirs: Upgraded | None, ours: Upgraded | None) -> list[list[str]]:
     for place in range(count):
         what = f"control plane {place + 1}, s" if count > 1 else "control plane, s"
         rows.append(_seconds(nodes, what, theirs, ours, partial(_control_plane_s, place), None))
-    limit = _target(one, OUT)
-    rows.append(_seconds(nodes, f"{OUT}, s, median", theirs, ours, lambda run: median(run.out_s.values()), limit))
+    if one.out_s:
+        limit = _target(one, OUT)
+        rows.append(_seconds(nodes, f"{OUT}, s, median", theirs, ours, lambda run: median(run.out_s.values()), limit))
     for what, cell in _CELLS.items():
         rows.append([nodes, what, cell(theirs) if theirs else "", cell(ours) if ours else "", "", ""])
     return rows
