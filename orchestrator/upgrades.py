@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
+from orchestrator.app import DryRun
 from orchestrator.cluster import managed, packages, preflight, queries
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import (
@@ -21,6 +22,7 @@ from orchestrator.cluster.hostfacts import (
     parse_offers,
     parse_preflight,
 )
+from orchestrator.cluster.situation import Situation
 from orchestrator.cluster.versions import Version, hops, parse, target
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.hosts.pool import each
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.cluster.hostfacts import Offers
     from orchestrator.cluster.kubeadm import Complaint
     from orchestrator.cluster.model import Node
-    from orchestrator.cluster.preflight import Finding, Situation
+    from orchestrator.cluster.situation import Finding
     from orchestrator.cluster.versions import Hop, Workers
     from orchestrator.engine.plan import Plan
 
@@ -97,7 +99,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
         BadUsage: A node that is named is none.
         OrchestratorError: The cluster or a host could not be read: nothing is taken for good unseen.
     """
-    view: Site = app.view if app.settings.dry_run.value != "none" else app.hands
+    view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
     say("reading the cluster")
     nodes = view.nodes()
     _refuse_managed(nodes)
@@ -107,24 +109,43 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     hosts = _together([n.name for n in nodes], lambda name: parse_look(name, view.ask(name, queries.EXAMINE)))
     _refuse_others(hosts)
     planes = tuple(name for name, host in hosts.items() if host.control_plane)
-    current = _current(hosts, planes)
-    named = _named(wish.to, current)
+    seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), _etcd(view, planes), view.configuration())
     say("asking the package repositories")
-    offers = _offers(view, hosts, chosen, current, named)
-    etcd = _etcd(view, planes)
-    way = _way(hosts, current, wish, named, offers, chosen)
+    named = _named(wish.to, seen.current)
+    offers = _offers(view, seen, named)
+    way = _way(seen, wish, named, offers)
     say("running kubeadm's own checks")
-    configuration = view.configuration()
-    situation = _situation(app, view, nodes, hosts, etcd, offers, way, wish, chosen, configuration)
-    found = preflight.findings(situation)
+    found = preflight.findings(_situation(app, view, wish, seen, offers, way))
     workers = sum(1 for name in chosen if name not in planes)
     takes = sum(1 for n in nodes if not n.unschedulable and not n.taints)
     strategy, why = planner.strategy(wish.strategy, workers, takes)
-    plan = _plan(app, wish, strategy, nodes, planes, etcd, chosen, way, configuration)
     accepted = tuple(sorted({f.check for f in found} & set(wish.accept)))
-    return Prepared(
-        current, way, found, preflight.unaccepted(found, wish.accept), accepted, strategy, why, plan
-    )  # fmt: skip
+    unaccepted = preflight.unaccepted(found, wish.accept)
+    plan = _plan(app, wish, strategy, seen, way)
+    return Prepared(seen.current, way, found, unaccepted, accepted, strategy, why, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read.
+
+    Attributes:
+        planes: Control planes.
+        chosen: Nodes that are to be upgraded.
+        current: The version of the oldest API server.
+    """
+
+    nodes: tuple[Node, ...]
+    hosts: Mapping[str, HostFacts]
+    planes: tuple[str, ...]
+    chosen: tuple[str, ...]
+    current: Version
+    etcd: EtcdFacts
+    configuration: str
+
+    def sources(self, name: str, minor: str) -> str:
+        """A node's apt sources of Kubernetes, as they would be for a minor."""
+        return "\n".join(packages.moved(source, minor) for source in self.hosts[name].sources)
 
 
 # ---- whose cluster, which nodes -------------------------------------------------------------------------------------
@@ -172,43 +193,33 @@ def _named(wanted: str, current: Version) -> Version:
     return named
 
 
-def _offers(
-    view: Site, hosts: Mapping[str, HostFacts], chosen: Sequence[str], current: Version, named: Version
-) -> Mapping[str, Mapping[str, Offers]]:
+def _offers(view: Site, seen: _Seen, named: Version) -> Mapping[str, Mapping[str, Offers]]:
     """Node -> minor -> what the node's repository of that minor offers."""
+    current = seen.current
     minors = [f"{current.major}.{minor}" for minor in range(current.minor, max(current.minor, named.minor) + 1)]
 
     def ask(pair: tuple[str, str]) -> Offers:
         name, minor = pair
-        text = "\n".join(packages.moved(source, minor) for source in hosts[name].sources)
-        return parse_offers(view.ask(name, queries.OFFERS, text))
+        return parse_offers(view.ask(name, queries.OFFERS, seen.sources(name, minor)))
 
-    pairs = [(name, minor) for name in chosen for minor in minors if hosts[name].sources]
+    pairs = [(name, minor) for name in seen.chosen for minor in minors if seen.hosts[name].sources]
     answers = _together(pairs, ask)
-    return {name: {m: answers[name, m] for m in minors if (name, m) in answers} for name in chosen}
+    return {name: {m: answers[name, m] for m in minors if (name, m) in answers} for name in seen.chosen}
 
 
-def _way(
-    hosts: Mapping[str, HostFacts],
-    current: Version,
-    wish: Wish,
-    named: Version,
-    offers: Mapping[str, Mapping[str, Offers]],
-    chosen: Sequence[str],
-) -> tuple[Hop, ...]:
-    """The hops; over versions that every node is offered."""
-    everywhere: set[Version] | None = None
-    for mine in offers.values():
-        here = {v for each_minor in mine.values() for v in each_minor.versions}
-        everywhere = here if everywhere is None else everywhere & here
-    wanted = wish.to or f"{named.major}.{named.minor}"
-    somewhere = {v for mine in offers.values() for each_minor in mine.values() for v in each_minor.versions}
-    # A version that only some nodes are offered is no way; that, and which nodes, is a finding with a remedy.
-    to = target(wanted, (everywhere or set()) if named.line in {v.line for v in everywhere or ()} else somewhere)
-    kubelets = [hosts[name].kubelet for name in chosen if not hosts[name].control_plane] or [current]
-    behind = min((k for k in kubelets if k), default=current)
-    found = hops(current, to, somewhere, workers=wish.workers, kubelet=min(behind, current))
-    return tuple(found)
+def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[str, Offers]]) -> tuple[Hop, ...]:
+    """The hops, over versions that every node is offered, where there are any.
+
+    A version that only some nodes are offered is a finding, which names those that lack it.
+    """
+    mine = [{v for one in minors.values() for v in one.versions} for minors in offers.values()]
+    everywhere = set.intersection(*mine) if mine else set()
+    somewhere = set().union(*mine)
+    offered = everywhere if named.line in {v.line for v in everywhere} else somewhere
+    to = target(wish.to or f"{named.major}.{named.minor}", offered)
+    kubelets = [seen.hosts[name].kubelet for name in seen.chosen if name not in seen.planes]
+    oldest = min((k for k in kubelets if k), default=seen.current)
+    return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------
@@ -223,66 +234,46 @@ def _etcd(view: Site, planes: Sequence[str]) -> EtcdFacts:
 
 
 def _situation(
-    app: App,
-    view: Site,
-    nodes: Sequence[Node],
-    hosts: Mapping[str, HostFacts],
-    etcd: EtcdFacts,
-    offers: Mapping[str, Mapping[str, Offers]],
-    way: tuple[Hop, ...],
-    wish: Wish,
-    chosen: tuple[str, ...],
-    configuration: str,
+    app: App, view: Site, wish: Wish, seen: _Seen, offers: Mapping[str, Mapping[str, Offers]], way: tuple[Hop, ...]
 ) -> Situation:
-    planes = [name for name, host in hosts.items() if host.control_plane]
     first = way[0].to if way else None
-    checks = _together([n for n in chosen if first], partial(_checked, view, hosts, offers, first)) if first else {}
-    edited = _together(
-        [n for n in planes if n in chosen and hosts[n].kubeadm],
-        lambda n: parse_edited(view.ask(n, queries.EDITED, str(hosts[n].server))),
-    )
-    apis = _together(planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0])
+    checked = partial(_checked, view, seen, offers, first)
+    own = [name for name in seen.planes if name in seen.chosen and seen.hosts[name].kubeadm]
     wall = app.clock.wall()
-    judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in chosen}
-    refused = {
-        n: {v.pod.key: tuple(r.text for r in v.reasons) for v in found.having(Outcome.REFUSE)}
-        for n, found in judged.items()
-    }
-    return preflight.Situation(
-        nodes=tuple(nodes),
-        hosts=hosts,
-        etcd=etcd,
-        apis=apis,
+    judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
+    return Situation(
+        nodes=seen.nodes,
+        hosts=seen.hosts,
+        etcd=seen.etcd,
+        apis=_together(seen.planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0]),
         offers=offers,
-        checks=checks,
-        edited=edited,
+        checks=_together(seen.chosen, checked) if first else {},
+        edited=_together(own, lambda n: parse_edited(view.ask(n, queries.EDITED, str(seen.hosts[n].server)))),
         pods=view.pods(),
         budgets=view.budgets(),
         workloads=view.workloads(),
-        refused=refused,
+        refused={
+            n: {v.pod.key: tuple(r.text for r in v.reasons) for v in found.having(Outcome.REFUSE)}
+            for n, found in judged.items()
+        },
         deprecated=view.deprecated() or (),
-        configuration=configuration,
+        configuration=seen.configuration,
         hops=way,
-        upgrading=chosen,
+        upgrading=seen.chosen,
         now=wall,
     )
 
 
 def _checked(
-    view: Site,
-    hosts: Mapping[str, HostFacts],
-    offers: Mapping[str, Mapping[str, Offers]],
-    to: Version | None,
-    name: str,
+    view: Site, seen: _Seen, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
 ) -> tuple[tuple[Complaint, ...], str]:
     """What kubeadm of the next version says of one node, without being installed."""
-    assert to is not None  # noqa: S101  there is a hop
-    minor = f"{to.major}.{to.minor}"
+    minor = f"{to.major}.{to.minor}" if to else ""
     mine = offers[name].get(minor)
-    if mine is None or to not in mine.versions:
-        return (), ""  # that is a finding of its own
-    text = "\n".join(packages.moved(source, minor) for source in hosts[name].sources)
-    return parse_preflight(view.ask(name, queries.PREFLIGHT, text, mine.versions[to], str(to)))
+    if to is None or mine is None or to not in mine.versions:
+        return (), ""  # that it is not offered is a finding of its own
+    words = (seen.sources(name, minor), mine.versions[to], str(to))
+    return parse_preflight(view.ask(name, queries.PREFLIGHT, *words))
 
 
 def _together(items: Iterable[Any], work: Callable[[Any], Any]) -> dict[Any, Any]:
@@ -303,20 +294,12 @@ def _together(items: Iterable[Any], work: Callable[[Any], Any]) -> dict[Any, Any
 # ---- the plan -------------------------------------------------------------------------------------------------------
 
 
-def _plan(
-    app: App,
-    wish: Wish,
-    strategy: str,
-    nodes: Sequence[Node],
-    planes: Sequence[str],
-    etcd: EtcdFacts,
-    chosen: Sequence[str],
-    way: tuple[Hop, ...],
-    configuration: str,
-) -> Plan:
-    leaders = {status.leader for status in etcd.statuses}
-    leading = {member.name for member in etcd.members if member.id in leaders}
-    targets = [planner.Target(n.name, n.name in planes, n.name in leading, n.name in chosen) for n in nodes]
+def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]) -> Plan:
+    leaders = {status.leader for status in seen.etcd.statuses}
+    leading = {member.name for member in seen.etcd.members if member.id in leaders}
+    targets = [
+        planner.Target(n.name, n.name in seen.planes, n.name in leading, n.name in seen.chosen) for n in seen.nodes
+    ]
     workers = sum(1 for t in targets if t.upgrade and not t.control_plane)
     at_once = strategy == "all-at-once"
     stamp = datetime.fromtimestamp(app.clock.wall(), UTC).strftime("%Y%m%dT%H%M%S")
@@ -329,7 +312,7 @@ def _plan(
         options=wish.options,
         max_unavailable=max(1, workers) if at_once else wish.max_unavailable,
         pause_after=wish.pause_after,
-        configuration=configuration,
+        configuration=seen.configuration,
         before=wish.before,
         after=wish.after,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd, parse_watches
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import OrchestratorError
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FRESH_S = 20.0
 #: Between two looks while a gate waits.
 PAUSE_S = 1.0
+#: Clients of a restarted API server come back within so long.
+DEAF_S = 75.0
 #: How many of a kind a message names.
 NAMES = 5
 
@@ -42,7 +44,8 @@ class Gate:
     Params: `checks`, some of `node` (Ready, its kubelet of `version`, its lease fresh), `components` (its static pods
     of `version`), `daemons` (its DaemonSets' pods ready), `api` (every API server ready and answering reads),
     `etcd` (every member well), `owners` (as many pods ready as the step `noted` found), `budgets` (none below what
-    it needs); `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`.
+    it needs), `watches` (as many clients follow pods as then); `version`; `control_planes`; `lasts_s`; `noted`, the
+    id of a `cluster.note`.
 
     Args:
         clock: For how long something lasts.
@@ -51,21 +54,26 @@ class Gate:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._began: dict[str, float] = {}
         self._mutex = threading.Lock()
 
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
         wrong = [text for check in step.params["checks"] for text in _CHECKS[check](view, step, self._clock)]
         owners = _owners(view) if "owners" in step.params["checks"] else {}
+        watches = watching(view, step) if "watches" in step.params["checks"] else None
+        now = self._clock.now()
         with self._mutex:
             if wrong:
                 self._since.pop(step.id, None)
-            since = self._since.get(step.id)
-        return {"wrong": wrong, "owners": owners, "well_s": 0.0 if since is None else self._clock.now() - since}
+            well_s, waited_s = (now - since.get(step.id, now) for since in (self._since, self._began))
+        return {"wrong": wrong, "owners": owners, "watches": watches, "well_s": well_s, "waited_s": waited_s}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when all is well, and has been for long enough."""
-        wrong = [*now["wrong"], *_short(past.get(step.params["noted"], {}).get("owners", {}), now["owners"])]
+        noted = past.get(step.params["noted"], {})
+        wrong = [*now["wrong"], *_short(noted.get("owners", {}), now["owners"])]
+        wrong += _deaf(noted.get("watches"), now["watches"], now["waited_s"])
         if wrong:
             return Needed("; ".join(wrong[:NAMES]), again=step.params["lasts_s"] > 0)
         if now["well_s"] < step.params["lasts_s"]:
@@ -80,6 +88,8 @@ class Gate:
         """
         del now
         lasts_s = step.params["lasts_s"]
+        with self._mutex:
+            self._began.setdefault(step.id, self._clock.now())
         while lasts_s and (run.deadline is None or self._clock.now() < run.deadline):
             run.guard()
             wrong = self.probe(hands, step)["wrong"] or _broken(hands, step, lasts_s, self._clock)
@@ -92,15 +102,19 @@ class Gate:
 
 
 class Note:
-    """`cluster.note`: how many pods of each owner on the node are ready, before the node is touched."""
+    """`cluster.note`: how many pods of each owner on the node are ready, and how many clients follow pods, before.
+
+    Params: `control_planes`.
+    """
 
     def __init__(self) -> None:
         self._noted: set[str] = set()
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """Owner -> pods ready."""
+        """Owner -> pods ready; clients that watch pods."""
         mine = {key for pod in view.pods_on(step.node).pods if (key := _owner_key(pod))}
-        return {"owners": {key: ready for key, ready in _owners(view).items() if key in mine}}
+        owners = {key: ready for key, ready in _owners(view).items() if key in mine}
+        return {"owners": owners, "watches": watching(view, step)}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done once it is in the journal."""
@@ -112,6 +126,24 @@ class Note:
         """Nothing: the journal has the facts by now."""
         del hands, now, run
         self._noted.add(step.id)
+
+
+def watching(view: Site, step: Step) -> int | None:
+    """How many clients watch pods at all API servers together; None where one does not tell."""
+    counts = [parse_watches(view.ask(name, queries.WATCHES)) for name in step.params["control_planes"]]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _deaf(found: int | None, now: int | None, waited_s: float) -> list[str]:
+    """Clients that followed pods before an API server restarted, and do not yet: their next attempt may be a while off.
+
+    A kubelet that does not follow its pods starts and ends none: a drain now would only wait, with its node out of
+    service. Source: client-go's reflectors try again after up to 30 s, doubled by their jitter; seen: 55 s. Who has
+    not come back by then had other reasons to go.
+    """
+    if found is None or now is None or now >= found or waited_s > DEAF_S:
+        return []
+    return [f"{now} of {found} clients follow pods again"]
 
 
 def _owners(view: Site) -> dict[str, int]:
@@ -239,4 +271,5 @@ _CHECKS: dict[str, Any] = {
     "etcd": _etcd,
     "owners": _noted,
     "budgets": _budgets,
+    "watches": _noted,
 }

@@ -35,6 +35,33 @@ _RESTART = """trap - EXIT; again
 systemctl daemon-reload && systemctl restart kubelet
 """
 
+# While kubeadm upgrades a stacked etcd, the kubelet waits half a minute in vain: it has stopped the old member, and
+# wants to delete its mirror pod then, through the API server of the same host, whose only etcd is the one just stopped (seen
+# on three of three control planes: 34 s each). Its connection is cut then, again and again until etcd runs: the call
+# fails at once, and the kubelet goes on to start the new one. Nothing else is touched; clients of an API server are
+# made to reconnect. Source: ss(8), -K: closes sockets that match, where the kernel can.
+_HASTENED = r"""set -u
+hasten() {
+  without=0
+  while sleep 0.5; do
+    if pidof etcd > /dev/null; then without=0; continue; fi
+    without=$((without + 1))
+    [ $((without % 4)) = 2 ] || continue
+    kubelet=$(systemctl show kubelet --property=MainPID --value)
+    ss -H -t -n -p state established "( dport = :$1 )" | grep "pid=$kubelet," | while read -r _ _ from _; do
+      ss -K -H -t -n state established src "$from" > /dev/null 2>&1
+    done
+  done
+}
+port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
+if command -v ss > /dev/null && [ -f /etc/kubernetes/manifests/etcd.yaml ]; then
+  hasten "${port:-6443}" & beside=$!
+fi
+"$@"; rc=$?
+[ -z "${beside:-}" ] || kill "$beside" 2> /dev/null
+exit "$rc"
+"""
+
 
 def servers(site: Site, control_planes: Iterable[str]) -> dict[str, str]:
     """Control plane -> the version of its API server, the older one of manifest and process; "" without one."""
@@ -53,7 +80,7 @@ class Upgrade:
 
     Params: `plan`, `version`; `mode`: `apply` for the first control plane, else `node`; `accept`, names of kubeadm's
     checks that may fail; `options`, further ones for kubeadm; `control_planes`, all of them; `kubeadm`, the id of
-    the step that installs it.
+    the step that installs it; `hasten`, spare the kubelet a wait that leads to nothing.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -101,7 +128,8 @@ class Upgrade:
             CommandTimedOut: It hung, and was ended.
         """
         run.guard()
-        argv = command(step)
+        kubeadm = command(step)
+        argv = ["sh", "-c", _HASTENED, "sh", *kubeadm] if now["control_plane"] and step.params["hasten"] else kubeadm
         lines: list[str] = []
 
         def heard(line: str) -> None:
@@ -127,8 +155,9 @@ class Upgrade:
         said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
         kept = [line for line in said if "[ERROR" in line or line.startswith("error:")] or said
         output = f"{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
+        words = " ".join(kept[-_SAID:]).strip()[:600]
         return CommandFailed(
-            f"{step.node}: `{' '.join(done.argv[:3])}` ended with {done.rc}: {' '.join(kept[-_SAID:]).strip()[:600]}\n"
+            f"{step.node}: `{' '.join(command(step)[:3])}` ended with {done.rc}: {words}\n"
             + state_of(hands, step.node, output),
             remedy=advice(step, run.run, control_plane=now["control_plane"]),
             rc=done.rc,

@@ -230,6 +230,13 @@ def parse_api(answer: str) -> tuple[str, Version | None]:
     return ("", parse(match[1])) if match else ("no answer to /version", None)
 
 
+def parse_watches(answer: str) -> int | None:
+    """How many clients watch pods, out of `queries.WATCHES`; None when it cannot be told."""
+    said = sections(answer).get("watches", [])
+    text = said[0].text.strip() if said else ""
+    return int(float(text)) if re.fullmatch(r"[0-9.e+]+", text) and float(text) else None
+
+
 def parse_offers(answer: str) -> Offers:
     """The answer of `queries.OFFERS`.
 

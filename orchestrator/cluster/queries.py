@@ -155,7 +155,7 @@ ask alarms etcdctl alarm list
 ETCD = Query("etcd", _ETCD, 60.0)
 
 # Source: kubeadm's admin.conf may name a load balancer: this host's own API server is asked by its own address.
-_API = (
+_SERVER = (
     _FRAME
     + r"""
 address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
@@ -164,6 +164,11 @@ api() {
   kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" \
     --request-timeout=3s "$@" 2>&1
 }
+"""
+)
+_API = (
+    _SERVER
+    + r"""
 end=$(($(date +%s) + $1))
 while :; do
   said=$(api get --raw /readyz) || { head broken readyz; echo "$said" | tail -n 1 | body; exit 0; }
@@ -177,6 +182,19 @@ head version; api get --raw /version | body
 
 #: This host's own API server, ready and answering authorised reads without a break. Takes how many seconds.
 API = Query("api", _API, 60.0)
+
+# Source: the API server's metric `apiserver_longrunning_requests`. Every kubelet watches its pods, as do controllers.
+_WATCHES = (
+    _SERVER
+    + r"""
+head watches
+api get --raw /metrics | grep '^apiserver_longrunning_requests{' | grep 'resource="pods"' | grep 'verb="WATCH"' \
+  | awk '{ sum += $NF } END { print sum + 0 }' | body
+"""
+)
+
+#: How many clients watch pods at this host's own API server. Takes no words.
+WATCHES = Query("watches", _WATCHES, 30.0)
 
 # A repository is looked at beside the host's own lists, with the host's own keys and settings.
 _BESIDE = (
@@ -243,4 +261,4 @@ head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
-ALL = (LOOK, EXAMINE, ETCD, API, OFFERS, PREFLIGHT, EDITED)
+ALL = (LOOK, EXAMINE, ETCD, API, WATCHES, OFFERS, PREFLIGHT, EDITED)

@@ -69,6 +69,7 @@ class Request:
         pause_after: `first-control-plane`, `control-planes`, `first-worker` or "".
         configuration: kubeadm's ClusterConfiguration, as YAML.
         owner: Whose cordons they are.
+        hasten: Spare kubelets of control planes a wait of half a minute that leads to nothing.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Request:
     after: Hook | None = None
     lasts_s: float = LASTS_S
     gate_s: float = GATE_S
+    hasten: bool = True
 
 
 PAUSES = ("first-control-plane", "control-planes", "first-worker")
@@ -187,7 +189,7 @@ class _Build:
         """
         node = target.name
         yield self._gate(node, to, "before", ("api", "etcd"), 0.0)
-        yield self._step(node, "cluster.note", {}, PATCH_S)
+        yield self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
         yield from self._hook(node, "before", self.request.before)
         yield from self._kubeadm(node, to, mode)
         drain = self._drain(node)
@@ -199,7 +201,7 @@ class _Build:
     def _worker(self, target: Target, to: Version) -> Iterator[Step]:
         """One worker. All that its pods need not wait for comes before the cordon."""
         node = target.name
-        yield self._step(node, "cluster.note", {}, PATCH_S)
+        yield self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
         yield from self._hook(node, "before", self.request.before)
         yield from self._kubeadm(node, to, "node")
         drain = self._drain(node)
@@ -221,6 +223,7 @@ class _Build:
             "control_planes": self._planes,
             "after": dict(self.after),
             "kubeadm": kubeadm.id,
+            "hasten": self.request.hasten,
         }
         step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
         if node in self._planes:
@@ -247,7 +250,8 @@ class _Build:
         """Back into service, and well there, before another node is touched."""
         yield self._step(node, "node.return", {"cordon": drain[0].id, "owner": self.request.owner}, PATCH_S)
         yield from self._hook(node, "after", self.request.after)
-        yield self._gate(node, to, "settled", ("owners", "budgets"), 0.0)
+        checks = ("owners", "budgets", "watches") if node in self._planes else ("owners", "budgets")
+        yield self._gate(node, to, "settled", checks, 0.0)
         yield self._step(node, "host.tidy", {}, FILE_S)
 
     def _hook(self, node: str, when: str, hook: Hook | None) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from orchestrator.report.text import count
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from orchestrator.cluster.preflight import Finding
+    from orchestrator.cluster.situation import Finding
     from orchestrator.cluster.versions import Hop, Version
     from orchestrator.engine.plan import Plan, Step
 

@@ -1,0 +1,300 @@
+"""Checks of the cluster before an upgrade: API servers, nodes, etcd, versions beside one another, pods. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import etcd as members
+from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
+from orchestrator.cluster.hostfacts import CONTROL_PLANE
+from orchestrator.cluster.situation import CLUSTER, Finding, Severity, minor, named, size
+from orchestrator.cluster.versions import POLICY, Part, Version, parse, violations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.cluster.model import Node, Pod
+    from orchestrator.cluster.situation import Situation
+    from orchestrator.cluster.versions import Violation
+
+#: Source: etcd's documentation, `--quota-backend-bytes`: 2 GB unless it is set.
+QUOTA_BYTES = 2 * 2**30
+#: Shares of the quota: beyond it etcd takes no writes, and an upgrade writes.
+QUOTA_WARNING, QUOTA_ERROR = 0.8, 0.95
+#: Source: https://etcd.io/blog/2025/zombie_members_upgrade: before 3.6, 3.5 has to be this at least.
+BEFORE_ETCD_36 = Version(3, 5, 26)
+#: The minor of Kubernetes 1 whose kubeadm brings etcd 3.6.
+ETCD_36_SINCE = (1, 34)
+#: Flags that would let a drain take a pod, by how the reason for refusing it begins.
+_FLAGS = {r.text: r.flag for r in (DAEMON_SET, EMPTY_DIR, NO_CONTROLLER)} | {
+    "its DaemonSet does not exist": "--force",
+    "covered by ": "--disable-eviction",
+}
+
+
+# ---- API servers and nodes --------------------------------------------------------------------------------------
+
+
+def servers(situation: Situation) -> Iterator[Finding]:
+    """Each control plane's own API server."""
+    planes = situation.planes
+    for host in planes:
+        why = situation.apis.get(host.node, "it was not asked")
+        if why:
+            text = f"its API server is not well: {why}"
+            remedy = f"on {host.node}: kubectl get --raw '/readyz?verbose', crictl ps -a --name kube-apiserver"
+            yield Finding("ApiServer", Severity.FORBIDDEN, host.node, text, remedy)
+    touched = [host.node for host in planes if host.node in situation.upgrading]
+    if len(planes) == 1 and touched and situation.hops:
+        times = len(situation.hops)
+        often = "once" if times == 1 else f"{times} times"
+        text = f"the only control plane: the API is away for 2 to 3 minutes, {often}; workloads go on"
+        remedy = "nothing to do; clients of the API, and whoever deploys, should know"
+        yield Finding("SingleControlPlane", Severity.NOTE, touched[0], text, remedy)
+
+
+def nodes(situation: Situation) -> Iterator[Finding]:
+    """Nodes that are not ready, and those that were cordoned before."""
+    for node in situation.nodes:
+        mine = node.name in situation.upgrading
+        if not node.ready:
+            text = f"it is not Ready ({node.ready_reason or 'no reason given'})"
+            remedy = f"kubectl describe node {node.name}; on it: journalctl -u kubelet"
+            yield Finding("NodesReady", Severity.ERROR if mine else Severity.WARNING, node.name, text, remedy)
+        if node.unschedulable and mine:
+            text = "it is cordoned already, and stays cordoned afterwards"
+            yield Finding("Cordoned", Severity.NOTE, node.name, text, f"kubectl uncordon {node.name}, if it should not")
+
+
+# ---- etcd -------------------------------------------------------------------------------------------------------
+
+
+def etcd(situation: Situation) -> Iterator[Finding]:
+    """Members, what is left when one stops, alarms, sizes and versions."""
+    facts, planes = situation.etcd, situation.planes
+    if not facts.members:
+        if any("etcd" in host.manifests for host in planes):
+            text = "no etcd member could be asked, though control planes have one"
+            remedy = "crictl ps -a --name etcd on a control plane"
+            yield Finding("EtcdHealth", Severity.FORBIDDEN, CLUSTER, text, remedy)
+        elif planes:
+            text = "etcd is not on the control planes: neither is it checked here, nor upgraded or copied by kubeadm"
+            remedy = (
+                "see that it is well, and take a snapshot: etcdctl endpoint health --cluster; etcdctl snapshot save"
+            )
+            yield Finding("ExternalEtcd", Severity.WARNING, CLUSTER, text, remedy)
+        return
+    for alarm in facts.alarms:
+        remedy = "find its cause, then etcdctl alarm disarm; for NOSPACE first: etcdctl compact, etcdctl defrag"
+        yield Finding("EtcdAlarm", Severity.FORBIDDEN, CLUSTER, f"etcd raised the alarm {alarm}", remedy)
+    for trouble in members.troubles(facts.members, facts.statuses, facts.health):
+        remedy = "repair that member first: etcdctl member list, crictl logs of its etcd"
+        yield Finding("EtcdHealth", Severity.ERROR, CLUSTER, f"etcd: {trouble}", remedy)
+    yield from _quorum(situation)
+    yield from _sizes(situation)
+    yield from _etcd_versions(situation)
+
+
+def _quorum(situation: Situation) -> Iterator[Finding]:
+    """Each control plane's member is stopped once: the others have to be a majority."""
+    facts = situation.etcd
+    voters = [m for m in facts.members if not m.learner]
+    healthy = {s.id for s in facts.statuses if facts.health.get(s.endpoint, "it was not asked") == ""}
+    why = members.may_stop_one(facts.members, healthy)
+    if not why or (len(voters) == 1 and voters[0].id in healthy):
+        return  # of a single member, the note on the single control plane tells
+    # With two members, or with one that is well, nothing is broken: it is away while one restarts.
+    whole = healthy >= {m.id for m in voters}
+    severity = Severity.ERROR if whole else Severity.FORBIDDEN
+    remedy = "bring every member back before any is touched: etcdctl endpoint health --cluster"
+    if whole:
+        remedy = "add a third control plane, or accept that the API is away for a minute with each of them"
+    yield Finding("EtcdQuorum", severity, CLUSTER, why, remedy)
+
+
+def _sizes(situation: Situation) -> Iterator[Finding]:
+    flags = [h.manifests["etcd"].flag("quota-backend-bytes") for h in situation.planes if "etcd" in h.manifests]
+    set_bytes = max((int(flag) for flag in flags if flag.isdigit()), default=0)
+    for status in situation.etcd.statuses:
+        quota = status.quota_bytes or set_bytes or QUOTA_BYTES
+        share = status.db_size_bytes / quota
+        if share >= QUOTA_WARNING:
+            severity = Severity.ERROR if share >= QUOTA_ERROR else Severity.WARNING
+            text = (
+                f"the database of {status.endpoint} has {size(status.db_size_bytes)}, {share:.0%} of its quota of "
+                f"{size(quota)}; {size(status.in_use_bytes)} of it are in use"
+            )
+            remedy = "etcdctl defrag, one member after another; or a larger --quota-backend-bytes"
+            yield Finding("EtcdSize", severity, CLUSTER, text, remedy)
+
+
+def _etcd_versions(situation: Situation) -> Iterator[Finding]:
+    target = situation.target
+    for status in situation.etcd.statuses:
+        version = parse(status.version)
+        old = version is not None and version.line == (3, 5) and version < BEFORE_ETCD_36
+        if old and target is not None and target.line >= ETCD_36_SINCE:
+            text = f"{status.endpoint} is etcd {status.version}: before 3.6 it has to be 3.5.26 or later"
+            remedy = (
+                "upgrade to the newest patch of this minor first (https://etcd.io/blog/2025/zombie_members_upgrade)"
+            )
+            yield Finding("EtcdVersion", Severity.ERROR, CLUSTER, text, remedy)
+
+
+# ---- versions beside one another --------------------------------------------------------------------------------
+
+
+def skew(situation: Situation) -> Iterator[Finding]:
+    """Versions that may not be beside one another: now, and at each moment of the plan."""
+    now = {(host.node, part.component): part for host in situation.hosts.values() for part in _parts(host)}
+    found = _judged(now.values())
+    for violation in found:
+        remedy = f"{POLICY}; bring it within, or accept it where this upgrade does"
+        yield Finding("Skew", Severity.ERROR, violation.part.node, str(violation), remedy)
+    told = {(v.part.node, v.part.component, v.allowed) for v in found}
+    for moment, parts in _moments(situation, now):
+        for violation in _judged(parts.values()):
+            key = (violation.part.node, violation.part.component, violation.allowed)
+            if key not in told:
+                told.add(key)
+                remedy = f"{POLICY}; let the plan have every node (no --nodes), workers with each hop"
+                text = f"{moment}: {violation}"
+                yield Finding("SkewOnTheWay", Severity.FORBIDDEN, violation.part.node, text, remedy)
+
+
+_Parts = dict[tuple[str, str], Part]
+
+
+def _moments(situation: Situation, parts: _Parts) -> Iterator[tuple[str, _Parts]]:
+    """What there is after each thing that the plan does: a control plane, its kubelet, the workers of a hop."""
+    for hop in situation.hops:
+        for host in (h for h in situation.touched if h.control_plane):
+            parts = _raised(parts, hop.to, {host.node}, CONTROL_PLANE)
+            yield f"with the control plane of {host.node} at {hop.to}", parts
+            parts = _raised(parts, hop.to, {host.node}, ("kubelet",))
+            yield f"with the kubelet of {host.node} at {hop.to}", parts
+        if hop.workers:
+            workers = {h.node for h in situation.touched if not h.control_plane}
+            parts = _raised(parts, hop.to, workers, ("kubelet",))
+            yield f"with the workers at {hop.to}", parts
+
+
+def _raised(parts: _Parts, to: Version, where: set[str], what: tuple[str, ...]) -> _Parts:
+    """What is newer already stays."""
+    return {
+        key: Part(part.component, part.node, max(part.version, to)) if key[0] in where and key[1] in what else part
+        for key, part in parts.items()
+    }
+
+
+def _judged(parts: Iterable[Part]) -> tuple[Violation, ...]:
+    """Violations, but for parts of a control plane that are newer than another one's API server only.
+
+    Source: kubeadm gives the kubelet, controller manager and scheduler of a control plane its own API server, and its
+    documentation upgrades all of one control plane before the next.
+    """
+    everything = tuple(parts)
+    own = {part.node: part.version for part in everything if part.component == "kube-apiserver"}
+    oldest = min(own.values(), default=None)
+    return tuple(
+        v
+        for v in violations(everything)
+        if v.part.component == "kube-apiserver"
+        or oldest is None
+        or not (v.part.node in own and oldest.line < v.part.version.line <= own[v.part.node].line)
+    )
+
+
+def _parts(host: HostFacts) -> Iterator[Part]:
+    """What runs on a host; of a static pod that does not run, or does not tell, what its manifest says."""
+    for component in CONTROL_PLANE:
+        manifest = host.manifests.get(component)
+        version = host.components.get(component) or (manifest.version if manifest else None)
+        if version:
+            yield Part(component, host.node, version)
+    kubelet = host.running or host.kubelet
+    if kubelet:
+        yield Part("kubelet", host.node, kubelet)
+
+
+def kubelets(situation: Situation) -> Iterator[Finding]:
+    """Kubelets of several minors, and those that were replaced and not restarted. Patches may differ."""
+    by: dict[str, list[str]] = {}
+    for host in situation.hosts.values():
+        running = host.running or host.kubelet
+        if running:
+            by.setdefault(minor(running), []).append(host.node)
+        if host.running and host.kubelet and (host.replaced or host.running != host.kubelet):
+            text = f"the kubelet that runs ({host.running}) is not the installed one ({host.kubelet})"
+            remedy = f"systemctl restart kubelet on {host.node}, once it is drained if the minor differs"
+            yield Finding("KubeletNotRestarted", Severity.WARNING, host.node, text, remedy)
+    if len(by) > 1:
+        text = f"kubelets of several minors: {'; '.join(f'{m}: {named(names)}' for m, names in sorted(by.items()))}"
+        yield Finding("MixedVersions", Severity.NOTE, CLUSTER, text, "nothing to do: this upgrade brings them together")
+
+
+# ---- pods -------------------------------------------------------------------------------------------------------
+
+
+def pods(situation: Situation) -> Iterator[Finding]:
+    """Budgets that let nobody go now, pods that a drain refuses, and pods with nowhere to go."""
+    mine = [p for p in situation.pods if p.node in situation.upgrading and not p.finished and not p.mirror]
+    stuck = [
+        f"{b.key} ({b.healthy} ready, {b.needed} needed)"
+        for b in situation.budgets
+        if b.allowed <= 0 and any(b.covers(p) for p in mine)
+    ]
+    if stuck:
+        text = f"budgets that allow no disruption now: {named(stuck)}"
+        remedy = "more replicas, or a budget that lets one go; a drain waits for them until its time ends"
+        yield Finding("NoDisruptionAllowed", Severity.WARNING, CLUSTER, text, remedy)
+    for node, refused in sorted(situation.refused.items()):
+        if refused:
+            yield _refused(node, dict(sorted(refused.items())))
+    for name in situation.upgrading:
+        homeless = [p for p in mine if p.node == name and _moves(p) and not _fits_elsewhere(p, situation.nodes)]
+        if homeless:
+            text = f"{len(homeless)} pods have no other node to go to: {named([p.key for p in homeless])}"
+            remedy = "add a node; or --strategy all-at-once, for they are away while it is upgraded"
+            yield Finding("NowhereToGo", Severity.WARNING, name, text, remedy)
+    single = [
+        f"{w.kind} {w.namespace}/{w.name}"
+        for w in situation.workloads
+        if w.wanted == 1 and w.controller is None and w.kind in ("Deployment", "StatefulSet")
+    ]
+    if single and situation.hops:
+        text = f"{len(single)} workloads have one replica, and are away while it moves: {named(single)}"
+        yield Finding("SingleReplica", Severity.NOTE, CLUSTER, text, "a second replica, where that is too long")
+
+
+def _refused(node: str, pods_: dict[str, tuple[str, ...]]) -> Finding:
+    listed = [f"{pod} ({'; '.join(reasons)})" for pod, reasons in pods_.items()]
+    flags = [_flag(reason) for reasons in pods_.values() for reason in reasons]
+    remedy = f"add {' '.join(sorted(set(flags)))}" if all(flags) else "move these pods, or remove them, by hand"
+    text = f"a drain would refuse {len(listed)} pods: {named(listed)}"
+    return Finding("PodsRefused", Severity.ERROR, node, text, remedy, "\n".join(listed))
+
+
+def _flag(reason: str) -> str:
+    return next((flag for text, flag in _FLAGS.items() if reason.startswith(text)), "")
+
+
+def _moves(pod: Pod) -> bool:
+    """A drain takes it, and a controller makes another."""
+    return pod.controller is not None and pod.controller.kind != "DaemonSet" and pod.deleting_since is None
+
+
+def _fits_elsewhere(pod: Pod, nodes_: Iterable[Node]) -> bool:
+    """Some other node would take it, as far as taints tell; room is not looked at."""
+    return any(
+        node.name != pod.node
+        and node.ready
+        and not node.unschedulable
+        and all(
+            any(toleration.covers(taint) for toleration in pod.tolerations)
+            for taint in node.taints
+            if taint.effect != "PreferNoSchedule"
+        )
+        for node in nodes_
+    )

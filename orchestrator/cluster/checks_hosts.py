@@ -1,0 +1,218 @@
+"""Checks of hosts before an upgrade: packages, room on disks, certificates, clocks, what kubeadm itself says. Pure."""
+
+from __future__ import annotations
+
+from statistics import median_low
+from typing import TYPE_CHECKING
+
+from orchestrator.cluster import managed
+from orchestrator.cluster.hostfacts import Offers
+from orchestrator.cluster.kubeadm import BACKUPS
+from orchestrator.cluster.packages import KUBERNETES
+from orchestrator.cluster.situation import CLUSTER, Finding, Severity, minor, named, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.cluster.kubeadm import Certificate
+    from orchestrator.cluster.situation import Situation
+    from orchestrator.cluster.versions import Hop
+
+#: What kubeadm's copies take beside that of etcd's data: manifests, the kubelet's configuration.
+COPIES_BYTES = 200_000_000
+#: What packages take until they are unpacked, and again what is in them.
+PACKAGES_BYTES = 500_000_000
+ETCD_DATA = "/var/lib/etcd"
+#: Beyond these, of the clocks' median. Hosts are asked one after another, which takes about a second.
+CLOCK_WARNING_S, CLOCK_ERROR_S, ASKED_S = 2.0, 30.0, 1.0
+#: Certificates that end sooner, and authorities that do: those take their time to replace.
+SOON_S, SOON_AUTHORITY_S = 30 * 86400.0, 365 * 86400.0
+
+
+def known(situation: Situation) -> Iterator[Finding]:
+    """Hosts that were not asked, or that this cannot upgrade."""
+    for name in situation.upgrading:
+        if name not in situation.hosts:
+            text = "its host was not asked: nothing is known of it"
+            yield Finding("HostUnknown", Severity.FORBIDDEN, name, text, f"orchestrator hosts check {name}")
+    found = managed.aptless({host.node: host for host in situation.touched})
+    if found:
+        yield Finding("NoApt", Severity.FORBIDDEN, CLUSTER, found.evidence, found.remedy)
+
+
+# ---- packages ---------------------------------------------------------------------------------------------------
+
+
+def repositories(situation: Situation) -> Iterator[Finding]:
+    """Each hop's repository on each host that goes there: reachable, signed, with the very version."""
+    for hop in situation.hops:
+        lacking = []
+        for host in situation.touched:
+            if not hop.workers and not host.control_plane:
+                continue  # it skips this hop: its kubelet may stay behind
+            offers = situation.offers.get(host.node, {}).get(minor(hop.to), _NO_OFFERS)
+            if offers.error and offers is not _NO_OFFERS:
+                yield _unreadable(host, hop, offers)
+            if hop.to not in offers.versions:
+                lacking.append(f"{host.node} ({_offered(offers)})")
+        if lacking:
+            text = f"kubeadm {hop.to} is not offered to {len(lacking)} of the nodes that need it: {named(lacking)}"
+            remedy = (
+                f"make https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/ or a mirror of it that has {hop.to} "
+                "reachable on each of them; /etc/apt/sources.list.d names it"
+            )
+            yield Finding("PackageVersion", Severity.FORBIDDEN, CLUSTER, text, remedy)
+
+
+_NO_OFFERS = Offers({}, "no repository of Kubernetes in its apt sources")
+
+
+def _offered(offers: Offers) -> str:
+    if offers is _NO_OFFERS:
+        return offers.error
+    return f"offered: {', '.join(str(v) for v in sorted(offers.versions)[-3:]) or 'nothing'}"
+
+
+def _unreadable(host: HostFacts, hop: Hop, offers: Offers) -> Finding:
+    text = f"its package repository of {minor(hop.to)} cannot be used: {offers.error}"
+    remedy = (
+        "see the network and the key in /etc/apt/keyrings; a key that ended is fetched anew: curl -fsSL "
+        f"https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/Release.key | gpg --dearmor "
+        "-o /etc/apt/keyrings/kubernetes-apt-keyring.gpg"
+    )
+    return Finding("Repository", Severity.ERROR, host.node, text, remedy)
+
+
+def installed(situation: Situation) -> Iterator[Finding]:
+    """Packages that are held, half installed or none, and somebody else at work on them."""
+    for host in situation.touched:
+        if host.unfinished or not all(p.whole for p in host.packages.values()):
+            broken = [p.name for p in host.packages.values() if not p.whole]
+            first = host.unfinished.strip().split("\n")[0]
+            text = f"dpkg has unfinished work: {first or named(broken)}"
+            remedy = "dpkg --configure -a && apt-get --fix-broken install"
+            yield Finding("UnfinishedPackages", Severity.ERROR, host.node, text, remedy, host.unfinished)
+        for file, process in sorted(host.locks.items()):
+            text = f"{file} is held by process {process}"
+            remedy = "wait until it ends; unattended ones: systemctl stop unattended-upgrades apt-daily.timer"
+            yield Finding("PackageLock", Severity.ERROR, host.node, text, remedy)
+        missing = [name for name in KUBERNETES[:2] if name not in host.packages]
+        if missing and host.apt:
+            text = f"no package of {' and '.join(missing)} is installed: what runs there came another way"
+            remedy = f"apt-get install {' '.join(missing)} of the version that runs, and remove what was put by hand"
+            yield Finding("NotPackaged", Severity.ERROR, host.node, text, remedy)
+        held = [p.name for p in host.packages.values() if p.held]
+        if held:
+            text = f"held packages: {', '.join(held)}; they are held again afterwards"
+            yield Finding("HeldPackages", Severity.NOTE, host.node, text, "nothing to do")
+
+
+# ---- disks ------------------------------------------------------------------------------------------------------
+
+
+def disks(situation: Situation) -> Iterator[Finding]:
+    """Free space for kubeadm's copies, which stay there, and for packages."""
+    for host in situation.touched:
+        needs = [("/", PACKAGES_BYTES, "packages"), ("/var/cache/apt/archives", PACKAGES_BYTES, "packages fetched")]
+        if host.control_plane:
+            # Source: kubeadm copies the whole data directory before each upgrade of etcd, and never removes a copy.
+            copies = COPIES_BYTES + host.sizes_bytes.get(ETCD_DATA, 0) * max(1, len(situation.hops))
+            needs.append(("/etc/kubernetes", copies, f"kubeadm's copies in {BACKUPS}"))
+        yield from _too_full(host, needs)
+
+
+def _too_full(host: HostFacts, needs: list[tuple[str, int, str]]) -> Iterator[Finding]:
+    """Directories of one file system share what is free there."""
+    wanted: dict[str, list[tuple[int, str]]] = {}
+    free: dict[str, int] = {}
+    for path, need, what in needs:
+        disk = host.disks.get(path) or host.disks.get("/")
+        mount = disk.mount if disk else "/"
+        free[mount] = disk.free_bytes if disk else 0
+        wanted.setdefault(mount, []).append((need, what))
+    for mount, each in wanted.items():
+        total = sum(need for need, _ in each)
+        if free[mount] < total:
+            parts = ", ".join(f"{size(need)} for {what}" for need, what in each)
+            text = f"{mount} has {size(free[mount])} free of {size(total)} needed: {parts}"
+            remedy = f"make room: apt-get clean; journalctl --vacuum-size=200M; old copies in {BACKUPS}"
+            yield Finding("DiskSpace", Severity.ERROR, host.node, text, remedy)
+
+
+# ---- kubeadm ----------------------------------------------------------------------------------------------------
+
+
+def kubeadm(situation: Situation) -> Iterator[Finding]:
+    """What the new kubeadm's own checks say, and manifests that it would overwrite."""
+    for name in situation.upgrading if situation.hops else ():
+        complaints, why = situation.checks.get(name, ((), "it was not asked"))
+        for complaint in complaints:
+            severity = Severity.ERROR if complaint.fatal else Severity.WARNING
+            remedy = f"put it right, or accept it: --accept {complaint.check}" if complaint.fatal else "see to it"
+            yield Finding(complaint.check, severity, name, complaint.text, remedy, kubeadm=True)
+        if why:
+            text = f"kubeadm's own checks could not be made: {why}"
+            remedy = f"run them by hand on {name}: kubeadm upgrade node phase preflight"
+            yield Finding("KubeadmPreflight", Severity.ERROR, name, text, remedy)
+    for name, diff in sorted(situation.edited.items()):
+        if diff and name in situation.upgrading:
+            yield _edited(name, diff)
+
+
+def _edited(name: str, diff: str) -> Finding:
+    lines = diff.splitlines()
+    changed = sum(1 for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+    text = f"manifests were edited by hand: {changed} lines differ, which kubeadm would overwrite"
+    remedy = (
+        "put it into extraArgs: kubectl edit configmap kubeadm-config -n kube-system; or into patches "
+        "(--patches); or accept that it is lost: --accept EditedManifests"
+    )
+    return Finding("EditedManifests", Severity.ERROR, name, text, remedy, diff)
+
+
+# ---- certificates and clocks ------------------------------------------------------------------------------------
+
+
+def certificates(situation: Situation) -> Iterator[Finding]:
+    """Certificates of control planes that ended, or end before long without being renewed."""
+    for host in situation.planes:
+        renewed = host.node in situation.upgrading and bool(situation.hops)
+        for certificate in host.certificates:
+            # A certificate that is not there has no end; super-admin.conf is on the first control plane only.
+            if not certificate.missing:
+                yield from _certificate(host.node, certificate, situation.now, renewed=renewed)
+
+
+def _certificate(node: str, found: Certificate, now: float, *, renewed: bool) -> Iterator[Finding]:
+    """Source: kubeadm upgrades renew what kubeadm can renew, and never an authority."""
+    left = found.ends - now
+    what = f"the authority {found.name}" if found.authority else f"the certificate {found.name}"
+    check = "Authority" if found.authority else "Certificate"
+    remedy = f"kubeadm certs renew {found.name}, then restart the control plane of {node}"
+    if found.authority:
+        remedy = "https://kubernetes.io/docs/tasks/tls/manual-rotation-of-ca-certificates/"
+    elif found.external:
+        remedy = f"kubeadm cannot renew it, its authority's key is elsewhere: have {found.name} of {node} signed anew"
+    if left <= 0:
+        yield Finding(f"{check}Ended", Severity.FORBIDDEN, node, f"{what} ended {-left / 86400:.0f} days ago", remedy)
+    elif left < (SOON_AUTHORITY_S if found.authority else SOON_S) and (
+        found.authority or found.external or not renewed
+    ):
+        text = f"{what} ends in {left / 86400:.0f} days, and this upgrade does not renew it"
+        yield Finding(f"{check}Ends", Severity.WARNING, node, text, remedy)
+
+
+def clocks(situation: Situation) -> Iterator[Finding]:
+    """Hosts whose clock is away from the others': certificates, tokens and leases go by it."""
+    read = {host.node: host.at for host in situation.hosts.values() if host.at}
+    if not read:
+        return
+    middle = median_low(read.values())
+    for name, at in sorted(read.items()):
+        off = at - middle
+        if abs(off) > CLOCK_WARNING_S + ASKED_S:
+            severity = Severity.ERROR if abs(off) > CLOCK_ERROR_S else Severity.WARNING
+            text = f"its clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the other hosts'"
+            remedy = "set it: timedatectl set-ntp true, or chronyc makestep"
+            yield Finding("ClockSkew", severity, name, text, remedy)
