@@ -26,6 +26,9 @@ CONTROL_PLANE = STATIC[1:]
 
 _NAME = re.compile(r"([^/]+)\.yaml$")
 _IMAGE = re.compile(r"^\s*(?:- )?image: \"?([^\s\"]+)", re.MULTILINE)
+_APT_FAILED = ("E:", "W:", "Err:", "Error:", "Warning:")
+#: Warnings of what will be wrong one day. Source: apt-key(8), apt-secure(8).
+_APT_HARMLESS = ("legacy trusted.gpg", "Policy will reject signature")
 _SOME_VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
 
 
@@ -234,7 +237,7 @@ def parse_watches(answer: str) -> int | None:
     """How many clients watch pods, out of `queries.WATCHES`; None when it cannot be told."""
     said = sections(answer).get("watches", [])
     text = said[0].text.strip() if said else ""
-    return int(float(text)) if re.fullmatch(r"[0-9.e+]+", text) and float(text) else None
+    return int(float(text)) if re.fullmatch(r"\d+(\.\d+)?(e\+?\d+)?", text) and float(text) else None
 
 
 def parse_offers(answer: str) -> Offers:
@@ -248,9 +251,12 @@ def parse_offers(answer: str) -> Offers:
     if not update or not listed:
         raise FactUnreadable("apt said nothing of a repository", remedy="run `apt-get update` by hand on that host")
     said = update[0].text.strip().splitlines()
-    # apt-get update ends well though a repository is not there: only its words tell. Source: apt 2.6, seen.
-    failed = [line for line in said if line.startswith(("E:", "W:", "Err:"))]
-    error = "; ".join(failed) if failed or update[0].words != ("0",) else ""
+    # apt-get update ends well though a repository is not there: only its words tell. Source: apt 2.6, seen; apt 3
+    # writes the words out.
+    failed = [line for line in said if line.startswith(_APT_FAILED) and not any(w in line for w in _APT_HARMLESS)]
+    if update[0].words != ("0",) and not failed:
+        failed = said[-1:] or [f"apt-get update ended with {' '.join(update[0].words) or 'no code'}"]
+    error = "; ".join(failed)
     offered = packages.parse_offered(listed[0].text)
     return Offers({replace(version, vendor=""): revision for version, revision in offered.items()}, error)
 

@@ -98,6 +98,25 @@ def test_hashes_are_those_of_a_revision():
     assert len({(h.hash, h.revision) for h in found}) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "alarms"),
+    [
+        ('{"header":{"member_id":7}}', ()),
+        ('{"alarms":[]}', ()),
+        ('{"alarms":[{"memberID":12928076962249821583,"alarm":1}]}', ("NOSPACE on member b369c18053cfcd8f",)),
+        ('{"alarms":[{"memberID":1,"alarm":2},{"alarm":9}]}', ("CORRUPT on member 1", "9 on member 0")),
+    ],
+)
+def test_alarms_are_told_in_words_with_their_member(answer, alarms):
+    assert etcd.parse_alarms(answer) == alarms
+
+
+@pytest.mark.parametrize("text", ["", "[", "null", '{"alarms":{}}', "Error: context deadline exceeded"])
+def test_alarms_that_cannot_be_read_are_an_error_and_not_none(text):
+    with pytest.raises(FactUnreadable, match="alarm list"):
+        etcd.parse_alarms(text)
+
+
 @pytest.mark.parametrize("parse", [etcd.parse_members, etcd.parse_status, etcd.parse_health, etcd.parse_hashes])
 @pytest.mark.parametrize("text", ["", "[", "null", '{"error":"x"}', "Error: context deadline exceeded"])
 def test_an_answer_of_another_form_is_an_error_and_not_an_empty_cluster(parse, text):
