@@ -216,7 +216,9 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
     everywhere = set.intersection(*mine) if mine else set()
     somewhere = set().union(*mine)
     offered = everywhere if named.line in {v.line for v in everywhere} else somewhere
-    to = target(wish.to or f"{named.major}.{named.minor}", offered)
+    if not wish.to and named.line not in {v.line for v in offered}:
+        named = seen.current  # no next minor to be had: the newest patch of this one
+    to = target(wish.to or f"{named.major}.{named.minor}", offered | ({named} if named == seen.current else set()))
     kubelets = [seen.hosts[name].kubelet for name in seen.chosen if name not in seen.planes]
     oldest = min((k for k in kubelets if k), default=seen.current)
     return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))

@@ -180,13 +180,13 @@ def certificates(situation: Situation) -> Iterator[Finding]:
         renewed = host.node in situation.upgrading and bool(situation.hops)
         for certificate in host.certificates:
             # A certificate that is not there has no end; super-admin.conf is on the first control plane only.
-            if not certificate.missing:
-                yield from _certificate(host.node, certificate, situation.now, renewed=renewed)
+            if not certificate.missing and certificate.ends is not None:
+                left_s = certificate.ends - situation.now
+                yield from _certificate(host.node, certificate, left_s, renewed=renewed)
 
 
-def _certificate(node: str, found: Certificate, now: float, *, renewed: bool) -> Iterator[Finding]:
+def _certificate(node: str, found: Certificate, left: float, *, renewed: bool) -> Iterator[Finding]:
     """Source: kubeadm upgrades renew what kubeadm can renew, and never an authority."""
-    left = found.ends - now
     what = f"the authority {found.name}" if found.authority else f"the certificate {found.name}"
     check = "Authority" if found.authority else "Certificate"
     remedy = f"kubeadm certs renew {found.name}, then restart the control plane of {node}"

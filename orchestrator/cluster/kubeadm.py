@@ -5,6 +5,7 @@ Source of all forms: kubeadm 1.36 and 1.37, seen on real clusters; API group `ou
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,14 +54,14 @@ class Certificate:
     """A certificate, or a kubeconfig's, of one control plane.
 
     Attributes:
-        ends: Seconds since the epoch.
+        ends: Seconds since the epoch; None where there is none to end.
         authority: It signs others; an upgrade does not renew it.
         external: kubeadm does not have its authority's key, and cannot renew it.
         missing: There is none.
     """
 
     name: str
-    ends: float
+    ends: float | None
     authority: bool
     external: bool
     missing: bool
@@ -101,7 +102,7 @@ class _Wire(msgspec.Struct):
 
 class _WireCertificate(_Wire, rename="camel"):
     name: str
-    expiration_date: datetime
+    expiration_date: datetime | None = None
     externally_managed: bool = False
     missing: bool = False
 
@@ -158,10 +159,16 @@ def parse_certificates(stdout: str) -> tuple[Certificate, ...]:
     read = _decoded(_WireCertificates, stdout, "certs check-expiration")
     pairs = [(c, False) for c in read.certificates] + [(c, True) for c in read.certificate_authorities]
     found = (
-        Certificate(c.name, c.expiration_date.timestamp(), authority, c.externally_managed, c.missing)
+        Certificate(
+            c.name,
+            c.expiration_date.timestamp() if c.expiration_date else None,
+            authority,
+            c.externally_managed,
+            c.missing,
+        )
         for c, authority in pairs
     )
-    return tuple(sorted(found, key=lambda c: (c.ends, c.name)))
+    return tuple(sorted(found, key=lambda c: (math.inf if c.ends is None else c.ends, c.name)))
 
 
 def parse_plan(stdout: str) -> tuple[Move, ...]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.host import Host
 
+#: A word of a command is cut to this in events and the journal; the file has all of it.
+WORD = 200
 #: Below the run's directory.
 FOLDER = "hosts"
 
@@ -156,7 +158,7 @@ class Recorded:
         file.write(f"# {end} after {took_s} s\n".encode())
         fields = {
             "host": self.name,
-            "argv": [shown([word], 200) for word in argv],
+            "argv": [word if len(word) <= WORD else f"{word[: WORD - 1]}…" for word in argv],
             "rc": rc,
             "took_s": took_s,
             "output": str(path.relative_to(self._directory.parent.parent)),

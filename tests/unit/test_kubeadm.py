@@ -1,5 +1,6 @@
 """What kubeadm says, out of captured answers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,19 @@ def test_certificates_come_with_those_that_end_first():
     assert {c.name for c in found if c.authority} == {"ca", "etcd-ca", "front-proxy-ca"}
     assert {"admin.conf", "apiserver", "etcd-peer"} <= {c.name for c in found if not c.authority}
     assert not any(c.missing or c.external for c in found)
+
+
+def test_a_certificate_that_is_not_there_has_no_end():
+    """Control planes that joined have no super-admin.conf: kubeadm 1.36 gives it a null there."""
+    missing = {"name": "super-admin.conf", "expirationDate": None, "residualTime": 0, "missing": True}
+    there = {"name": "apiserver", "expirationDate": "2027-11-24T10:25:00Z", "missing": False}
+
+    found = kubeadm.parse_certificates(json.dumps({"certificates": [missing, there], "certificateAuthorities": []}))
+
+    assert [(c.name, c.ends is None, c.missing) for c in found] == [
+        ("apiserver", False, False),
+        ("super-admin.conf", True, True),
+    ]
 
 
 def test_its_plan_names_each_component_and_its_node():
