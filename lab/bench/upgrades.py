@@ -207,6 +207,7 @@ def _ours(access: Access, *, at_once: int, by_ssh: bool) -> tuple[Step, ...]:
 def _argv(access: Access, *, at_once: int, by_ssh: bool) -> list[str]:
     program = str(Path(sys.executable).parent / OURS)
     argv = [program, "upgrade", "apply", "--to", debs.minor(VERSION), "--accept", IGNORED, "--yes"]
+    argv += ["--delete-emptydir-data"]  # the textbook's drain has it, too
     argv += ["--log-format", "json", "--kubeconfig", str(access.cluster.kubeconfig)]
     argv += ["--context", access.cluster.context]
     argv += ["--max-unavailable", str(at_once)] if at_once > 1 else []
