@@ -1,0 +1,215 @@
+"""What is said of hosts before an upgrade touches the first node."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.cluster import preflight
+from orchestrator.cluster.hostfacts import Disk, EtcdFacts, Offers
+from orchestrator.cluster.kubeadm import Certificate, Complaint
+from orchestrator.cluster.packages import Package
+from orchestrator.cluster.preflight import Severity
+from orchestrator.cluster.versions import Hop, parse
+from tests.fakes.situations import DAY, NOW, V135, V136, V137, at, found, only, plane, situation, worker
+
+
+def test_a_host_that_was_not_asked_or_has_no_apt_forbids_the_start():
+    made = situation(plane(), worker(apt=False, os="Rocky Linux 9.4", packages={}))
+
+    unknown = only(replace(made, upgrading=("cp1", "w1", "w9")), "HostUnknown")
+    rpm = only(made, "NoApt")
+
+    assert (unknown.severity, unknown.where) == (Severity.FORBIDDEN, "w9")
+    assert rpm.severity is Severity.FORBIDDEN
+    assert "w1 (Rocky Linux 9.4)" in rpm.text
+    assert found(made, "NotPackaged") == []
+
+
+def test_a_version_that_one_node_is_not_offered_forbids_the_start_and_names_it():
+    made = situation(plane(), worker("w1"), worker("w2"))
+    offers = {**made.offers, "w1": {"1.37": Offers({parse("v1.37.0"): "1.37.0-1.1"}, "")}, "w2": {}}
+
+    one = only(replace(made, offers=offers), "PackageVersion")
+
+    assert (one.severity, one.where) == (Severity.FORBIDDEN, "cluster")
+    assert one.text == (
+        "kubeadm v1.37.2 is not offered to 2 of the nodes that need it: w1 (offered: v1.37.0), "
+        "w2 (no repository of Kubernetes in its apt sources)"
+    )
+    assert "/v1.37/deb/" in one.remedy
+
+
+def test_a_repository_that_cannot_be_used_is_told_in_apts_words():
+    made = situation()
+    error = "W: GPG error: http://x InRelease: NO_PUBKEY 234654DA9A296436"
+    offers = {**made.offers, "w1": {"1.37": Offers({}, error)}}
+
+    reported = found(replace(made, offers=offers))
+
+    assert [(f.check, f.severity, f.where) for f in reported] == [
+        ("PackageVersion", Severity.FORBIDDEN, "cluster"),
+        ("Repository", Severity.ERROR, "w1"),
+    ]
+    assert "w1 (offered: nothing)" in reported[0].text
+    assert error in reported[1].text
+
+
+def test_each_hop_has_to_be_offered_but_to_workers_only_where_they_go():
+    made = situation(*(at(h, V135) for h in (plane(), worker())), to=(V136, V137))
+    offers = {**made.offers, "w1": {"1.37": made.offers["w1"]["1.37"]}}
+    lazy = (Hop(V136, workers=False), Hop(V137, workers=True))
+
+    assert "v1.36.3" in only(replace(made, offers=offers), "PackageVersion").text
+    assert found(replace(made, offers=offers, hops=lazy), "PackageVersion") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "text"),
+    [
+        ({"unfinished": "half configured:\n kubelet"}, "UnfinishedPackages", "half configured:"),
+        (
+            {
+                "packages": {
+                    n: Package(n, "1.36.3-1.1", held=False, whole=n != "kubelet") for n in ("kubeadm", "kubelet")
+                }
+            },
+            "UnfinishedPackages",
+            "kubelet",
+        ),
+        (
+            {"locks": {"/var/lib/dpkg/lock-frontend": "812 /usr/bin/unattended-upgrade"}},
+            "PackageLock",
+            "/var/lib/dpkg/lock-frontend is held by process 812 /usr/bin/unattended-upgrade",
+        ),
+        ({"packages": {}}, "NotPackaged", "kubeadm and kubelet"),
+    ],
+)
+def test_packages_that_cannot_be_installed_now_are_an_error(changes, check, text):
+    one = only(situation(plane(), worker(**changes)), check)
+
+    assert (one.severity, one.where) == (Severity.ERROR, "w1")
+    assert text in one.text
+
+
+def test_held_packages_are_told_and_those_that_are_not_are_none():
+    free = {n: Package(n, "1.36.3-1.1", held=False, whole=True) for n in ("kubeadm", "kubelet")}
+
+    assert [f.where for f in found(situation(plane(), worker(packages=free)), "HeldPackages")] == ["cp1"]
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("disks", "etcd_mb", "hops", "text"),
+    [
+        ({"/": ("/", 1300)}, 100, 1, ""),
+        ({"/": ("/", 1299)}, 100, 1, "/ has 1.3 GB free of 1.3 GB needed"),
+        ({"/": ("/", 1300)}, 100, 2, "/ has 1.3 GB free of 1.4 GB needed"),
+        ({"/": ("/", 800), "/var/cache/apt/archives": ("/var", 500)}, 100, 1, ""),
+        ({"/": ("/", 800), "/var/cache/apt/archives": ("/var", 90)}, 100, 1, "/var has 90 MB free of 500 MB needed"),
+        (
+            {"/": ("/", 5000), "/var/cache/apt/archives": ("/", 5000), "/etc/kubernetes": ("/etc", 250)},
+            100,
+            1,
+            "/etc has 250 MB free of 300 MB needed: 300 MB for kubeadm's copies in /etc/kubernetes/tmp",
+        ),
+        ({}, 0, 1, "/ has 0 MB free of 1.2 GB needed"),
+    ],
+)
+def test_room_is_counted_for_each_file_system(disks, etcd_mb, hops, text):
+    host = plane(
+        disks={path: Disk(mount, 10**12, free * MB) for path, (mount, free) in disks.items()},
+        sizes_bytes={"/var/lib/etcd": etcd_mb * MB},
+    )
+    made = situation(host, to=(V136, V137)[-hops:])
+
+    reported = found(made, "DiskSpace")
+
+    assert [f.severity for f in reported] == ([Severity.ERROR] if text else [])
+    assert all(text in f.text for f in reported)
+
+
+def test_a_worker_needs_no_room_for_copies_of_etcd():
+    disks = {"/": Disk("/", 10**12, 500 * MB), "/var/cache/apt/archives": Disk("/var", 10**12, 500 * MB)}
+
+    assert found(situation(plane(), worker(disks=disks)), "DiskSpace") == []
+
+
+def test_kubeadms_complaints_keep_its_own_names():
+    fatal = Complaint("SystemVerification", fatal=True, text="cgroups v1")
+    mild = Complaint("ContainerRuntimeVersion", fatal=False, text="update it")
+    made = situation(checks={"cp1": ((fatal, mild), ""), "w1": ((), "E: no package")})
+
+    reported = found(made)
+
+    assert [(f.check, f.severity, f.where, f.kubeadm) for f in reported] == [
+        ("SystemVerification", Severity.ERROR, "cp1", True),
+        ("KubeadmPreflight", Severity.ERROR, "w1", False),
+        ("ContainerRuntimeVersion", Severity.WARNING, "cp1", True),
+    ]
+    assert "--accept SystemVerification" in reported[0].remedy
+    assert "E: no package" in reported[1].text
+    assert only(situation(checks={"cp1": ((), "")}), "KubeadmPreflight").text.endswith("it was not asked")
+
+
+def test_manifests_that_were_edited_come_with_their_diff():
+    diff = "--- old\n+++ new\n@@ -1 +1 @@\n-    - --v=4\n-    - --audit-log-path=/x\n     - same"
+    made = situation(edited={"cp1": diff})
+
+    one = only(made, "EditedManifests")
+
+    assert (one.severity, one.where, one.detail) == (Severity.ERROR, "cp1", diff)
+    assert "2 lines differ" in one.text
+    assert found(replace(made, upgrading=("w1",)), "EditedManifests") == []
+
+
+@pytest.mark.parametrize(
+    ("days", "authority", "external", "missing", "upgrading", "check", "severity"),
+    [
+        (-3, False, False, False, True, "CertificateEnded", Severity.FORBIDDEN),
+        (-3, False, True, False, True, "CertificateEnded", Severity.FORBIDDEN),
+        (-3, False, False, True, True, "", None),
+        (5, False, False, False, True, "", None),
+        (5, False, False, False, False, "CertificateEnds", Severity.WARNING),
+        (5, False, True, False, True, "CertificateEnds", Severity.WARNING),
+        (31, False, True, False, True, "", None),
+        (31, False, False, False, False, "", None),
+        (-3, True, False, False, True, "AuthorityEnded", Severity.FORBIDDEN),
+        (300, True, False, False, True, "AuthorityEnds", Severity.WARNING),
+        (400, True, False, False, True, "", None),
+    ],
+)
+def test_certificates_near_their_end(days, authority, external, missing, upgrading, check, severity):
+    certificate = Certificate("x", NOW + days * DAY, authority, external, missing)
+    made = situation(plane(certificates=(certificate,)), worker(), upgrading=("cp1", "w1") if upgrading else ("w1",))
+
+    reported = [f for f in preflight.findings(made) if f.check.startswith(("Certificate", "Authority"))]
+
+    assert [(f.check, f.severity) for f in reported] == ([(check, severity)] if check else [])
+    assert all(f"{abs(days)} days" in f.text for f in reported)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "told"),
+    [
+        ((0, 0.6, 1.0), {}),
+        ((0, 0, 2.9), {}),
+        ((0, 0, 3.1), {"h2": Severity.WARNING}),
+        ((0, 0, -29), {"h2": Severity.WARNING}),
+        ((0, 0, 31), {"h2": Severity.ERROR}),
+        ((0, 0, -3600), {"h2": Severity.ERROR}),
+        ((0, 100), {"h1": Severity.ERROR}),
+    ],
+)
+def test_clocks_are_held_against_the_median(offsets, told):
+    hosts = [worker(f"h{i}", at=NOW + offset) for i, offset in enumerate(offsets)]
+
+    reported = found(situation(*hosts, etcd=EtcdFacts()), "ClockSkew")
+
+    assert {f.where: f.severity for f in reported} == told
+    assert all(("ahead of" if max(offsets) > 3 else "behind") in f.text for f in reported)
+
+
+def test_without_a_clock_that_was_read_nothing_is_said_of_clocks():
+    assert found(situation(plane(at=0.0), worker(at=0.0)), "ClockSkew") == []
