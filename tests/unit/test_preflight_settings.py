@@ -36,10 +36,13 @@ def test_a_flag_that_is_gone_is_told_with_the_file_that_has_it():
     assert found(situation(plane(), host, to=(parse("v1.36.9"),)), "RemovedFlags") == []
 
 
-@pytest.mark.parametrize(("path", "told"), [(ENV, False), ("/etc/default/kubelet", True)])
-def test_a_flag_that_kubeadm_takes_out_itself_is_no_finding(path, told):
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [([ENV], False), (["/etc/default/kubelet"], True), ([ENV, "/etc/default/kubelet"], True)],
+)
+def test_a_flag_that_kubeadm_takes_out_itself_is_no_finding(paths, told):
     flag = "--pod-infra-container-image=registry.k8s.io/pause:3.10"
-    host = at(kubelet(files={path: f'KUBELET_ARGS="--node-ip=1.2.3.4 {flag}"'}, arguments=(flag,)), parse("v1.34.1"))
+    host = at(kubelet(files=dict.fromkeys(paths, f'KUBELET_ARGS="--v=2 {flag}"'), arguments=(flag,)), parse("v1.34.1"))
 
     reported = found(situation(at(plane(), parse("v1.34.1")), host, to=(V135,)), "RemovedFlags")
 
@@ -73,7 +76,7 @@ def test_a_configuration_that_cannot_be_read_is_not_one_without_faults(config):
     "extra",
     [
         "  extraArgs:\n    feature-gates: AnyVolumeDataSource=true,Other=true\n    concurrent-service-syncs: '2'\n",
-        "  extraArgs: [{name: feature-gates, value: AnyVolumeDataSource=1}, {name: concurrent-service-syncs}, oddity]\n",
+        "  extraArgs: [{name: feature-gates, value: AnyVolumeDataSource=1}, {name: concurrent-service-syncs}, 7]\n",
     ],
 )
 def test_kubeadms_configuration_is_read_in_both_its_forms(extra):
