@@ -300,7 +300,14 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
     leaders = {status.leader for status in seen.etcd.statuses}
     leading = {member.name for member in seen.etcd.members if member.id in leaders}
     targets = [
-        planner.Target(n.name, n.name in seen.planes, n.name in leading, n.name in seen.chosen) for n in seen.nodes
+        planner.Target(
+            n.name,
+            n.name in seen.planes,
+            leads=n.name in leading,
+            asks_itself=n.name not in seen.planes or seen.hosts[n.name].asks_itself,
+            upgrade=n.name in seen.chosen,
+        )
+        for n in seen.nodes
     ]
     workers = sum(1 for t in targets if t.upgrade and not t.control_plane)
     at_once = strategy == "all-at-once"

@@ -36,10 +36,10 @@ systemctl daemon-reload && systemctl restart kubelet
 """
 
 # While kubeadm upgrades a stacked etcd, the kubelet waits half a minute in vain: it has stopped the old member, and
-# wants to delete its mirror pod then, through the API server of the same host, whose only etcd is the one just stopped (seen
-# on three of three control planes: 34 s each). Its connection is cut then, again and again until etcd runs: the call
-# fails at once, and the kubelet goes on to start the new one. Nothing else is touched; clients of an API server are
-# made to reconnect. Source: ss(8), -K: closes sockets that match, where the kernel can.
+# wants to delete its mirror pod then, through the API server of the same host, whose only etcd is the one that was
+# stopped (seen on three of three control planes: 34 s each). Its connection is cut then, again and again until etcd
+# runs: the call fails at once, and the kubelet goes on to start the new one. Nothing else is touched; clients of an
+# API server are made to reconnect. Source: ss(8), -K: closes sockets that match, where the kernel can.
 _HASTENED = r"""set -u
 hasten() {
   without=0
@@ -260,15 +260,16 @@ class Kubelet:
         self._clock = clock
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """Packages, the running kubelet, every API server, whether the node is drained."""
+        """Packages, the running kubelet, the API servers that it may ask, whether the node is drained."""
         found = looked(view, step.node)
         drain = step.params["drain"]
         left = survey(view, step.node, drain, self._clock.wall()).having(Outcome.EVICT)
+        asked = (step.node,) if found.asks_itself else step.params["control_planes"]
         return {
             **standing(found, tuple(step.params["packages"])),
             "running": str(found.running or ""),
             "replaced": found.replaced,
-            "servers": servers(view, step.params["control_planes"]),
+            "servers": servers(view, asked),
             "unschedulable": view.node(step.node).unschedulable,
             "left": [v.pod.key for v in left],
         }

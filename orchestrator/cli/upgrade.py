@@ -112,7 +112,7 @@ def plan(
     found = _prepared(app, dict(locals()))
     parts = (
         found.current, found.hops, found.findings, found.accepted, (found.strategy, found.why), found.plan,
-        runs.last_durations("upgrade"),
+        report.durations(runs.durations("upgrade")),
     )  # fmt: skip
     show(output, "UpgradePlan", bodies.body(report.document(*parts)), report.table(*parts))
     if found.unaccepted and found.hops:

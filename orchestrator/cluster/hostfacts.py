@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from orchestrator.cluster import etcd, kubeadm, packages
 from orchestrator.cluster.queries import sections
@@ -95,6 +96,7 @@ class HostFacts:
         files: Path -> text of the kubelet's settings.
         images: In the runtime's store.
         certificates: Of a control plane.
+        asks: The API server that its kubelet asks, as a URL.
         left: What commands of plans left there (`/var/lib/orchestrator`), by plan.
     """
 
@@ -121,12 +123,22 @@ class HostFacts:
     files: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
     certificates: tuple[Certificate, ...] = ()
+    asks: str = ""
     left: frozenset[str] = frozenset()
 
     @property
     def control_plane(self) -> bool:
         """It has an API server, or its manifest."""
         return "kube-apiserver" in self.manifests or "kube-apiserver" in self.components
+
+    @property
+    def asks_itself(self) -> bool:
+        """Its kubelet asks the API server of the same host, and no other.
+
+        Source: kubeadm's feature ControlPlaneKubeletLocalMode, on since 1.33; before, it was the cluster's endpoint.
+        """
+        manifest = self.manifests.get("kube-apiserver")
+        return manifest is not None and urlsplit(self.asks).hostname == manifest.flag("advertise-address")
 
     @property
     def server(self) -> Version | None:
@@ -200,6 +212,7 @@ def parse_look(node: str, answer: str) -> HostFacts:
         cgroup={"cgroup2fs": "v2", "": ""}.get(text("cgroup"), "v1"),
         files={each.words[0]: each.text for each in found.get("file", ())},
         images=frozenset(text("images").split()),
+        asks=text("server"),
         left=frozenset(text("left").split()),
         certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") else (),
     )

@@ -76,6 +76,7 @@ ask boot cat /proc/sys/kernel/random/boot_id
 ask left ls /var/lib/orchestrator
 ask clock date +%s.%N
 ask os sh -c '. /etc/os-release; echo "$PRETTY_NAME"; command -v apt-get'
+ask server sed -n 's/^ *server: *//p' /etc/kubernetes/kubelet.conf
 ask kubeadm kubeadm version -o short
 ask kubelet kubelet --version
 pid=$(systemctl show kubelet --property=MainPID --value 2>/dev/null)

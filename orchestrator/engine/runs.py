@@ -15,6 +15,8 @@ from orchestrator.engine import journal
 from orchestrator.errors import BadUsage, FactUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from orchestrator.engine.plan import Plan
 
 #: Ended runs that are kept.
@@ -126,20 +128,10 @@ def _summary(place: Path) -> RunSummary | None:
     return RunSummary(place.name, state, contents.started, contents.plan.title, over)
 
 
-def last_durations(kind: str) -> dict[tuple[str, str], float]:
-    """How long steps took when they last changed something, in seconds: (action, node) and (action, "") -> seconds.
-
-    Args:
-        kind: Of the runs that are looked at.
-    """
-    found: dict[tuple[str, str], float] = {}
-    places = sorted(root().glob(f"{kind}-*"), key=lambda place: place.name)
-    for place in places:
+def durations(kind: str) -> Iterator[tuple[Plan, Mapping[str, float]]]:
+    """The plan of each run of a kind, and how many seconds its steps took, the oldest first."""
+    for place in sorted(root().glob(f"{kind}-*"), key=lambda place: place.name):
         try:
-            contents, took = journal.read(place), journal.durations(place)
+            yield journal.read(place).plan, journal.durations(place)
         except (BadUsage, FactUnreadable):
             continue
-        for step in contents.plan.steps():
-            if step.id in took:
-                found[step.action, step.node] = found[step.action, ""] = took[step.id]
-    return found

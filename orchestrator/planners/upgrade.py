@@ -39,12 +39,14 @@ class Target:
 
     Attributes:
         leads: Its etcd member leads.
+        asks_itself: Its kubelet asks the API server of the same host only.
         upgrade: It is upgraded; else it is only known.
     """
 
     name: str
     control_plane: bool
     leads: bool = False
+    asks_itself: bool = True
     upgrade: bool = True
 
 
@@ -141,12 +143,19 @@ class _Build:
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
         waves = [self._prepare(hop.to, planes, workers)]
         # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
+        # A kubelet that may ask any API server has to wait for all of them. Source: "Version Skew Policy", kubelet.
+        one_by_one = all(plane.asks_itself for plane in planes)
         begun = self._configuration(hop.to) == self.request.configuration != ""
         for number, plane in enumerate(planes):
             self.wave = first + len(waves)
             mode = "node" if number or begun else "apply"
-            waves.append(Wave((Lane(plane.name, tuple(self._control_plane(plane, hop.to, mode))),)))
+            steps = list(self._static_pods(plane, hop.to, mode))
+            steps += self._own_kubelet(plane, hop.to) if one_by_one else ()
+            waves.append(Wave((Lane(plane.name, tuple(steps)),)))
             waves += self._pause("first-control-plane", plane.name, first + len(waves))
+        for plane in () if one_by_one else planes:
+            self.wave = first + len(waves)
+            waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to))),)))
         if planes:
             waves += self._pause("control-planes", planes[-1].name, first + len(waves))
         size = self.request.max_unavailable
@@ -182,16 +191,24 @@ class _Build:
 
     # ---- lanes --------------------------------------------------------------------------------------------------
 
-    def _control_plane(self, target: Target, to: Version, mode: str) -> Iterator[Step]:
-        """One control plane. The first one leads kubeadm's upgrade, the others follow it.
+    def _static_pods(self, target: Target, to: Version, mode: str) -> Iterator[Step]:
+        """A control plane's static pods. The first one leads kubeadm's upgrade, the others follow it.
 
         Source: kubeadm's documentation, "Upgrading kubeadm clusters": apply, drain, kubelet, uncordon.
         """
         node = target.name
         yield self._gate(node, to, "before", ("api", "etcd"), 0.0)
-        yield self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
+        yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
         yield from self._kubeadm(node, to, mode)
+        if not target.asks_itself:
+            yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
+
+    def _own_kubelet(self, target: Target, to: Version) -> Iterator[Step]:
+        """A control plane's kubelet, whose first start restarts its static pods once more."""
+        node = target.name
+        if not target.asks_itself:
+            yield self._note(node)
         drain = self._drain(node)
         yield from drain
         yield self._kubelet(node, to, drain)
@@ -201,7 +218,7 @@ class _Build:
     def _worker(self, target: Target, to: Version) -> Iterator[Step]:
         """One worker. All that its pods need not wait for comes before the cordon."""
         node = target.name
-        yield self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
+        yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
         yield from self._kubeadm(node, to, "node")
         drain = self._drain(node)
@@ -258,6 +275,9 @@ class _Build:
         if hook:
             params = {"argv": list(hook.argv), "run_timeout_s": hook.timeout_s}
             yield self._step(node, "hook.run", params, hook.timeout_s + PATCH_S, f":{when}")
+
+    def _note(self, node: str) -> Step:
+        return self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
 
     def _gate(self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float) -> Step:
         params = {

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.report import API_VERSION, shapes
 from orchestrator.report.console import verb
-from orchestrator.report.text import count
+from orchestrator.report.text import count, names, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from orchestrator.cluster.situation import Finding
     from orchestrator.cluster.versions import Hop, Version
-    from orchestrator.engine.plan import Plan, Step
+    from orchestrator.engine.plan import Plan, Step, Wave
 
-#: (action, node) -> seconds; (action, "") where that node was never done.
+#: (step, node) -> seconds, and (step, kind of node) -> seconds, for nodes that were never done.
 Durations = dict[tuple[str, str], float]
+
+
+def what(step: Step) -> str:
+    """A step's name within its lane, such as `cluster.gate:before`."""
+    return step.id.split("/", 2)[2]
+
+
+def kind(step: Step, plan: Plan) -> str:
+    """`control-plane` or `worker`, by what the plan says of its nodes."""
+    planes = next((s.params["control_planes"] for s in plan.steps() if "control_planes" in s.params), ())
+    return "control-plane" if step.node in planes else "worker"
+
+
+def durations(runs: Iterable[tuple[Plan, Mapping[str, float]]]) -> Durations:
+    """How long steps took when they last changed something, out of runs, the oldest first."""
+    found: Durations = {}
+    for plan, took in runs:
+        for step in plan.steps():
+            if step.id in took:
+                found[what(step), step.node] = found[what(step), kind(step, plan)] = took[step.id]
+    return found
 
 
 def document(
@@ -39,7 +59,7 @@ def document(
         strategy_why=strategy[1],
         findings=[_finding(f, accepted) for f in findings],
         steps=[
-            shapes.PlannedStep(number, step.node, step.action, step.id, _last(step, took))
+            shapes.PlannedStep(number, step.node, step.action, step.id, _last(step, plan, took))
             for number, wave in enumerate(plan.waves, start=1)
             for lane in wave.lanes
             for step in lane.steps
@@ -59,20 +79,24 @@ def _finding(found: Finding, accepted: Collection[str]) -> shapes.UpgradeFinding
     )
 
 
-def _last(step: Step, took: Durations) -> float | None:
-    known = took.get((step.action, step.node), took.get((step.action, "")))
+def _last(step: Step, plan: Plan, took: Durations) -> float | None:
+    """What it took on that node the last time; else on another node of its kind."""
+    known = took.get((what(step), step.node), took.get((what(step), kind(step, plan))))
     return None if known is None else round(known, 1)
 
 
 def findings_text(findings: Sequence[Finding], accepted: Collection[str]) -> str:
     """Findings, worst first, each with its remedy; equal ones of several nodes together."""
     lines = []
-    for _, group in groupby(findings, key=lambda f: (f.severity, f.check, f.text, f.remedy)):
-        same = list(group)
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for each in findings:
+        groups.setdefault((each.severity, each.check, each.text, each.remedy, each.detail), []).append(each)
+    for same in groups.values():
         found = same[0]
         taken = ", accepted" if found.check in accepted else ""
-        where = ", ".join(f.where for f in same)
-        lines.append(f"{found.severity.value.upper()}  {found.check}{taken} ({where}): {found.text}")
+        where = names([f.where for f in same])
+        head = f"{found.severity.value.upper()}  {found.check}{taken} ({where}): {found.text}"
+        lines += wrapped(head, 4)
         if found.remedy and not taken:
             lines += [f"    remedy: {line}" for line in found.remedy.splitlines()]
         lines += [f"    | {line}" for line in found.detail.splitlines()[:40]]
@@ -95,9 +119,9 @@ def table(
     why = f" ({strategy[1]})" if strategy[1] else ""
     lines = [f"Kubernetes {way}; strategy {strategy[0]}{why}", ""]
     for number, wave in enumerate(plan.waves, start=1):
-        lines += [f"{number:>3}  {lane.node}: {_steps(lane.steps, took)}" for lane in wave.lanes]
+        lines += _wave(number, wave, plan, took)
     lines.append("")
-    known = sum(filter(None, (_slowest(wave.lanes, took) for wave in plan.waves)))
+    known = sum(filter(None, (_slowest(wave, plan, took) for wave in plan.waves)))
     if known:
         lines.append(f"about {known / 60:.0f} min by the times that these steps took last")
     lines.append(_verdict(findings, accepted))
@@ -105,18 +129,22 @@ def table(
     return "\n".join([*lines, *([text] if text else [])])
 
 
-def _steps(steps: Sequence[Step], took: Durations) -> str:
-    return " → ".join(_named(step, took) for step in steps)
+def _wave(number: int, wave: Wave, plan: Plan, took: Durations) -> list[str]:
+    """A line for all nodes of a wave that go through the same steps."""
+    groups: dict[str, list[str]] = {}
+    for lane in wave.lanes:
+        groups.setdefault(" → ".join(_named(step, plan, took) for step in lane.steps), []).append(lane.node)
+    return [line for steps, nodes in groups.items() for line in wrapped(f"{number:>3}  {names(nodes)}: {steps}", 5)]
 
 
-def _named(step: Step, took: Durations) -> str:
-    last = _last(step, took)
+def _named(step: Step, plan: Plan, took: Durations) -> str:
+    last = _last(step, plan, took)
     name = f"gate {step.id.rpartition(':')[2]}" if step.action == "cluster.gate" else verb(step.action)
     return name if last is None or last < 1 else f"{name} ({last:.0f} s)"
 
 
-def _slowest(lanes: Sequence[Any], took: Durations) -> float:
-    return max((sum(_last(s, took) or 0.0 for s in lane.steps) for lane in lanes), default=0.0)
+def _slowest(wave: Wave, plan: Plan, took: Durations) -> float:
+    return max((sum(_last(s, plan, took) or 0.0 for s in lane.steps) for lane in wave.lanes), default=0.0)
 
 
 def _verdict(findings: Sequence[Finding], accepted: Collection[str]) -> str:
