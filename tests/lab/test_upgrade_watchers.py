@@ -99,7 +99,7 @@ def test_an_application_that_is_gone_is_noticed_by_who_asks_it(access, app, plac
     began = time.time()
 
     scale(place, 0)
-    until("failures", lambda: client.so_far().after(began).failures)
+    until("failures", lambda: len(client.so_far().after(began).failures) > 5)
     scale(place, app.replicas)
     application.settle(access, namespace=place.name)
     back = time.time()
