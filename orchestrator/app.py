@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 DONE = 0
 WORK_NEEDED = 3
+#: Plans that are asked about though they are of one node: something can be lost by them.
+ALWAYS_ASKED = frozenset({"rollback"})
 #: How long a host that does not answer is tried. A step that waits for one that boots tries it again.
 HOST_PATIENCE_S = 30.0
 
@@ -321,11 +323,11 @@ class App:
                 raise
 
     def _ask(self, plan: Plan) -> None:
-        if len(plan.nodes()) < 2 or self.settings.yes:
+        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED):
             return
         if self._confirm is None:
             raise Refused(
-                f"{plan.title}: a plan of several nodes has to be confirmed, and there is no terminal to ask on",
+                f"{plan.title}: it has to be confirmed, and there is no terminal to ask on",
                 remedy="pass --yes; --dry-run shows what it would do",
             )
         if not self._confirm(plan):

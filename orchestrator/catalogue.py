@@ -9,6 +9,7 @@ from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
+from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
 from orchestrator.actions.snapshots import Snapshot
 from orchestrator.engine.crew import Crew, Threads
@@ -39,6 +40,9 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "packages.repository": Repository(),
         "packages.install": Install(),
         "kubeadm.upgrade": Upgrade(),
+        "kubeadm.rollback": StaticPods(),
+        "kubeadm.settings": Settings(),
+        "packages.downgrade": Downgrade(),
         "kubelet.upgrade": Kubelet(clock),
         "cluster.note": Note(),
         "cluster.gate": Gate(clock),

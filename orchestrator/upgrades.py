@@ -159,6 +159,8 @@ def _refuse_managed(nodes: Sequence[Node]) -> None:
 def _refuse_others(hosts: Mapping[str, HostFacts]) -> None:
     if found := managed.plain(hosts):
         raise Refused(f"kubeadm does not run this cluster: {found.evidence}", remedy=found.remedy)
+    if found := managed.aptless(hosts):
+        raise Refused(found.evidence, remedy=found.remedy)
 
 
 def _chosen(nodes: Sequence[Node], wanted: Sequence[str]) -> tuple[str, ...]:

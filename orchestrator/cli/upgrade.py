@@ -1,4 +1,4 @@
-"""`upgrade plan` and `upgrade apply`."""
+"""`upgrade plan`, `upgrade apply` and `upgrade rollback`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from orchestrator.cli.options import (
     OutputOption,
     Owner,
     Yes,
+    complete_nodes,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def register(app: typer.Typer) -> None:
     upgrade = typer.Typer(help="Kubernetes itself, on kubeadm clusters: control planes first, then workers.")
     upgrade.command("plan", epilog="Example:  orchestrator upgrade plan --to 1.37 -o json")(plan)
     upgrade.command("apply", epilog="Example:  orchestrator upgrade apply --to 1.37 --max-unavailable 2")(apply)
+    upgrade.command("rollback", epilog="Example:  orchestrator upgrade rollback node-1 --dry-run")(rollback)
     app.add_typer(upgrade, name="upgrade", rich_help_panel=None)
 
 
@@ -170,6 +172,56 @@ def apply(
     perform.carry_out(app, found.plan, output, "upgraded")
 
 
+def rollback(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A control plane.", autocompletion=complete_nodes)],
+    force: Force = False,
+    delete_emptydir_data: EmptyDir = False,
+    grace_period: Grace = -1,
+    drain_timeout: DrainTimeout = "30m",
+    ssh: Ssh = False,
+    owner: Owner = "",
+    dry_run: DryRunOption = DryRunChoice.NONE,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Take a control plane back to the version that it had before its last upgrade.
+
+    Its kubelet, its static pods from what kubeadm kept, and kubeadm. What is replaced is kept beside it. On a cluster
+    with one etcd member its data go back, too, when the older etcd could not read them: that is said, and asked.
+    """
+    from orchestrator import rollbacks  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.context import application, duration  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
+        dry_run=perform.dry_run(dry_run),
+    )  # fmt: skip
+    flags = _flags(force=force, delete_emptydir_data=delete_emptydir_data, grace_period=grace_period)
+    timeout_s = duration(drain_timeout, "--drain-timeout") or None
+    back = rollbacks.prepare(app, node, flags=flags, drain_timeout_s=timeout_s, say=_say)
+    for loss in back.losses:
+        _say(f"this will be lost: {loss}")
+    perform.carry_out(app, back.plan, output, f"back at {back.to}")
+
+
+def _flags(*, force: bool, delete_emptydir_data: bool, grace_period: int) -> dict[str, Any]:
+    """The params of a drain."""
+    return {
+        "force": force,
+        "ignore_daemonsets": True,
+        "delete_emptydir_data": delete_emptydir_data,
+        "grace_period_s": grace_period if grace_period >= 0 else None,
+        "pod_selector": "",
+        "disable_eviction": False,
+        "skip_wait_for_delete_timeout_s": 0,
+        "parallel": 16,
+    }
+
+
 def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     from orchestrator import upgrades  # noqa: PLC0415
     from orchestrator.cli.context import duration  # noqa: PLC0415
@@ -182,7 +234,6 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     options = [] if arguments["certificate_renewal"] else ["--certificate-renewal=false"]
     options += [f"--patches={arguments['patches']}"] if arguments["patches"] else []
     names = [n.strip().removeprefix("node/") for n in arguments["nodes"].split(",")]
-    grace = arguments["grace_period"]
     wish = upgrades.Wish(
         to=arguments["to"],
         nodes=tuple(dict.fromkeys(n for n in names if n)),
@@ -190,16 +241,11 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
         strategy=arguments["strategy"],
         workers=planner.workers_mode(arguments["workers"]),
         max_unavailable=arguments["max_unavailable"],
-        flags={
-            "force": arguments["force"],
-            "ignore_daemonsets": True,
-            "delete_emptydir_data": arguments["delete_emptydir_data"],
-            "grace_period_s": grace if grace >= 0 else None,
-            "pod_selector": "",
-            "disable_eviction": False,
-            "skip_wait_for_delete_timeout_s": 0,
-            "parallel": 16,
-        },
+        flags=_flags(
+            force=arguments["force"],
+            delete_emptydir_data=arguments["delete_emptydir_data"],
+            grace_period=arguments["grace_period"],
+        ),
         drain_timeout_s=duration(arguments["drain_timeout"], "--drain-timeout") or None,
         pause_after=arguments["pause_after"],
         options=tuple(options),

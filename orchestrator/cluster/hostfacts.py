@@ -165,6 +165,26 @@ class EtcdFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept on a control plane of one upgrade.
+
+    Attributes:
+        directory: Of the manifests.
+        versions: Component -> version of the kept manifest; etcd's is etcd's own.
+        data: A copy of the etcd member's data, of the same upgrade; "" without one.
+    """
+
+    directory: str
+    versions: Mapping[str, Version]
+    data: str
+
+    @property
+    def version(self) -> Version | None:
+        """Of Kubernetes, by its API server, or else another component."""
+        return next((self.versions[name] for name in CONTROL_PLANE if name in self.versions), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Offers:
     """What a repository offers a host.
 
@@ -244,6 +264,23 @@ def parse_api(answer: str) -> tuple[str, Version | None]:
     said = found.get("version", [])
     match = re.search(r'"gitVersion":\s*"([^"]+)"', said[0].text) if said else None
     return ("", parse(match[1])) if match else ("no answer to /version", None)
+
+
+def parse_kept(answer: str) -> tuple[Kept, ...]:
+    """What is kept of each upgrade, the latest first, out of `queries.KEPT`."""
+    found = sections(answer)
+    directories: dict[str, dict[str, Version]] = {}
+    for section in found.get("manifest", ()):
+        path, directory = section.words
+        name, image = _NAME.search(path), _IMAGE.search(section.text)
+        version = parse(image[1].rpartition(":")[2]) if image else None
+        if name and version:
+            directories.setdefault(directory, {})[name[1]] = replace(version, vendor="")
+    data = {each.words[1].rpartition("kubeadm-backup-etcd-")[2]: each.words[0] for each in found.get("data", ())}
+    return tuple(
+        Kept(directory, directories[directory], data.get(directory.rpartition("kubeadm-backup-manifests-")[2], ""))
+        for directory in sorted(directories, reverse=True)
+    )
 
 
 def parse_watches(answer: str) -> int | None:

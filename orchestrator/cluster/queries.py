@@ -63,7 +63,7 @@ def sections(answer: str) -> dict[str, list[Section]]:
 
 _FRAME = r"""set -u
 head() { echo "@@$*"; }
-body() { sed 's/^/ /'; }
+body() { sed -e 's/^/ /' -e '$a\\'; }
 ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
 """
 
@@ -197,6 +197,29 @@ api get --raw /metrics | grep '^apiserver_longrunning_requests{' | grep 'resourc
 #: How many clients watch pods at this host's own API server. Takes no words.
 WATCHES = Query("watches", _WATCHES, 30.0)
 
+# Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;
+# before it replaces a stacked etcd, it copies the member's data.
+_KEPT = (
+    _FRAME
+    + r"""
+for dir in /etc/kubernetes/tmp/kubeadm-backup-manifests-*; do
+  for file in "$dir"/*.yaml; do
+    [ -f "$file" ] && { head manifest "$file" "$dir"; grep 'image:' "$file" | body; }
+  done
+done
+for dir in /etc/kubernetes/tmp/kubeadm-backup-etcd-*; do
+  [ -d "$dir/etcd/member" ] && head data "$dir/etcd" "$dir"
+done
+for file in /etc/apt/sources.list.d/*.bak /etc/apt/*.bak; do
+  [ -f "$file" ] && { head source "$file"; body < "$file"; }
+done
+head end
+"""
+)
+
+#: What kubeadm and this tool kept of what they replaced on a control plane. Takes no words.
+KEPT = Query("kept", _KEPT, 30.0)
+
 # A repository is looked at beside the host's own lists, with the host's own keys and settings.
 _BESIDE = (
     _FRAME
@@ -262,4 +285,4 @@ head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
-ALL = (LOOK, EXAMINE, ETCD, API, WATCHES, OFFERS, PREFLIGHT, EDITED)
+ALL = (LOOK, EXAMINE, ETCD, API, WATCHES, KEPT, OFFERS, PREFLIGHT, EDITED)

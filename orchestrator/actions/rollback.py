@@ -1,0 +1,174 @@
+"""A control plane taken back to the version that it had before an upgrade: static pods, etcd's data, settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.actions.kubeadm import state_of
+from orchestrator.actions.packages import INSTALL, looked, pattern, standing, target, unfit
+from orchestrator.actions.site import Errand
+from orchestrator.cluster.hostfacts import CONTROL_PLANE
+from orchestrator.engine.host import demand
+from orchestrator.engine.plan import Done, Needed
+
+if TYPE_CHECKING:
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+# Nothing is deleted: what is replaced is moved into the plan's own directory, data beside the data. The kubelet reads
+# every file of its directory, but for those that begin with a dot: a manifest appears there whole or not at all. A
+# member's data are replaced only when no etcd and no API server runs any more.
+_STATIC_PODS = r"""set -eu; umask 077
+backup=$1 data=$2 mark=$3
+manifests=/etc/kubernetes/manifests keep="/etc/kubernetes/tmp/rollback-$mark"
+mkdir -p "$keep"
+gone() {
+  for name in "$@"; do
+    i=0
+    while pidof "$name" > /dev/null; do
+      i=$((i + 1)); [ "$i" -lt 240 ] || { echo "$name does not end" >&2; exit 5; }
+      sleep 0.5
+    done
+  done
+}
+aside() { [ ! -f "$manifests/$1.yaml" ] || mv -- "$manifests/$1.yaml" "$keep/$1.yaml"; }
+if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
+  aside kube-apiserver; aside etcd
+  gone kube-apiserver etcd
+  rm -rf -- "/var/lib/etcd.new-$mark"
+  cp -a -- "$data" "/var/lib/etcd.new-$mark"; sync
+  [ ! -d /var/lib/etcd ] || [ -e "/var/lib/etcd.before-$mark" ] || mv -- /var/lib/etcd "/var/lib/etcd.before-$mark"
+  [ -d /var/lib/etcd ] || mv -- "/var/lib/etcd.new-$mark" /var/lib/etcd
+  : > "$keep/data-replaced"
+fi
+for file in "$backup"/*.yaml; do
+  name=$(basename -- "$file" .yaml)
+  cmp -s -- "$file" "$manifests/$name.yaml" && continue
+  [ -e "$keep/$name.yaml" ] || aside "$name"
+  cp -- "$file" "$manifests/.$name.new"; chmod 600 "$manifests/.$name.new"; sync
+  mv -- "$manifests/.$name.new" "$manifests/$name.yaml"
+done
+"""
+
+# Source: kubeadm keeps the cluster's version in kube-system/kubeadm-config, and `upgrade node` goes by it.
+_SETTINGS = r"""set -eu
+kubectl() { command kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s "$@"; }
+kubectl -n kube-system get configmap kubeadm-config -o yaml \
+  | sed "s/^\( *kubernetesVersion:\).*/\1 $1/" | kubectl replace -f - > /dev/null
+"""
+
+
+class StaticPods:
+    """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
+
+    Params: `plan`, `version`; `backup`, the directory of their manifests; `data`, a copy of the member's data that
+    takes the place of the present ones, or "" to keep those; `configured`, the cluster's version in kubeadm's
+    settings is that of `version`, too.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Versions of manifests and processes, and what became of the command."""
+        found = looked(view, step.node)
+        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        return {
+            "manifests": {name: str(m.version) for name, m in found.manifests.items()},
+            "components": {name: str(v) for name, v in found.components.items()},
+            "trace": trace.state,
+            "rc": trace.rc,
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they run; where data come back, when that was done by this plan."""
+        del past
+        wanted = str(target(step))
+        behind = [
+            f"{name} {now['components'].get(name, 'not running')}"
+            for name in CONTROL_PLANE
+            if now["manifests"].get(name) != wanted or now["components"].get(name) != wanted
+        ]
+        ended = now["trace"] == "ended" and now["rc"] == 0
+        if not behind and (ended or not step.params["data"]):
+            return Done(f"static pods run {wanted}")
+        what = f"{', '.join(behind) or 'etcd'} to {wanted}"
+        return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Put them back, by a command that outlasts a cut connection.
+
+        Raises:
+            CommandFailed: It failed; the error says in what state things are.
+        """
+        del now
+        run.guard()
+        words = [step.params["backup"], step.params["data"], step.params["plan"]]
+        errand = Errand(step.params["plan"], step.id)
+        done = hands.finish(
+            step.node, ["sh", "-c", _STATIC_PODS, "sh", *words], errand, timeout_s=step.timeout_s or 0.0
+        )  # fmt: skip
+        demand(hands.host(step.node), done, remedy=f"{state_of(hands, step.node, '')}; mend it, then resume")
+
+
+class Settings:
+    """`kubeadm.settings`: the version of the cluster in kubeadm's settings.
+
+    Params: `version`.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What they say."""
+        del step
+        lines = [line.split() for line in view.configuration().splitlines() if line.startswith("kubernetesVersion:")]
+        return {"version": lines[0][1] if lines and len(lines[0]) > 1 else ""}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when it is that."""
+        del past
+        wanted = str(target(step))
+        return Done(f"{wanted} there") if now["version"] == wanted else Needed(f"{now['version']} there, to {wanted}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Write them, on the host, with kubeadm's own rights."""
+        del now
+        run.guard()
+        host = hands.host(step.node)
+        done = host.run(["sh", "-c", _SETTINGS, "sh", str(target(step))], timeout_s=60.0, repeatable=True)
+        demand(host, done)
+
+
+class Downgrade:
+    """`packages.downgrade`: packages of an earlier version, held as they were; a kubelet among them runs again.
+
+    Params: `plan`, `version`, `packages`.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What is installed, held, and runs."""
+        found = looked(view, step.node)
+        return {
+            **standing(found, tuple(step.params["packages"])),
+            "running": str(found.running or ""),
+            "replaced": found.replaced,
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they are there, and the kubelet that runs is that one."""
+        version, found = target(step), past.get(step.id, now)
+        why = unfit(now, tuple(step.params["packages"]), version, found["held"])
+        kubelet = "kubelet" in step.params["packages"]
+        if not why and (not kubelet or (now["running"] == str(version) and not now["replaced"])):
+            return Done(f"{version} is installed")
+        return Needed(why or f"kubelet {now['running'] or 'not running'} to {version}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Install the earlier ones; hold again; restart the kubelet."""
+        run.guard()
+        wanted = [f"{name}={pattern(target(step))}" for name in step.params["packages"]]
+        held = " ".join(run.before.get("held", now["held"]))
+        script = INSTALL.replace("apt-get install -y", "apt-get install -y --allow-downgrades")
+        if "kubelet" in step.params["packages"]:
+            script += "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kubelet\n"
+        argv = ["sh", "-c", script, "sh", held, " ".join(now["sources"]), *wanted]
+        errand = Errand(step.params["plan"], step.id)
+        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0)
+        demand(hands.host(step.node), done, remedy=f"see `apt-cache madison kubeadm` on {step.node}, then resume")

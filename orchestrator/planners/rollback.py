@@ -1,0 +1,90 @@
+"""The plan that takes one control plane back to the version that it had before an upgrade."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.planners.upgrade import (
+    FILE_S,
+    GATE_S,
+    KUBEADM_S,
+    KUBELET_PACKAGES,
+    LASTS_S,
+    PACKAGE_S,
+    PATCH_S,
+    SNAPSHOT_S,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from orchestrator.cluster.hostfacts import Kept
+    from orchestrator.cluster.versions import Version
+
+KIND = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a control plane goes back.
+
+    Attributes:
+        name: Of the plan.
+        owner: Whose cordon it is.
+        planes: All control planes.
+        flags: The params of `node.drain`, but for `cordon`.
+        data: A copy of the etcd member's data that takes the place of the present ones; "" keeps those.
+        snapshot: Take one first: etcd answers.
+        settings: kubeadm's settings go back, too.
+    """
+
+    name: str
+    owner: str
+    planes: tuple[str, ...]
+    flags: Mapping[str, Any]
+    drain_timeout_s: float | None
+    data: str
+    snapshot: bool
+    settings: bool
+
+
+def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Plan:
+    """The kubelet first, for it may not be newer than its API server; then the static pods; then kubeadm.
+
+    Args:
+        node: The control plane.
+        to: The version that it goes back to.
+        kept: Manifests to put back; None where they are those of `to` already.
+        request: How.
+    """
+
+    def step(action: str, params: Mapping[str, Any], timeout_s: float | None, more: str = "") -> Step:
+        own = {} if action.startswith("node.") else {"plan": request.name}
+        return Step(f"0/{node}/{action}{more}", action, node, {**own, **params}, timeout_s)
+
+    def steps() -> Iterator[Step]:
+        version = str(to)
+        if request.snapshot:
+            yield step("etcd.snapshot", {"file": f"{request.name}.db"}, SNAPSHOT_S)
+        cordon = step("node.cordon", {"owner": request.owner, "reason": f"back to {version}"}, PATCH_S)
+        yield cordon
+        yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)
+        yield step("packages.repository", {"minor": f"{to.major}.{to.minor}"}, FILE_S)
+        params = {"version": version, "packages": list(KUBELET_PACKAGES)}
+        yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
+        if kept:
+            params = {"version": version, "backup": kept.directory, "data": request.data}
+            yield step("kubeadm.rollback", params, KUBEADM_S)
+        yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")
+        gate = {"checks": ["node", "components", "daemons", "api", "etcd"], "lasts_s": LASTS_S, "noted": ""}
+        yield step(
+            "cluster.gate", {**gate, "version": version, "control_planes": list(request.planes)}, GATE_S, ":back"
+        )
+        if request.settings:
+            yield step("kubeadm.settings", {"version": version}, FILE_S)
+        yield step("node.return", {"cordon": cordon.id, "owner": request.owner}, PATCH_S)
+        yield step("host.tidy", {}, FILE_S)
+
+    return Plan(KIND, f"take {node} back to {to}", (Wave((Lane(node, tuple(steps())),)),))

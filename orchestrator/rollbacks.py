@@ -1,0 +1,154 @@
+"""The use case of taking a control plane back to the version that it had before an upgrade."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.app import DryRun
+from orchestrator.cluster import queries
+from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_etcd, parse_kept, parse_look
+from orchestrator.cluster.versions import Version, parse
+from orchestrator.errors import ApiUnreachable, BadUsage, Refused
+from orchestrator.planners.rollback import Request, rollback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.actions.site import Site
+    from orchestrator.app import App
+    from orchestrator.cluster.hostfacts import Kept
+    from orchestrator.cluster.model import Node
+    from orchestrator.engine.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A way back.
+
+    Attributes:
+        losses: What will be lost by it, in words for people.
+    """
+
+    to: Version
+    plan: Plan
+    losses: tuple[str, ...]
+
+
+def prepare(
+    app: App, node: str, *, flags: Mapping[str, Any], drain_timeout_s: float | None, say: Callable[[str], None]
+) -> Back:
+    """What was kept on the control plane, whether it may go back, and the plan.
+
+    Raises:
+        BadUsage: It is no control plane of the cluster.
+        Refused: Nothing was kept, or the way back is closed.
+    """
+    view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
+    say("reading the cluster")
+    nodes = _nodes(view)
+    if node not in {n.name for n in nodes}:
+        raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(n.name for n in nodes)}")
+    app.machines.know(nodes)
+    host = parse_look(node, view.ask(node, queries.LOOK))
+    if not host.control_plane:
+        raise BadUsage(
+            f"{node} is no control plane: only those are taken back",
+            remedy="a worker's kubelet may stay up to three minors behind; to go on, resume the upgrade",
+        )
+    kept = _kept(host, parse_kept(view.ask(node, queries.KEPT)))
+    to = kept.version if kept else host.server
+    if to is None:
+        raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
+    _refuse_newer(nodes, node, to)
+    planes = [n.name for n in nodes if n.control_plane]
+    etcd = _etcd(view, planes)
+    data, losses = _data(node, host, kept, etcd)
+    others = [n for n in planes if n != node]
+    settled = all(parse_api(view.ask(n, queries.API, "0"))[1] == to for n in others)
+    stamp = datetime.fromtimestamp(app.clock.wall(), UTC).strftime("%Y%m%dT%H%M%S")
+    request = Request(
+        name=f"rollback-{stamp}-{secrets.token_hex(2)}",
+        owner=app.owner,
+        planes=tuple(planes),
+        flags=flags,
+        drain_timeout_s=drain_timeout_s,
+        data=data,
+        snapshot=bool(etcd.statuses),
+        settings=settled,
+    )
+    plan = rollback(node, to, kept, request)
+    return Back(to, plan, losses)
+
+
+def _nodes(view: Site) -> tuple[Node, ...]:
+    try:
+        return view.nodes()
+    except ApiUnreachable as err:
+        err.add_note("a cluster whose only API server is down is taken back by hand: docs/upgrade.md, “By hand”")
+        raise
+
+
+def _kept(host: HostFacts, found: tuple[Kept, ...]) -> Kept | None:
+    """The manifests of the last upgrade, if they are older than what is there.
+
+    Raises:
+        Refused: Static pods are newer than kubeadm's package ever was, and nothing was kept.
+    """
+    now = [m.version for name, m in host.manifests.items() if name != "etcd" and m.version]
+    newest = max(now, default=None)
+    for each in found:
+        if each.version and newest and each.version < newest:
+            return each
+    if newest and host.kubeadm and host.kubeadm > newest:
+        return None  # kubeadm moved them back by itself: only packages are ahead
+    raise Refused(
+        f"{host.node}: nothing older than {newest} is kept in /etc/kubernetes/tmp: it was not upgraded from here",
+        remedy="restore a snapshot of etcd, or go on: `orchestrator upgrade plan`",
+    )
+
+
+def _refuse_newer(nodes: tuple[Node, ...], node: str, to: Version) -> None:
+    newer = [
+        f"{n.name} ({n.kubelet_version})"
+        for n in nodes
+        if n.name != node and not n.control_plane and (v := parse(n.kubelet_version)) and v.line > to.line
+    ]
+    if newer:
+        raise Refused(
+            f"{node} cannot go back to {to}: kubelets would be newer than its API server: {', '.join(newer[:10])}",
+            remedy="go on instead: `orchestrator upgrade apply`",
+        )
+
+
+def _etcd(view: Site, planes: list[str]) -> EtcdFacts:
+    for name in planes:
+        found = parse_etcd(view.ask(name, queries.ETCD))
+        if found.members:
+            return found
+    return EtcdFacts()
+
+
+def _data(node: str, host: HostFacts, kept: Kept | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:
+    """The copy of data that has to come back with an older etcd, and what is lost by that.
+
+    Source: etcd refuses data whose storage version is newer than itself; members of mixed versions keep the older one.
+    """
+    older = kept.versions.get("etcd") if kept else None
+    running = host.components.get("etcd") or (host.manifests["etcd"].version if "etcd" in host.manifests else None)
+    if kept is None or older is None or running is None or older.line == running.line:
+        return "", ()
+    storage = {s.storage_version for s in etcd.statuses if s.storage_version}
+    if etcd.statuses and storage and all(v.startswith(f"{older.major}.{older.minor}.") for v in storage):
+        return "", ()
+    if len(etcd.members) > 1:
+        raise Refused(
+            f"{node}: every member of etcd runs {running.major}.{running.minor}, whose data {older} does not read",
+            remedy="go on instead; or restore the snapshot from before the upgrade on all members",
+        )
+    if not kept.data:
+        raise Refused(f"{node}: kubeadm kept no data of etcd {older}", remedy="restore a snapshot from before")
+    when = kept.data.rpartition("kubeadm-backup-etcd-")[2].partition("/")[0]
+    return kept.data, (f"everything written to the cluster since {when} (etcd's data go back to the copy of then)",)
