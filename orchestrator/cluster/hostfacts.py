@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from orchestrator.cluster import etcd, kubeadm, packages
 from orchestrator.cluster.queries import sections
@@ -30,6 +29,7 @@ _IMAGE = re.compile(r"^\s*(?:- )?image: \"?([^\s\"]+)", re.MULTILINE)
 _APT_FAILED = ("E:", "W:", "Err:", "Error:", "Warning:")
 #: Warnings of what will be wrong one day. Source: apt-key(8), apt-secure(8).
 _APT_HARMLESS = ("legacy trusted.gpg", "Policy will reject signature")
+_URL_HOST = re.compile(r"https://\[?([^]/]+?)\]?(?::\d+)?(?:/|$)")
 _SOME_VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
 
 
@@ -137,8 +137,8 @@ class HostFacts:
 
         Source: kubeadm's feature ControlPlaneKubeletLocalMode, on since 1.33; before, it was the cluster's endpoint.
         """
-        manifest = self.manifests.get("kube-apiserver")
-        return manifest is not None and urlsplit(self.asks).hostname == manifest.flag("advertise-address")
+        manifest, host = self.manifests.get("kube-apiserver"), _URL_HOST.match(self.asks)
+        return manifest is not None and host is not None and host[1] == manifest.flag("advertise-address")
 
     @property
     def server(self) -> Version | None:
