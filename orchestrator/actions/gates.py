@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FRESH_S = 20.0
 #: Between two looks while a gate waits.
 PAUSE_S = 1.0
+#: Source: leader election renews every 2 s, and gives up after 10.
+LEADS_S = 10.0
+LEADERS = ("kube-controller-manager", "kube-scheduler")
 #: Clients of a restarted API server come back within so long.
 DEAF_S = 75.0
 #: How many of a kind a message names.
@@ -43,8 +46,8 @@ class Gate:
 
     Params: `checks`, some of `node` (Ready, its kubelet of `version`, its lease fresh), `components` (its static pods
     of `version`), `daemons` (its DaemonSets' pods ready), `api` (every API server ready and answering reads),
-    `etcd` (every member well), `owners` (as many pods ready as the step `noted` found), `budgets` (none below what
-    it needs), `watches` (as many clients follow pods as then); `version`; `control_planes`; `lasts_s`; `noted`, the
+    `etcd` (every member well), `leaders` (a controller manager and a scheduler lead), `owners` (as many pods ready as the step `noted` found), `budgets` (none below what
+    it needs), `watches` (as many clients follow pods and Services as then); `version`; `control_planes`; `lasts_s`; `noted`, the
     id of a `cluster.note`.
 
     Args:
@@ -143,7 +146,7 @@ def _deaf(found: int | None, now: int | None, waited_s: float) -> list[str]:
     """
     if found is None or now is None or now >= found or waited_s > DEAF_S:
         return []
-    return [f"{now} of {found} clients follow pods again"]
+    return [f"{now} of {found} watches on pods and Services are back"]
 
 
 def _owners(view: Site) -> dict[str, int]:
@@ -242,6 +245,16 @@ def _api(view: Site, step: Step, clock: Clock) -> list[str]:
     return found
 
 
+def _leaders(view: Site, step: Step, clock: Clock) -> list[str]:
+    """Nobody brings pods back, or takes them out of their Services, while no controller manager leads.
+
+    Seen: 55 requests of 3,026 went to pods that had gone, in a drain that began before one did.
+    """
+    del step
+    ages = {name: clock.wall() - (view.leads(name) or 0.0) for name in LEADERS}
+    return [f"no {name} leads: its lease is {age:.0f} s old" for name, age in ages.items() if age > LEADS_S]
+
+
 def _etcd(view: Site, step: Step, clock: Clock) -> list[str]:
     """Asked on the first host that has a member; no members at all mean an etcd outside of the cluster."""
     del clock
@@ -269,6 +282,7 @@ _CHECKS: dict[str, Any] = {
     "daemons": _daemons,
     "api": _api,
     "etcd": _etcd,
+    "leaders": _leaders,
     "owners": _noted,
     "budgets": _budgets,
     "watches": _noted,

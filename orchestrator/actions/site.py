@@ -70,6 +70,10 @@ class Site(View, Protocol):
         """When the kubelet of `node` last renewed its lease, in seconds since the epoch; None when there is none."""
         ...
 
+    def leads(self, component: str) -> float | None:
+        """When the leader of a component last renewed its lease, in seconds since the epoch; None when none leads."""
+        ...
+
     def configuration(self) -> str:
         """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none."""
         ...

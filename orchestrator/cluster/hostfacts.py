@@ -284,7 +284,7 @@ def parse_kept(answer: str) -> tuple[Kept, ...]:
 
 
 def parse_watches(answer: str) -> int | None:
-    """How many clients watch pods, out of `queries.WATCHES`; None when it cannot be told."""
+    """How many watches there are on pods and Services, out of `queries.WATCHES`; None when it cannot be told."""
     said = sections(answer).get("watches", [])
     text = said[0].text.strip() if said else ""
     return int(float(text)) if re.fullmatch(r"\d+(\.\d+)?(e\+?\d+)?", text) and float(text) else None

@@ -184,17 +184,18 @@ head version; api get --raw /version | body
 #: This host's own API server, ready and answering authorised reads without a break. Takes how many seconds.
 API = Query("api", _API, 60.0)
 
-# Source: the API server's metric `apiserver_longrunning_requests`. Every kubelet watches its pods, as do controllers.
+# Source: the API server's metric `apiserver_longrunning_requests`. Kubelets and controllers watch pods; every kube-proxy
+# watches Services and where their pods are: one that does not yet would send requests to pods that are gone.
 _WATCHES = (
     _SERVER
     + r"""
 head watches
-api get --raw /metrics | grep '^apiserver_longrunning_requests{' | grep 'resource="pods"' | grep 'verb="WATCH"' \
-  | awk '{ sum += $NF } END { print sum + 0 }' | body
+api get --raw /metrics | grep '^apiserver_longrunning_requests{.*verb="WATCH"' \
+  | grep -E 'resource="(pods|services|endpointslices)"' | awk '{ sum += $NF } END { print sum + 0 }' | body
 """
 )
 
-#: How many clients watch pods at this host's own API server. Takes no words.
+#: How many watches on pods, Services and EndpointSlices this host's own API server serves. Takes no words.
 WATCHES = Query("watches", _WATCHES, 30.0)
 
 # Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;

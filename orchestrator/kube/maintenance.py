@@ -41,11 +41,21 @@ class KubeMaintenance(KubeView):
 
         Source: kubelets renew a Lease of the node's name in `kube-node-lease` every 10 s.
         """
-        what = f"read the lease of node {node}"
+        return self._renewed("kube-node-lease", node)
+
+    def leads(self, component: str) -> float | None:
+        """When the leader of a component last renewed its lease, in seconds since the epoch; None when none leads.
+
+        Source: leader election of kube-controller-manager and kube-scheduler: a Lease of their name in kube-system,
+        renewed every 2 s; another one takes over after 15 s.
+        """
+        return self._renewed("kube-system", component)
+
+    def _renewed(self, namespace: str, name: str) -> float | None:
+        what = f"read the lease {namespace}/{name}"
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{quote(name)}"
         try:
-            answer = self._get(
-                f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{quote(node)}", {}, what
-            )
+            answer = self._get(path, {}, what)
         except ApiNotFound:
             return None
         at = self._parse(_LEASE, answer, what).spec.renew_time

@@ -267,7 +267,7 @@ class _Build:
         """Back into service, and well there, before another node is touched."""
         yield self._step(node, "node.return", {"cordon": drain[0].id, "owner": self.request.owner}, PATCH_S)
         yield from self._hook(node, "after", self.request.after)
-        checks = ("owners", "budgets", "watches") if node in self._planes else ("owners", "budgets")
+        checks = ("leaders", "owners", "budgets", "watches") if node in self._planes else ("owners", "budgets")
         yield self._gate(node, to, "settled", checks, 0.0)
         yield self._step(node, "host.tidy", {}, FILE_S)
 
