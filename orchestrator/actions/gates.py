@@ -44,11 +44,17 @@ NAMES = 5
 class Gate:
     """`cluster.gate`: all that its checks ask for holds, API servers for `lasts_s` without a break.
 
-    Params: `checks`, some of `node` (Ready, its kubelet of `version`, its lease fresh), `components` (its static pods
-    of `version`), `daemons` (its DaemonSets' pods ready), `api` (every API server ready and answering reads),
-    `etcd` (every member well), `leaders` (a controller manager and a scheduler lead), `owners` (as many pods ready as the step `noted` found), `budgets` (none below what
-    it needs), `watches` (as many clients follow pods and Services as then); `version`; `control_planes`; `lasts_s`; `noted`, the
-    id of a `cluster.note`.
+    Params: `checks`, some of
+    - `node`: Ready, its kubelet of `version`, its lease fresh;
+    - `components`: its static pods of `version`;
+    - `daemons`: its DaemonSets' pods ready;
+    - `api`: every API server ready and answering reads;
+    - `etcd`: every member well;
+    - `leaders`: a controller manager and a scheduler lead;
+    - `watches`: as many watches on pods and Services as the step `noted` found;
+    - `owners`: as many pods ready as it found;
+    - `budgets`: none below what it needs;
+    and `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`.
 
     Args:
         clock: For how long something lasts.

@@ -203,6 +203,8 @@ class _Build:
         yield from self._kubeadm(node, to, mode)
         if not target.asks_itself:
             yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
+        # Who lost its watch by the restart of an API server starts and ends no pods: a drain now would only wait.
+        yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0)
 
     def _own_kubelet(self, target: Target, to: Version) -> Iterator[Step]:
         """A control plane's kubelet, whose first start restarts its static pods once more."""
