@@ -184,7 +184,7 @@ head version; api get --raw /version | body
 #: This host's own API server, ready and answering authorised reads without a break. Takes how many seconds.
 API = Query("api", _API, 60.0)
 
-# Source: the API server's metric `apiserver_longrunning_requests`. Kubelets and controllers watch pods; every kube-proxy
+# Source: the API server's metric `apiserver_longrunning_requests`. Kubelets and controllers watch pods; each kube-proxy
 # watches Services and where their pods are: one that does not yet would send requests to pods that are gone.
 _WATCHES = (
     _SERVER
