@@ -20,7 +20,7 @@ from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import OrchestratorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.model import Pod, Workload
@@ -60,6 +60,8 @@ class Gate:
         clock: For how long something lasts.
     """
 
+    only_waits = True
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._since: dict[str, float] = {}
@@ -69,7 +71,7 @@ class Gate:
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
         wrong = [text for check in step.params["checks"] for text in _CHECKS[check](view, step, self._clock)]
-        owners = _owners(view) if "owners" in step.params["checks"] else {}
+        owners = _wanted(view) if "owners" in step.params["checks"] else {}
         watches = watching(view, step) if "watches" in step.params["checks"] else None
         now = self._clock.now()
         with self._mutex:
@@ -156,7 +158,14 @@ def _deaf(found: int | None, now: int | None, waited_s: float) -> list[str]:
 
 
 def _owners(view: Site) -> dict[str, int]:
+    """Owner -> pods ready, for those that bring pods back one by one."""
     return {_key(w): w.ready for w in view.workloads() if w.kind not in ("DaemonSet", "Job")}
+
+
+def _wanted(view: Site) -> dict[str, list[int]]:
+    """Owner -> pods ready, and how many are wanted now: somebody may have scaled it down meanwhile."""
+    found = (w for w in view.workloads() if w.kind not in ("DaemonSet", "Job"))
+    return {_key(w): [w.ready, w.ready if w.wanted is None else w.wanted] for w in found}
 
 
 def _key(workload: Workload) -> str:
@@ -168,11 +177,12 @@ def _owner_key(pod: Pod) -> str:
     return f"{owner.kind} {pod.namespace}/{owner.name}" if owner else ""
 
 
-def _short(found: dict[str, int], now: dict[str, int]) -> Iterator[str]:
-    """Owners with fewer ready pods than were found; one that is gone was somebody's decision."""
+def _short(found: Mapping[str, int], now: Mapping[str, list[int]]) -> Iterator[str]:
+    """Owners with fewer ready pods than were found; one that is gone, or smaller, was somebody's decision."""
     for key, ready in found.items():
-        if key in now and now[key] < ready:
-            yield f"{key} has {now[key]} pods ready, had {ready}"
+        now_ready, wanted = now.get(key, [ready, ready])
+        if now_ready < min(ready, wanted):
+            yield f"{key} has {now_ready} pods ready, had {ready}"
 
 
 def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:

@@ -205,7 +205,7 @@ def rollback(
     back = rollbacks.prepare(app, node, flags=flags, drain_timeout_s=timeout_s, say=_say)
     for loss in back.losses:
         _say(f"this will be lost: {loss}")
-    perform.carry_out(app, back.plan, output, f"back at {back.to}")
+    perform.carry_out(app, back.plan, output, "rolled back")
 
 
 def _flags(*, force: bool, delete_emptydir_data: bool, grace_period: int) -> dict[str, Any]:

@@ -57,7 +57,11 @@ class Applying:
 
 
 class Action(Protocol[V_contra, H_contra]):
-    """How one kind of step is carried out."""
+    """How one kind of step is carried out.
+
+    One that has no effect, and only waits, may say so by an attribute `only_waits`: it is not finished first when a
+    person asks the run to stop.
+    """
 
     def probe(self, view: V_contra, step: Step) -> Facts:
         """Read what `decide` needs."""
@@ -324,7 +328,7 @@ class _Run(Generic[H]):
             Refused: It was Blocked meanwhile.
         """
         deadline = None if step.timeout_s is None else began + step.timeout_s
-        guard = partial(self._guard, deadline)
+        guard = partial(self._guard, deadline, patient=not getattr(action, "only_waits", False))
         before = self._journal.past[step.id]
         applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard, before)
         self._apply(action, step, now, applying)
@@ -367,7 +371,10 @@ class _Run(Generic[H]):
     def _past(self, deadline: float | None) -> bool:
         return deadline is not None and self._clock.now() >= deadline
 
-    def _guard(self, deadline: float | None = None) -> None:
+    def _guard(self, deadline: float | None = None, *, patient: bool = True) -> None:
+        """Raise when nothing more may be done; `patient` steps are finished first when a person asks to stop."""
+        if self._stop.soft and not patient:
+            raise self._interrupted("stopped as asked, while it waited")
         self._heed()
         self._lease.guard(deadline, _Heeding(self._clock, self._heed))
 

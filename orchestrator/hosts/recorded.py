@@ -156,18 +156,14 @@ class Recorded:
         took_s = round(took_s, 3)
         end = why or f"rc={rc}"
         file.write(f"# {end} after {took_s} s\n".encode())
-        fields = {
-            "host": self.name,
-            "argv": [word if len(word) <= WORD else f"{word[: WORD - 1]}…" for word in argv],
-            "rc": rc,
-            "took_s": took_s,
-            "output": str(path.relative_to(self._directory.parent.parent)),
-        }
-        self._emit("host.command", level="debug", **fields)
-        self._note(**fields)
+        words = [word if len(word) <= WORD else f"{word[: WORD - 1]}…" for word in argv]
+        output = str(path.relative_to(self._directory.parent.parent))
+        self._emit("host.command", level="debug", host=self.name, argv=words, rc=rc, took_s=took_s, output=output)
+        self._note(host=self.name, argv=words, rc=rc, took_s=took_s, output=output)
 
     def _file(self, what: str, path: str, size_bytes: int, began: float) -> None:
         took_s = round(self._clock.now() - began, 3)
-        fields = {"host": self.name, "what": what, "path": path, "size_bytes": size_bytes, "took_s": took_s}
-        self._emit("host.file", level="debug", **fields)
-        self._note(**fields)
+        self._emit(
+            "host.file", level="debug", host=self.name, what=what, path=path, size_bytes=size_bytes, took_s=took_s
+        )
+        self._note(host=self.name, what=what, path=path, size_bytes=size_bytes, took_s=took_s)

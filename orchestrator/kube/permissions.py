@@ -67,6 +67,9 @@ _DRAIN = (
     *_rules("policy", "poddisruptionbudgets", "list watch"),
 )
 
+#: Components whose leader an upgrade waits for.
+LEADERS = ("kube-controller-manager", "kube-scheduler")
+
 #: Command -> what it needs. `runs` needs no cluster. Reading `/version` and `/readyz` is everybody's.
 COMMANDS: Mapping[str, tuple[Rule, ...]] = {
     "status": (
@@ -84,6 +87,14 @@ COMMANDS: Mapping[str, tuple[Rule, ...]] = {
     "cordon": (*_FINDING, *_SCHEDULING),
     "uncordon": (*_FINDING, *_SCHEDULING),
     "drain": (*_FINDING, *_DRAIN),
+    "upgrade": (
+        *_FINDING,
+        *_DRAIN,
+        *_CONTROLLERS,
+        *_rules(*_LEASE_KIND, "get", namespace="kube-node-lease"),
+        *(rule for name in LEADERS for rule in _rules(*_LEASE_KIND, "get", namespace=NAMESPACE, name=name)),
+        *_rules("", "configmaps", "get", namespace=NAMESPACE, name="kubeadm-config"),
+    ),
     "resume": _DRAIN,
     "release": _SCHEDULING,
     "hosts": _FINDING,

@@ -313,13 +313,6 @@ class HostKeyList(Shape):
     keys: list[HostKeyShape]
 
 
-#: Every document by its kind.
-KINDS: dict[str, type[Shape]] = {
-    kind.__name__: kind
-    for kind in (ClusterStatus, UnmanagedPods, DoctorReport, RunResult, RunList, HostList, HostKeyList)
-}
-
-
 class HopShape(Shape):
     """One version on the way."""
 
@@ -360,3 +353,10 @@ class UpgradePlan(Shape):
     strategy_why: str
     findings: list[UpgradeFinding]
     steps: list[PlannedStep]
+
+
+#: Every document by its kind.
+KINDS: dict[str, type[Shape]] = {
+    kind.__name__: kind
+    for kind in (ClusterStatus, UnmanagedPods, DoctorReport, RunResult, RunList, HostList, HostKeyList, UpgradePlan)
+}

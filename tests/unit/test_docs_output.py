@@ -14,6 +14,7 @@ import yaml
 from orchestrator.app import DryRun
 from orchestrator.cluster.checkup import Level
 from orchestrator.cluster.overview import EtcdHealth
+from orchestrator.cluster.situation import Severity
 from orchestrator.cluster.unmanaged import Fate, Kind
 from orchestrator.cluster.versions import Skew
 from orchestrator.engine.journal import STATES
@@ -174,6 +175,8 @@ def test_the_example_of_a_kind_is_such_a_document(kind):
         ("DoctorReport", "outcome", [Level.FAILED]),
         ("Finding", "level", Level),
         ("RunResult", "dryRun", DryRun),
+        ("UpgradePlan", "strategy", ["rolling", "all-at-once"]),
+        ("UpgradeFinding", "severity", Severity),
         ("Run", "state", {*STATES.values(), "running", "damaged"}),
     ],
 )
@@ -184,7 +187,8 @@ def test_a_field_with_a_list_of_values_names_them_all(section, field, values):
 
 
 def test_the_actions_of_steps_are_those_that_plans_are_made_of():
-    planned = set(re.findall(r'"(node\.[a-z_]+)"', (ROOT / "orchestrator" / "planners" / "nodes.py").read_text()))
+    planners = [path.read_text() for path in (ROOT / "orchestrator" / "planners").glob("*.py")]
+    planned = {name for text in planners for name in re.findall(r'"([a-z]+\.[a-z_]+)"', text)}
     [meaning] = [row[2] for row in rows(SECTIONS["Step"]) if quoted(row[0]) == ["action"]]
 
     assert planned == set(quoted(meaning))
