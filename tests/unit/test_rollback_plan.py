@@ -1,0 +1,71 @@
+"""The way back of one control plane, as a plan."""
+
+import pytest
+
+from orchestrator.cluster.hostfacts import Kept
+from orchestrator.cluster.versions import parse
+from orchestrator.planners.rollback import Request, rollback
+
+OLD = parse("1.36.3")
+KEPT = Kept("/etc/kubernetes/tmp/kubeadm-backup-manifests-1", {"kube-apiserver": OLD}, "")
+
+
+def plan(kept=KEPT, **changes):
+    wish = {
+        "name": "back-1",
+        "owner": "ann@laptop",
+        "planes": ("cp-1", "cp-2"),
+        "flags": {"force": False},
+        "drain_timeout_s": 60.0,
+        "data": "",
+        "snapshot": True,
+        "settings": True,
+    }
+    return rollback("cp-1", OLD, kept, Request(**{**wish, **changes}))
+
+
+def actions(found):
+    return [step.action for step in found.steps()]
+
+
+def test_the_kubelet_goes_first_then_static_pods_then_kubeadm():
+    """A kubelet is never newer than its API server."""
+    found = plan()
+
+    packages = [step.params["packages"] for step in found.steps() if step.action == "packages.downgrade"]
+    order = actions(found)
+    assert packages == [["kubelet", "kubectl"], ["kubeadm"]]
+    assert order.index("node.drain") < order.index("packages.downgrade") < order.index("kubeadm.rollback")
+    assert order.index("kubeadm.rollback") < order.index("cluster.gate") < order.index("node.return")
+
+
+def test_a_snapshot_comes_before_everything_where_etcd_answers():
+    assert actions(plan())[0] == "etcd.snapshot"
+    assert "etcd.snapshot" not in actions(plan(snapshot=False))
+
+
+@pytest.mark.parametrize(("changes", "missing"), [({"settings": False}, "kubeadm.settings")])
+def test_what_is_not_asked_for_is_left_out(changes, missing):
+    assert missing in actions(plan())
+    assert missing not in actions(plan(**changes))
+
+
+def test_manifests_that_kubeadm_moved_back_itself_are_left_alone():
+    assert "kubeadm.rollback" not in actions(plan(kept=None))
+
+
+def test_the_copy_of_the_data_is_named_in_the_plan():
+    [step] = [s for s in plan(data="/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd").steps() if "data" in s.params]
+
+    assert (step.params["data"], step.params["backup"]) == (
+        "/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd",
+        KEPT.directory,
+    )
+
+
+def test_ids_are_unique_and_the_node_returns_as_its_cordon_found_it():
+    steps = list(plan().steps())
+
+    assert len({step.id for step in steps}) == len(steps)
+    [back] = [step for step in steps if step.action == "node.return"]
+    assert back.params["cordon"] in {step.id for step in steps if step.action == "node.cordon"}
