@@ -1,0 +1,425 @@
+"""A cluster together with its hosts, in memory: `view` gives somebody who reads, `hands` somebody who changes.
+
+What a kubeadm cluster does in an upgrade, it does with the delays that were seen on real ones; what an upgrade may
+never do fails the test at once (`site_rules`).
+"""
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import replace
+
+from orchestrator.actions.site import Trace
+from orchestrator.catalogue import actions
+from orchestrator.cluster import queries
+from orchestrator.cluster.hostfacts import STATIC
+from orchestrator.cluster.versions import Hop, parse
+from orchestrator.engine import runner
+from orchestrator.engine.host import Completed
+from orchestrator.errors import (
+    ApiUnreachable,
+    CommandTimedOut,
+    CommandVanished,
+    HostFileMissing,
+    HostUnreachable,
+    Refused,
+)
+from orchestrator.planners.upgrade import Request, Target, upgrade
+from orchestrator.site import Machines
+from tests.fakes.cluster import FakeCluster, FakeHands, FakeView
+from tests.fakes.crash import Life
+from tests.fakes.site_answers import answer
+from tests.fakes.site_machines import FakeMachine
+from tests.fakes.site_rules import Rules
+from tests.fakes.time import FakeCrew
+from tests.fakes.world import FLAGS, World
+
+#: How long an API server, and a host, is asked again by what stands behind the ports.
+API_PATIENCE_S, HOST_PATIENCE_S = 60.0, 30.0
+
+
+class FakeSite(FakeCluster):
+    """The world.
+
+    Args:
+        clock: Its time.
+        kept: Where files go that were fetched from hosts.
+        planes: How many control planes, `cp-1` and so on.
+        workers: How many workers, `node-1` and so on.
+        version: Of everything.
+        max_unavailable: How many workers the run may have out of service at once.
+
+    Attributes:
+        machines: Name -> host.
+        kubernetes: The version that kubeadm's configuration names.
+        leader: The control plane whose etcd member leads.
+        hooks: Commands of the operator's that ran, and `hook_rc`, what they end with.
+        last_asked: When a host was last asked for how it stands.
+    """
+
+    def __init__(self, clock, kept, *, planes=1, workers=2, version="1.36.3", max_unavailable=1):
+        super().__init__(clock)
+        self.kept = kept
+        self.kubernetes = version
+        self.machines = {}
+        self.hooks, self.hook_rc = [], 0
+        self.last_asked = clock.wall()
+        self.rules = Rules(self, "ann@laptop", max_unavailable)
+        for number in range(1, planes + 1):
+            self._add(f"cp-{number}", version, plane=True)
+        for number in range(1, workers + 1):
+            self._add(f"node-{number}", version, plane=False)
+        self.leader = "cp-1"
+
+    def _add(self, name, version, *, plane):
+        # Pods of applications prefer workers, as if control planes were tainted softly.
+        roles, labels = (("control-plane",), {}) if plane else ((), {"preferred": ""})
+        address = f"198.18.0.{len(self.machines) + 11}"
+        self.machines[name] = FakeMachine(self, name, address, version, plane=plane)
+        self.add_node(name, roles=roles, labels=labels, kubelet_version=f"v{version}")
+        if plane:
+            for each in STATIC:
+                self.add_pod("kube-system", f"{each}-{name}", name, mirror=True)
+
+    def add_applications(self):
+        """A service with a budget, a stateful set, and a DaemonSet."""
+        workers = [name for name, machine in self.machines.items() if not machine.plane]
+        self.add_controller("ReplicaSet", "default", "web", 4, on=workers)
+        self.add_controller("StatefulSet", "default", "db", 2, on=workers)
+        self.add_controller("DaemonSet", "kube-system", "proxy", 0)
+        self.add_budget("default", "web", max_unavailable=1, app="web")
+        self.pass_time(1)
+
+    # ---- who uses it ------------------------------------------------------------------------------------------------
+
+    def view(self):
+        return FakeSiteView(self)
+
+    def hands(self, life=None):
+        return FakeSiteHands(self, life or Life())
+
+    # ---- what one asks ----------------------------------------------------------------------------------------------
+
+    def planes(self):
+        return [m for m in self.machines.values() if m.plane]
+
+    def evictable(self, node):
+        """Pods that a drain moves."""
+        pods = [p for p in self.pods.values() if p.node == node and not p.mirror]
+        return [p.key for p in pods if not (p.controller and p.controller.kind == "DaemonSet")]
+
+    def standing(self):
+        """All that an upgrade is about: hosts, cordons, settings, and how many pods of each owner are ready."""
+        hosts = {
+            name: (
+                {each: (p.version, p.held, p.state) for each, p in m.packages.items()},
+                dict(sorted(m.files.items())),
+                (m.manifests, m.components),
+                (m.running, m.replaced, m.settings, m.unfinished),
+                sorted(m.left),
+                self.nodes[name].kubelet_version,
+            )
+            for name, m in self.machines.items()
+        }
+        owners = {c.owner.name: sum(p.ready for p in self.controlled(c)) for c in self.controllers()}
+        return hosts, self.cordons(), self.kubernetes, owners
+
+    # ---- time -------------------------------------------------------------------------------------------------------
+
+    def wait_for_api(self):
+        """Until an API server answers the operator: what stands behind the port asks again and again.
+
+        Raises:
+            ApiUnreachable: None does within its patience.
+        """
+        with self.lock:
+            self.catch_up()
+            end = self.clock.wall() + API_PATIENCE_S
+            while not any(m.reachable and m.up("kube-apiserver") for m in self.planes()):
+                if self.clock.wall() >= end:
+                    raise ApiUnreachable("no answer", remedy="wait")
+                back = min((m.back_at("kube-apiserver") for m in self.planes()), default=end)
+                self._wait(back if back > self.clock.wall() else end, end)
+
+    def wait_for_host(self, machine, until, waiting=None):
+        """Until a host can be reached.
+
+        Raises:
+            HostUnreachable: It cannot.
+        """
+        with self.lock:
+            self.catch_up()
+            while not machine.reachable:
+                err = HostUnreachable(f"{machine.name}: no connection", remedy="see that it is up")
+                if self.clock.wall() >= until:
+                    raise err
+                if waiting:
+                    waiting(err, until - self.clock.wall())
+                self._wait(until, until)
+
+    def wait_for_errand(self, errand):
+        """Until something happens, when it has not ended yet."""
+        with self.lock:
+            self.catch_up()
+            if errand.state == "running":
+                self._wait(self.next_at(), self.next_at())
+
+    def _wait(self, moment, end):
+        """To a moment, or to what happens before it."""
+        happens = self.next_at()
+        moment = min(each for each in (moment, end, happens) if each is not None)
+        self.pass_time(max(0.0, moment - self.clock.wall()))
+
+
+class FakeSiteView(FakeView):
+    """Reads a cluster and its hosts."""
+
+    def __init__(self, site, *life):
+        super().__init__(site, *life)
+        self._site = site
+        self._life = life[0] if life else Life()
+        self._machines = Machines(
+            lambda node: FakeHost(site, site.machines[node.name], self._life), site.clock, site.kept
+        )
+
+    def _asked(self, what, of=""):
+        self._life.check()
+        self._site.wait_for_api()
+        return super()._asked(what, of)
+
+    def ask(self, node, query, *words):
+        self._life.check()
+        return self._machines.ask(self._machines.machine(self, node), node, query, words)
+
+    def trace(self, node, errand):
+        self._life.check()
+        machine = self._site.machines[node]
+        self._site.wait_for_host(machine, self._site.clock.wall() + HOST_PATIENCE_S)
+        with self._site.lock:
+            found = machine.errands.get((errand.plan, errand.step))
+            return Trace(found.state, found.rc if found.state == "ended" else -1) if found else Trace("absent")
+
+    def heartbeat(self, node):
+        with self._asked("heartbeat", node):
+            machine, now = self._site.machines[node], self._site.clock.wall()
+            return now - now % 10 if machine.on else machine.off_at
+
+    def leads(self, component):
+        with self._asked("leads", component):
+            return self._site.planes()[0].led_at(component)
+
+    def configuration(self):
+        with self._asked("configuration"):
+            return f"kind: ClusterConfiguration\nkubernetesVersion: v{self._site.kubernetes}\n"
+
+    def deprecated(self):
+        with self._asked("deprecated"):
+            return ()
+
+    def kept(self, name):
+        path = self._site.kept / name
+        return path if path.is_file() else None
+
+
+class FakeSiteHands(FakeSiteView, FakeHands):
+    """Changes a cluster and its hosts, in the `life` of one process."""
+
+    def cordon(self, node, record):
+        stored = super().cordon(node, record)
+        self._site.rules.look()
+        return stored
+
+    def uncordon(self, node):
+        self._site.rules.uncordons(self._site.nodes[node.name])
+        return super().uncordon(node)
+
+    def host(self, node):
+        self._machines.forget(node)
+        return self._machines.machine(self, node)
+
+    def here(self):
+        return FakeHere(self._site, self._life)
+
+    def finish(self, node, argv, errand, *, timeout_s, on_line=None, waiting=None):
+        machine = self._site.machines[node]
+        end = self._site.clock.wall() + timeout_s
+        self._machines.forget(node)
+        self._life.check()
+        self._site.wait_for_host(machine, end, waiting)
+        try:
+            found = self._started(machine, tuple(argv), errand, timeout_s)
+            self._followed(machine, found, end, on_line, waiting)
+        finally:
+            self._machines.forget(node)
+        if found.state == "late":
+            raise CommandTimedOut(f"{node}: it did not end in its time, and was ended", remedy="look there")
+        if found.state == "vanished":
+            raise CommandVanished(f"{node}: it is gone and left no result: the host went down", remedy="look there")
+        return Completed(tuple(argv), found.rc, found.text(error=False), found.text(error=True), 1.0)
+
+    def _started(self, machine, argv, errand, timeout_s):
+        key = (errand.plan, errand.step)
+        with self._site.lock:
+            found = machine.errands.get(key)
+            if found and (found.state in ("late", "vanished") or (found.state == "ended" and found.rc)):
+                found = None
+            if found is None:
+                work = (key, argv, timeout_s)
+                self._life.effect(("start", machine.name, errand.step), lambda: machine.start(*work))
+            elif found.argv != argv:
+                raise Refused(f"{machine.name}: {errand.step} belongs to another command", remedy="look there")
+            return machine.errands[key]
+
+    def _followed(self, machine, errand, end, on_line, waiting):
+        told = 0
+        while True:
+            self._life.check()
+            self._site.wait_for_host(machine, end, waiting)
+            for _, line in errand.lines[told:] if on_line else ():
+                on_line(line)
+            told = len(errand.lines)
+            if errand.state != "running":
+                return
+            self._site.wait_for_errand(errand)
+
+    def keep(self, node, path, name, *, timeout_s):
+        self._site.kept.mkdir(parents=True, exist_ok=True)
+        local = self._site.kept / name
+        self._machines.machine(self, node).fetch(path, local, timeout_s=timeout_s)
+        return local
+
+
+class FakeHost:
+    """A host's commands and files: what changes something is an effect of the process."""
+
+    def __init__(self, site, machine, life):
+        self._site = site
+        self._machine = machine
+        self._life = life
+        self.name = machine.name
+
+    def close(self):
+        pass
+
+    def run(
+        self, argv, *, timeout_s, stdin=b"", sudo=True, repeatable=False, private=False, stdout_to=None, on_line=None
+    ):
+        with self._reached():
+            query = next((q for q in queries.ALL if argv[2:3] == [q.script]), None)
+            if query:
+                rc, out, err = 0, self._answer(query, argv[4:]).encode(), b""
+            else:
+                what = "save" if argv[0] == "sh" else argv[0]
+                rc, out, err = self._life.effect((what, self.name), lambda: self._machine.carry_out(argv))
+        return Completed(tuple(argv), rc, out, err, 0.1)
+
+    def _answer(self, query, words):
+        now = self._site.clock.wall()
+        lasting = query is queries.API and float(words[0]) > 0
+        # Those who look for a while begin at once, after a look; the clock may have moved for one of them by now.
+        since = min(now, self._site.last_asked) if lasting else now
+        if not lasting:
+            self._site.last_asked = now
+        self._machine.looks[query.name] += 1
+        return answer(self._machine, query, words, since)
+
+    def read(self, path, *, timeout_s):
+        with self._reached():
+            if path not in self._machine.files:
+                raise HostFileMissing(f"{self.name}: there is no file {path}", remedy=f"look for it: ls -l {path}")
+            return self._machine.files[path]
+
+    def write(self, path, data, *, mode, owner, timeout_s):
+        def put():
+            self._machine.files[path], self._machine.modes[path] = data, (mode, owner)
+
+        with self._reached():
+            self._life.effect(("write", self.name, path), put)
+
+    def fetch(self, path, local, *, timeout_s):
+        contents = self.read(path, timeout_s=timeout_s)
+        with self._reached():
+            self._life.effect(("fetch", self.name, path), lambda: local.write_bytes(contents))
+        local.chmod(0o600)
+        return hashlib.sha256(contents).hexdigest()
+
+    def send(self, local, path, *, mode, owner, timeout_s):
+        contents = local.read_bytes()
+        self.write(path, contents, mode=mode, owner=owner, timeout_s=timeout_s)
+        return hashlib.sha256(contents).hexdigest()
+
+    @contextmanager
+    def _reached(self):
+        """Nothing else happens meanwhile."""
+        self._life.check()
+        with self._site.lock:
+            self._site.wait_for_host(self._machine, self._site.clock.wall() + HOST_PATIENCE_S)
+            yield
+
+
+class FakeHere:
+    """The operator's own machine, on which hooks run."""
+
+    name = "laptop"
+
+    def __init__(self, site, life):
+        self._site = site
+        self._life = life
+
+    def run(self, argv, *, timeout_s, sudo=True):
+        with self._site.lock:
+            self._life.effect(("hook", argv[-1]), lambda: self._site.hooks.append((tuple(argv), timeout_s, sudo)))
+        return Completed(tuple(argv), self._site.hook_rc, b"", b"not today\n" if self._site.hook_rc else b"", 1.0)
+
+
+class SiteWorld(World):
+    """A site with all that a run needs around it."""
+
+    def __init__(self, root, **site):
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "runs").mkdir()
+        super().__init__(root / "runs")
+        self.cluster = FakeSite(self.clock, root / "kept", **site)
+
+    @property
+    def site(self):
+        return self.cluster
+
+    @property
+    def actions(self):
+        """Those of one process: some remember."""
+
+        def crew(size):
+            self.crews.append(FakeCrew(self.clock, self.cluster.next_at))
+            return self.crews[-1]
+
+        return actions(self.clock, crew)
+
+    def targets(self):
+        """As the use case finds them."""
+        machines = self.site.machines.values()
+        return [Target(m.name, m.plane, m.name == self.site.leader, m.asks_itself or not m.plane) for m in machines]
+
+    def upgrade(self, *versions, workers=True, **request):
+        """The plan of an upgrade over some versions."""
+        asked = Request(
+            **{
+                "name": "upgrade-1",
+                "owner": self.site.rules.owner,
+                "flags": FLAGS,
+                "drain_timeout_s": 600.0,
+                "max_unavailable": self.site.rules.max_unavailable,
+                "configuration": self.site.view().configuration(),
+                **request,
+            }
+        )
+        hops = [Hop(parse(version), workers or version == versions[-1]) for version in versions]
+        return upgrade(self.targets(), hops, asked)
+
+    def preview(self, plan):
+        return runner.preview(plan, self.cluster.view(), self.actions)
+
+    def hand_over(self, node, owner="bob@desk"):
+        """Somebody else takes a node's cordon."""
+        there = self.cluster.nodes[node]
+        record = replace(there.cordon, owner=owner, run="") if there.cordon else None
+        self.cluster.change_node(node, unschedulable=True, cordon=record)
