@@ -99,10 +99,11 @@ class _Pump:
                 now = time.monotonic()
                 if now >= self._deadline:
                     raise TimeoutError
+                ended = self._process.poll() is not None  # what it said before that is in the pipe, and read next
                 events = self._selector.select(min(_LOOK_S, self._deadline - now))
                 if any([self._move(key.fileobj) for key, _ in events]):  # noqa: C419  all of them are moved
                     heard = time.monotonic()
-                elif self._process.poll() is not None and time.monotonic() - heard >= QUIET_S:
+                elif ended and time.monotonic() - heard >= QUIET_S:
                     break
         try:
             self._process.wait(max(0.1, self._deadline - time.monotonic()))

@@ -277,10 +277,11 @@ class _Exchange:
                 self._late = True
                 self._channel.close()
                 return
+            ended = self._channel.status_event.is_set()  # what it said before that is here by now, and read next
             try:
                 chunk = receive(READ_BYTES)
             except TimeoutError:
-                if self._channel.status_event.is_set() and now - heard >= QUIET_S:
+                if ended and now - heard >= QUIET_S:
                     return
                 continue
             if not chunk:
