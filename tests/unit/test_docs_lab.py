@@ -33,8 +33,11 @@ def test_a_command_that_a_page_names_exists_with_its_options(page):
     for word, rest in COMMAND.findall(PAGES[page]):
         parser = subcommands(PARSER)[word]
         words = rest.split(" -- ")[0].split()
-        if below := subcommands(parser):
+        below = subcommands(parser)
+        if words and words[0] in below:
             parser = below[words[0]]
+        else:
+            assert not below or parser.get_default("run"), f"{word} is no command by itself"
 
         assert {w for w in words if w.startswith("--")} <= options(parser), f"{word} {rest}"
 
