@@ -221,7 +221,7 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
     if not wish.to and named.line not in {v.line for v in offered}:
         named = seen.current  # no next minor to be had: the newest patch of this one
     to = target(wish.to or f"{named.major}.{named.minor}", offered | ({named} if named == seen.current else set()))
-    kubelets = [seen.hosts[name].kubelet for name in seen.chosen if name not in seen.planes]
+    kubelets = [seen.hosts[name].kubelet for name in seen.chosen]
     oldest = min((k for k in kubelets if k), default=seen.current)
     return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
 

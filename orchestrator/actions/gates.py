@@ -82,6 +82,9 @@ class Gate:
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when all is well, and has been for long enough."""
+        if not past:  # nothing of the run has begun: what it will wait for is what people want to know
+            lasting = f", for {step.params['lasts_s']:g} s" if step.params["lasts_s"] else ""
+            return Needed(f"waits until all is well: {', '.join(step.params['checks'])}{lasting}")
         noted = past.get(step.params["noted"], {})
         wrong = [*now["wrong"], *_short(noted.get("owners", {}), now["owners"])]
         wrong += _deaf(noted.get("watches"), now["watches"], now["waited_s"])

@@ -53,9 +53,10 @@ class Pause:
 
 
 class Hook:
-    """`hook.run`: a command of the operator's own machine ended well. After a crash in its middle it runs again.
+    """`hook.run`: a command of the operator's ended well. After a crash in its middle it runs again.
 
-    Params: `argv`; `run_timeout_s`. It is told the node in `ORCHESTRATOR_NODE` and the run in `ORCHESTRATOR_RUN`.
+    Params: `argv`; `run_timeout_s`; `on_node`: it runs on the node, as root, instead of on the operator's machine. It
+    is told the node in `ORCHESTRATOR_NODE` and the run in `ORCHESTRATOR_RUN`.
     """
 
     def __init__(self) -> None:
@@ -81,8 +82,9 @@ class Hook:
         del now
         run.guard()
         names = [f"ORCHESTRATOR_NODE={step.node}", f"ORCHESTRATOR_RUN={run.run}"]
-        host = hands.here()
-        done = host.run(["env", *names, *step.params["argv"]], timeout_s=step.params["run_timeout_s"], sudo=False)
+        there = step.params["on_node"]
+        host = hands.host(step.node) if there else hands.here()
+        done = host.run(["env", *names, *step.params["argv"]], timeout_s=step.params["run_timeout_s"], sudo=there)
         demand(host, done, remedy=f"mend the hook, then `orchestrator resume {run.run}`")
         self._ran.add(step.id)
 

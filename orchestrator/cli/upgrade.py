@@ -62,6 +62,7 @@ Patches = Annotated[str, typer.Option("--patches", metavar="DIR", help="As kubea
 Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 Before = Annotated[str, typer.Option("--before-node", metavar="COMMAND", help="Run here before each node.")]
 After = Annotated[str, typer.Option("--after-node", metavar="COMMAND", help="Run here after each node.")]
+OnNode = Annotated[bool, typer.Option("--hooks-on-node", help="Run both on the node itself, as root.")]
 HookTimeout = Annotated[str, typer.Option("--hook-timeout", metavar="DURATION", help="For each of these commands.")]
 
 #: `upgrade plan` found something that has to be put right, or accepted, first.
@@ -131,6 +132,7 @@ def apply(
     pause_after: PauseAfter = "",
     before_node: Before = "",
     after_node: After = "",
+    hooks_on_node: OnNode = False,
     hook_timeout: HookTimeout = "10m",
     force: Force = False,
     delete_emptydir_data: EmptyDir = False,
@@ -267,7 +269,8 @@ def _hook(arguments: dict[str, Any], name: str) -> Hook | None:
         argv = tuple(shlex.split(text))
     except ValueError as err:
         raise BadUsage(f"--{name.replace('_', '-')}={text}: {err}", remedy="quote it as for a shell") from err
-    return Hook(argv, duration(arguments["hook_timeout"], "--hook-timeout") or 600.0)
+    timeout_s = duration(arguments["hook_timeout"], "--hook-timeout") or 600.0
+    return Hook(argv, timeout_s, on_node=arguments["hooks_on_node"])
 
 
 def _say(text: str) -> None:

@@ -52,10 +52,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """A command of the operator's around each node."""
+    """A command of the operator's around each node.
+
+    Attributes:
+        on_node: It runs there, as root; else on the operator's machine.
+    """
 
     argv: tuple[str, ...]
     timeout_s: float
+    on_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +280,7 @@ class _Build:
 
     def _hook(self, node: str, when: str, hook: Hook | None) -> Iterator[Step]:
         if hook:
-            params = {"argv": list(hook.argv), "run_timeout_s": hook.timeout_s}
+            params = {"argv": list(hook.argv), "run_timeout_s": hook.timeout_s, "on_node": hook.on_node}
             yield self._step(node, "hook.run", params, hook.timeout_s + PATCH_S, f":{when}")
 
     def _note(self, node: str) -> Step:
