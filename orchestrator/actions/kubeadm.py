@@ -104,7 +104,8 @@ class Upgrade:
         ended = now["trace"] == "ended" and now["rc"] == 0
         if now["control_plane"]:
             behind = _behind(now, version)
-            if not behind and (ended or step.params["mode"] == "node"):
+            # New static pods are not all of it: kubeadm that was started has to end, and well.
+            if not behind and (ended or (step.params["mode"] == "node" and now["trace"] == "absent")):
                 return Done(f"static pods run {version}")
             what = f"{', '.join(behind) or 'its settings'} to {version}"
         else:
