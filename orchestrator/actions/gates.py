@@ -17,7 +17,7 @@ from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd, parse_watches
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import FactUnreadable, OrchestratorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,8 @@ class Gate:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
-        wrong = [text for check in step.params["checks"] for text in _CHECKS[check](view, step, self._clock)]
+        checks = [partial(_CHECKS[check], view, step, self._clock) for check in step.params["checks"]]
+        wrong = [text for look in checks for text in _readable(look)]
         owners = _wanted(view) if "owners" in step.params["checks"] else {}
         watches = watching(view, step) if "watches" in step.params["checks"] else None
         now = self._clock.now()
@@ -207,6 +208,17 @@ def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
         work = [crew.submit(_caught, partial(there, name)) for name in names]
         work.append(crew.submit(_caught, here))
     return [said for each in work if (said := each.result())]
+
+
+def _readable(look: Callable[[], list[str]]) -> list[str]:
+    """What a check found. An answer that cannot be read is not well yet, and says so when the gate's time is up.
+
+    Seen: a kubelet's first start with a new minor restarted etcd between two of the questions to its member.
+    """
+    try:
+        return look()
+    except FactUnreadable as err:
+        return [str(err)]
 
 
 def _caught(look: Callable[[], str]) -> str:
