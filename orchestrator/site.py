@@ -150,6 +150,7 @@ class SiteHands(SiteView, KubeHands):
         errand: Errand,
         *,
         timeout_s: float,
+        anew: bool = False,
         on_line: Callable[[str], None] | None = None,
         waiting: Callable[[Exception, float], None] | None = None,
     ) -> Completed:
@@ -157,7 +158,7 @@ class SiteHands(SiteView, KubeHands):
         self._machines.forget(node)
         host, unit = self._machines.machine(self, node), Unit(errand.plan, errand.step)
         state, rc = detached.state(host, unit)
-        if state in ("late", "vanished") or (state == "ended" and rc):
+        if state in ("late", "vanished") or (state == "ended" and (rc or anew)):
             detached.clean(host, unit)
 
         def work(heard: Callable[[str], None] | None) -> Completed:

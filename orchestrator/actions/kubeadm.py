@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
-from orchestrator.actions.packages import install, looked, standing, target, unfit
+from orchestrator.actions.packages import ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
@@ -144,7 +144,15 @@ class Upgrade:
         errand = Errand(step.params["plan"], step.id)
         timeout_s = step.timeout_s or 0.0
         try:
-            done = hands.finish(step.node, argv, errand, timeout_s=timeout_s, on_line=heard, waiting=waiting)
+            done = hands.finish(
+                step.node,
+                argv,
+                errand,
+                timeout_s=timeout_s,
+                anew=now["trace"] == "ended",
+                on_line=heard,
+                waiting=waiting,
+            )
         except CommandTimedOut as err:
             err.add_note(state_of(hands, step.node, "\n".join(lines)))
             err.remedy = advice(step, run.run, control_plane=now["control_plane"])
@@ -219,7 +227,7 @@ def _again(now: Facts, what: str) -> str:
         "running": f"{what} (kubeadm runs already)",
         "vanished": f"{what} (kubeadm was cut short before)",
         "late": f"{what} (kubeadm hung before)",
-        "ended": f"{what} (kubeadm failed before, with {now['rc']})",
+        "ended": f"{what} (kubeadm failed before, with {now['rc']})" if now["rc"] else f"{what} (it was undone since)",
     }.get(now["trace"], what)
 
 
@@ -268,6 +276,7 @@ class Kubelet:
         asked = (step.node,) if found.asks_itself else step.params["control_planes"]
         return {
             **standing(found, tuple(step.params["packages"])),
+            "ended": ended(view, step),
             "running": str(found.running or ""),
             "replaced": found.replaced,
             "servers": servers(view, asked),

@@ -115,6 +115,11 @@ def unfit(now: Facts, names: tuple[str, ...], version: Version, found_held: list
     return f"no longer held: {', '.join(lost)}" if lost else ""
 
 
+def ended(view: Site, step: Step) -> bool:
+    """Whether the step's command ran before, and is over: where its goal is not reached, its result counts no more."""
+    return view.trace(step.node, Errand(step.params["plan"], step.id)).state == "ended"
+
+
 class Prefetch:
     """`packages.prefetch`: packages, and a control plane's images, are on the node before they are wanted.
 
@@ -196,8 +201,8 @@ class Install:
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """What is installed and held."""
-        return standing(looked(view, step.node), tuple(step.params["packages"]))
+        """What is installed and held, and whether the command ended before."""
+        return {**standing(looked(view, step.node), tuple(step.params["packages"])), "ended": ended(view, step)}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they are there, whole, and held as they were found."""
@@ -221,7 +226,7 @@ def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str 
     held = " ".join(run.before.get("held", now["held"]))
     argv = ["sh", "-c", INSTALL + after, "sh", held, " ".join(now["sources"]), *wanted]
     errand = Errand(step.params["plan"], step.id)
-    done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0)
+    done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
     demand(
         hands.host(step.node),
         done,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.actions.kubeadm import state_of
-from orchestrator.actions.packages import INSTALL, looked, pattern, standing, target, unfit
+from orchestrator.actions.packages import INSTALL, ended, looked, pattern, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
 from orchestrator.engine.host import demand
@@ -147,6 +147,7 @@ class Downgrade:
         found = looked(view, step.node)
         return {
             **standing(found, tuple(step.params["packages"])),
+            "ended": ended(view, step),
             "running": str(found.running or ""),
             "replaced": found.replaced,
         }
@@ -170,5 +171,5 @@ class Downgrade:
             script += "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kubelet\n"
         argv = ["sh", "-c", script, "sh", held, " ".join(now["sources"]), *wanted]
         errand = Errand(step.params["plan"], step.id)
-        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0)
+        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
         demand(hands.host(step.node), done, remedy=f"see `apt-cache madison kubeadm` on {step.node}, then resume")

@@ -105,12 +105,14 @@ class SiteHands(Site, Hands, Protocol):
         errand: Errand,
         *,
         timeout_s: float,
+        anew: bool = False,
         on_line: Callable[[str], None] | None = None,
         waiting: Callable[[Exception, float], None] | None = None,
     ) -> Completed:
         """Run a command on `node` to its end, once, whatever the network does; one that runs already is found again.
 
-        One that ended before, and not well, is started anew.
+        One that ended before, and not well, is started anew; with `anew` also one that ended well: what it did was
+        undone since.
 
         Raises:
             HostError: See `hosts.detached.run_detached`.

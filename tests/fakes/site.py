@@ -82,7 +82,7 @@ class FakeSite(FakeCluster):
 
     def add_applications(self):
         """A service with a budget, a stateful set, and a DaemonSet."""
-        workers = [name for name, machine in self.machines.items() if not machine.plane]
+        workers = [name for name, machine in self.machines.items() if not machine.plane] or list(self.machines)
         self.add_controller("ReplicaSet", "default", "web", 4, on=workers)
         self.add_controller("StatefulSet", "default", "db", 2, on=workers)
         self.add_controller("DaemonSet", "kube-system", "proxy", 0)
@@ -239,14 +239,14 @@ class FakeSiteHands(FakeSiteView, FakeHands):
     def here(self):
         return FakeHere(self._site, self._life)
 
-    def finish(self, node, argv, errand, *, timeout_s, on_line=None, waiting=None):
+    def finish(self, node, argv, errand, *, timeout_s, anew=False, on_line=None, waiting=None):
         machine = self._site.machines[node]
         end = self._site.clock.wall() + timeout_s
         self._machines.forget(node)
         self._life.check()
         self._site.wait_for_host(machine, end, waiting)
         try:
-            found = self._started(machine, tuple(argv), errand, timeout_s)
+            found = self._started(machine, tuple(argv), errand, timeout_s, anew=anew)
             self._followed(machine, found, end, on_line, waiting)
         finally:
             self._machines.forget(node)
@@ -256,11 +256,11 @@ class FakeSiteHands(FakeSiteView, FakeHands):
             raise CommandVanished(f"{node}: it is gone and left no result: the host went down", remedy="look there")
         return Completed(tuple(argv), found.rc, found.text(error=False), found.text(error=True), 1.0)
 
-    def _started(self, machine, argv, errand, timeout_s):
+    def _started(self, machine, argv, errand, timeout_s, *, anew):
         key = (errand.plan, errand.step)
         with self._site.lock:
             found = machine.errands.get(key)
-            if found and (found.state in ("late", "vanished") or (found.state == "ended" and found.rc)):
+            if found and (found.state in ("late", "vanished") or (found.state == "ended" and (found.rc or anew))):
                 found = None
             if found is None:
                 work = (key, argv, timeout_s)

@@ -322,6 +322,9 @@ class FakeMachine:
         found, fault = dict(self.manifests), self.faults.get("kubeadm")
         for name in STATIC:
             if self.manifests[name] == static_of(name, version):
+                if self.components[name] != self.manifests[name]:
+                    yield 8.0  # kubeadm was cut short before
+                    self.components[name] = self.manifests[name]
                 continue
             kept = f"/etc/kubernetes/tmp/kubeadm-backup-manifests-2026-11-23/{name}.yaml"
             errand.say(
@@ -338,6 +341,7 @@ class FakeMachine:
             if name == "kube-controller-manager" and fault == "fails":
                 self.manifests, self.components = found, dict(found)
                 self.gone(("kube-apiserver",), 0.0, 4.0)
+                yield 6.0
                 errand.say(
                     "error: error execution phase control-plane: couldn't upgrade control plane. kubeadm has tried to"
                     " recover everything into the earlier state. Errors faced: static Pod hash did not change",
