@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.engine import runs
 from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.journal import Contents, Journal, read
+from orchestrator.engine.lease import locked
 from orchestrator.engine.plan import Blocked, Done
 from orchestrator.engine.runner import Stop, execute, preview
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
@@ -201,6 +202,18 @@ class App:
     def owner(self) -> str:
         """Whose changes these are."""
         return self.settings.owner or default_owner()
+
+    def refuse_if_held(self) -> None:
+        """Refuse early, before a long look, what the lease would refuse later. It is no lock by itself.
+
+        Raises:
+            Locked: Another run has renewed the cluster's lease lately.
+        """
+        from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
+
+        there = KubeLeases(self.session).read()
+        if there and there.holder and self.clock.wall() - there.renewed < there.duration_s:
+            raise locked(there)
 
     def perform(self, plan: Plan, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:
         """Carry `plan` out, or, in a dry run, only look.

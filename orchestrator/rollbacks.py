@@ -48,6 +48,8 @@ def prepare(
     """
     view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
     say("reading the cluster")
+    if app.settings.dry_run is DryRun.NONE:
+        app.refuse_if_held()
     nodes = _nodes(view)
     if node not in {n.name for n in nodes}:
         raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(n.name for n in nodes)}")

@@ -23,7 +23,7 @@ from orchestrator.cluster.hostfacts import (
     parse_preflight,
 )
 from orchestrator.cluster.situation import Situation
-from orchestrator.cluster.versions import Version, hops, parse, target
+from orchestrator.cluster.versions import Version, downgrade, hops, parse, target
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.hosts.pool import each
 from orchestrator.planners import upgrade as planner
@@ -101,6 +101,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     """
     view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
     say("reading the cluster")
+    if app.settings.dry_run is DryRun.NONE:
+        app.refuse_if_held()
     nodes = view.nodes()
     _refuse_managed(nodes)
     chosen = _chosen(nodes, wish.nodes)
@@ -112,6 +114,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), _etcd(view, planes), view.configuration())
     say("asking the package repositories")
     named = _named(wish.to, seen.current)
+    if named.line < seen.current.line:
+        raise downgrade(seen.current, named)
     offers = _offers(view, seen, named)
     way = _way(seen, wish, named, offers)
     say("running kubeadm's own checks")
@@ -242,7 +246,8 @@ def _situation(
 ) -> Situation:
     first = way[0].to if way else None
     checked = partial(_checked, view, seen, offers, first)
-    own = [name for name in seen.planes if name in seen.chosen and seen.hosts[name].kubeadm]
+    # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
+    own = [n for n in seen.planes if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
     wall = app.clock.wall()
     judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
     return Situation(

@@ -233,6 +233,7 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     accept = tuple(dict.fromkeys(arguments["accept"] or ()))
     if "all" in (name.lower() for name in accept):
         raise BadUsage("--accept=all is no check: findings are accepted one by one", remedy="name each of them")
+    planner.check(arguments["strategy"], arguments["pause_after"])
     options = [] if arguments["certificate_renewal"] else ["--certificate-renewal=false"]
     options += [f"--patches={arguments['patches']}"] if arguments["patches"] else []
     names = [n.strip().removeprefix("node/") for n in arguments["nodes"].split(",")]

@@ -245,6 +245,18 @@ def target(wanted: str, offered: Iterable[Version]) -> Version:
     return fitting[-1]
 
 
+def downgrade(current: Version, to: Version) -> Refused:
+    """The refusal of a version that is older than the API server's.
+
+    Source: kubeadm's documentation, "Upgrading kubeadm clusters"; etcd does not read data of a newer minor.
+    """
+    return Refused(
+        f"Kubernetes {to} is older than the cluster's {current}: kubeadm does not downgrade",
+        remedy=f"stay at {current} or newer; a control plane that was upgraded last goes back by"
+        " `orchestrator upgrade rollback`",
+    )
+
+
 def hops(
     current: Version, to: Version, offered: Iterable[Version], *, workers: Workers, kubelet: Version
 ) -> tuple[Hop, ...]:
@@ -265,10 +277,7 @@ def hops(
         Refused: It would lead back, or over a minor that nobody offers. kubeadm goes one minor at a time.
     """
     if to < current:
-        raise Refused(
-            f"Kubernetes {to} is older than the cluster's {current}: kubeadm does not downgrade",
-            remedy="restore a snapshot of etcd from before the upgrade, or stay",
-        )
+        raise downgrade(current, to)
     if to.major != current.major:
         raise Refused(f"from {current} to {to}: there is no way from one major version to another", remedy=POLICY)
     if to == current and kubelet == current:

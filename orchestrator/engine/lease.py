@@ -51,6 +51,18 @@ class LeaseRecord:
     uid: str = ""
 
 
+def locked(there: LeaseRecord) -> Locked:
+    """The refusal of whoever finds the cluster held by another run."""
+    since = datetime.fromtimestamp(there.acquired, UTC)
+    run = there.run or "without a name"
+    return Locked(
+        f"{there.holder} holds the cluster with run {run}, since {since:%Y-%m-%d %H:%M:%S} UTC",
+        remedy=f"wait for it, or ask {there.holder}; on their machine `orchestrator runs` shows it, and if it was "
+        f"killed, `orchestrator resume {run}` goes on at once; others can take over {there.duration_s} s after "
+        "it stopped",
+    )
+
+
 class LeaseStore(Protocol):
     """Where the lease is. Nothing is retried inside."""
 
@@ -265,7 +277,7 @@ class Lease:
             Locked: It is good still, or somebody renewed it.
         """
         if self._clock.wall() < there.renewed + there.duration_s:
-            raise self._locked(there)
+            raise locked(there)
         self._emit("lease.watched", level="info", holder=there.holder, from_run=there.run, for_s=there.duration_s)
         end = self._clock.now() + there.duration_s
         while (left_s := end - self._clock.now()) > 0:
@@ -274,21 +286,11 @@ class Lease:
                     if seen is None:
                         return False
                     if seen != there:
-                        raise self._locked(seen)
+                        raise locked(seen)
             except ApiError as err:
                 self._emit("lease.unwatched", level="debug", why=str(err))
             self._clock.sleep(min(1.0, max(0.0, end - self._clock.now())))
         return True
-
-    def _locked(self, there: LeaseRecord) -> Locked:
-        since = datetime.fromtimestamp(there.acquired, UTC)
-        run = there.run or "without a name"
-        return Locked(
-            f"{there.holder} holds the cluster with run {run}, since {since:%Y-%m-%d %H:%M:%S} UTC",
-            remedy=f"wait for it, or ask {there.holder}; on their machine `orchestrator runs` shows it, and if it was "
-            f"killed, `orchestrator resume {run}` goes on at once; others can take over {there.duration_s} s after "
-            "it stopped",
-        )
 
     # ---- keeping it -------------------------------------------------------------------------------------------
 

@@ -62,9 +62,11 @@ class ContainerTransport:
         )
         said = output.stderr.decode(errors="replace").strip()
         if rc and said.lower().startswith(_OWN_COMPLAINTS):
+            look = f"{self._engine} ps --all --filter name={self._container}"
+            nobody = "daemon" in said and "connect" in said.lower()
             raise HostUnreachable(
                 f"container {self._container}: {said.splitlines()[-1][:256]}",
-                remedy=f"{self._engine} ps --all --filter name={self._container}",
+                remedy=f"set DOCKER_HOST to the daemon that runs it, then `{look}`; or pass --ssh" if nobody else look,
             )
         return rc
 

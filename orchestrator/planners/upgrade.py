@@ -95,6 +95,7 @@ class Request:
     hasten: bool = True
 
 
+STRATEGIES = ("rolling", "all-at-once", "auto")
 PAUSES = ("first-control-plane", "control-planes", "first-worker")
 
 
@@ -107,12 +108,10 @@ def upgrade(targets: Sequence[Target], hops: Sequence[Hop], request: Request) ->
         request: How.
 
     Raises:
-        BadUsage: No node is left to upgrade, or the pause is none.
+        BadUsage: No node is left to upgrade.
     """
     if not any(t.upgrade for t in targets):
         raise BadUsage("no node is to be upgraded", remedy="name nodes of the cluster with --nodes")
-    if request.pause_after not in ("", *PAUSES):
-        raise BadUsage(f"--pause-after={request.pause_after} is none", remedy=f"one of {', '.join(PAUSES)}")
     build = _Build(request, tuple(targets))
     waves: list[Wave] = []
     for hop in hops:
@@ -311,6 +310,18 @@ class _Build:
         return re.sub(r"(?m)^kubernetesVersion:.*$", f"kubernetesVersion: {to}", self.request.configuration)
 
 
+def check(strategy: str, pause_after: str) -> None:
+    """Refuse what cannot be meant, before anything is asked.
+
+    Raises:
+        BadUsage: One of them is none.
+    """
+    if strategy not in STRATEGIES:
+        raise BadUsage(f"--strategy={strategy} is none", remedy=f"one of {', '.join(STRATEGIES)}")
+    if pause_after not in ("", *PAUSES):
+        raise BadUsage(f"--pause-after={pause_after} is none", remedy=f"one of {', '.join(PAUSES)}")
+
+
 def strategy(wanted: str, workers: int, schedulable: int) -> tuple[str, str]:
     """The strategy that `auto` stands for, and why; another one as it is.
 
@@ -318,12 +329,7 @@ def strategy(wanted: str, workers: int, schedulable: int) -> tuple[str, str]:
         wanted: `rolling`, `all-at-once` or `auto`.
         workers: How many are to be upgraded.
         schedulable: Nodes that take pods of applications.
-
-    Raises:
-        BadUsage: It is none.
     """
-    if wanted not in ("rolling", "all-at-once", "auto"):
-        raise BadUsage(f"--strategy={wanted} is none", remedy="rolling, all-at-once or auto")
     if wanted != "auto":
         return wanted, ""
     if workers <= 1 and schedulable <= 1:
