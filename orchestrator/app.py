@@ -340,7 +340,8 @@ class App:
             return
         if self._confirm is None:
             raise Refused(
-                f"{plan.title}: it has to be confirmed, and there is no terminal to ask on",
+                f"{plan.title}: {'it' if len(plan.nodes()) < 2 else 'a plan of several nodes'} has to be confirmed, and"
+                " there is no terminal to ask on",
                 remedy="pass --yes; --dry-run shows what it would do",
             )
         if not self._confirm(plan):
