@@ -6,14 +6,10 @@ never do fails the test at once (`site_rules`).
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import replace
 
 from orchestrator.actions.site import Trace
-from orchestrator.catalogue import actions
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
-from orchestrator.cluster.versions import Hop, parse
-from orchestrator.engine import runner
 from orchestrator.engine.host import Completed
 from orchestrator.errors import (
     ApiUnreachable,
@@ -23,15 +19,12 @@ from orchestrator.errors import (
     HostUnreachable,
     Refused,
 )
-from orchestrator.planners.upgrade import Request, Target, upgrade
 from orchestrator.site import Machines
 from tests.fakes.cluster import FakeCluster, FakeHands, FakeView
 from tests.fakes.crash import Life
 from tests.fakes.site_answers import answer
 from tests.fakes.site_machines import FakeMachine
 from tests.fakes.site_rules import Rules
-from tests.fakes.time import FakeCrew
-from tests.fakes.world import FLAGS, World
 
 #: How long an API server, and a host, is asked again by what stands behind the ports.
 API_PATIENCE_S, HOST_PATIENCE_S = 60.0, 30.0
@@ -52,7 +45,8 @@ class FakeSite(FakeCluster):
         machines: Name -> host.
         kubernetes: The version that kubeadm's configuration names.
         leader: The control plane whose etcd member leads.
-        hooks: Commands of the operator's that ran, and `hook_rc`, what they end with.
+        hooks: Commands of the operator's that ran, and where.
+        hook_rc: What they end with.
         last_asked: When a host was last asked for how it stands.
     """
 
@@ -122,6 +116,14 @@ class FakeSite(FakeCluster):
         }
         owners = {c.owner.name: sum(p.ready for p in self.controlled(c)) for c in self.controllers()}
         return hosts, self.cordons(), self.kubernetes, owners
+
+    # ---- hooks ------------------------------------------------------------------------------------------------------
+
+    def hook(self, argv, where, life):
+        """A command of the operator's: rc, stdout, stderr."""
+        with self.lock:
+            life.effect(("hook", where, *argv[1:]), lambda: self.hooks.append((where, tuple(argv))))
+        return self.hook_rc, b"", b"not today\n" if self.hook_rc else b""
 
     # ---- time -------------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,9 @@ class FakeHost:
     ):
         with self._reached():
             query = next((q for q in queries.ALL if argv[2:3] == [q.script]), None)
-            if query:
+            if argv[0] == "env":
+                rc, out, err = self._site.hook(argv, self.name, self._life)
+            elif query:
                 rc, out, err = 0, self._answer(query, argv[4:]).encode(), b""
             else:
                 what = "save" if argv[0] == "sh" else argv[0]
@@ -366,60 +370,5 @@ class FakeHere:
         self._life = life
 
     def run(self, argv, *, timeout_s, sudo=True):
-        with self._site.lock:
-            self._life.effect(("hook", argv[-1]), lambda: self._site.hooks.append((tuple(argv), timeout_s, sudo)))
-        return Completed(tuple(argv), self._site.hook_rc, b"", b"not today\n" if self._site.hook_rc else b"", 1.0)
-
-
-class SiteWorld(World):
-    """A site with all that a run needs around it."""
-
-    def __init__(self, root, **site):
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "runs").mkdir()
-        super().__init__(root / "runs")
-        self.cluster = FakeSite(self.clock, root / "kept", **site)
-
-    @property
-    def site(self):
-        return self.cluster
-
-    @property
-    def actions(self):
-        """Those of one process: some remember."""
-
-        def crew(size):
-            self.crews.append(FakeCrew(self.clock, self.cluster.next_at))
-            return self.crews[-1]
-
-        return actions(self.clock, crew)
-
-    def targets(self):
-        """As the use case finds them."""
-        machines = self.site.machines.values()
-        return [Target(m.name, m.plane, m.name == self.site.leader, m.asks_itself or not m.plane) for m in machines]
-
-    def upgrade(self, *versions, workers=True, **request):
-        """The plan of an upgrade over some versions."""
-        asked = Request(
-            **{
-                "name": "upgrade-1",
-                "owner": self.site.rules.owner,
-                "flags": FLAGS,
-                "drain_timeout_s": 600.0,
-                "max_unavailable": self.site.rules.max_unavailable,
-                "configuration": self.site.view().configuration(),
-                **request,
-            }
-        )
-        hops = [Hop(parse(version), workers or version == versions[-1]) for version in versions]
-        return upgrade(self.targets(), hops, asked)
-
-    def preview(self, plan):
-        return runner.preview(plan, self.cluster.view(), self.actions)
-
-    def hand_over(self, node, owner="bob@desk"):
-        """Somebody else takes a node's cordon."""
-        there = self.cluster.nodes[node]
-        record = replace(there.cordon, owner=owner, run="") if there.cordon else None
-        self.cluster.change_node(node, unschedulable=True, cordon=record)
+        rc, out, err = self._site.hook(argv, self.name, self._life)
+        return Completed(tuple(argv), rc, out, err, 1.0)
