@@ -17,7 +17,7 @@ from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd, parse_watches
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import FactUnreadable, OrchestratorError
+from orchestrator.errors import FactUnreadable, HostError, OrchestratorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -70,10 +70,15 @@ class Gate:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
-        checks = [partial(_CHECKS[check], view, step, self._clock) for check in step.params["checks"]]
-        wrong = [text for look in checks for text in _readable(look)]
-        owners = _wanted(view) if "owners" in step.params["checks"] else {}
-        watches = watching(view, step) if "watches" in step.params["checks"] else None
+        checks = step.params["checks"]
+        wrong = [text for check in checks for text in _passing(partial(_CHECKS[check], view, step, self._clock))]
+        owners: dict[str, list[int]] = {}
+        watches = None
+        try:
+            owners = _wanted(view) if "owners" in checks else {}
+            watches = watching(view, step) if "watches" in checks else None
+        except OrchestratorError as err:
+            wrong += _passes(err)
         now = self._clock.now()
         with self._mutex:
             if wrong:
@@ -193,40 +198,43 @@ def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
     """What broke within `lasts_s` of every API server's answers, seen from each host and from here."""
     names = step.params["control_planes"]
 
-    def there(name: str) -> str:
+    def there(name: str) -> list[str]:
         said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
-        return said and f"API server of {name}: {said}"
+        return [f"API server of {name}: {said}"] if said else []
 
-    def here() -> str:
+    def here() -> list[str]:
         end = clock.now() + lasts_s
         while clock.now() < end:
             view.nodes()
             clock.sleep(PAUSE_S)
-        return ""
+        return []
 
     with ThreadPoolExecutor(len(names) + 1, "gate") as crew:
-        work = [crew.submit(_caught, partial(there, name)) for name in names]
-        work.append(crew.submit(_caught, here))
-    return [said for each in work if (said := each.result())]
+        work = [crew.submit(_passing, partial(there, name)) for name in names]
+        work.append(crew.submit(_passing, here))
+    return [said for each in work for said in each.result()]
 
 
-def _readable(look: Callable[[], list[str]]) -> list[str]:
-    """What a check found. An answer that cannot be read is not well yet, and says so when the gate's time is up.
+def _passing(look: Callable[[], list[str]]) -> list[str]:
+    """What a look found, or the error that it met, where that may pass: it is said when the gate's time is up.
 
     Seen: a kubelet's first start with a new minor restarted etcd between two of the questions to its member.
     """
     try:
         return look()
-    except FactUnreadable as err:
-        return [str(err)]
-
-
-def _caught(look: Callable[[], str]) -> str:
-    """What a look found, or the error that it met: a gate waits for that to pass, too."""
-    try:
-        return look()
     except OrchestratorError as err:
-        return str(err)
+        return _passes(err)
+
+
+def _passes(err: OrchestratorError) -> list[str]:
+    """An error as something that is not well yet: a host, or an etcd, that just restarts answers half or not at all.
+
+    Raises:
+        OrchestratorError: It is one that waiting does not mend.
+    """
+    if err.retryable or isinstance(err, FactUnreadable | HostError):
+        return [str(err)]
+    raise err
 
 
 # ---- the checks -----------------------------------------------------------------------------------------------------
@@ -271,7 +279,7 @@ def _api(view: Site, step: Step, clock: Clock) -> list[str]:
     del clock
     found = []
     for name in step.params["control_planes"]:
-        said = _caught(lambda name=name: parse_api(view.ask(name, queries.API, "0"))[0])  # type: ignore[misc]
+        said, _ = parse_api(view.ask(name, queries.API, "0"))
         found += [f"API server of {name}: {said}"] if said else []
     return found
 
