@@ -169,6 +169,8 @@ def apply(
         raise Refused(why, remedy=remedy)
     if text := report.findings_text(found.findings, found.accepted):
         sys.stderr.write(f"{text}\n")
+    if not found.hops:
+        _say(f"the cluster is at {found.current} already: nothing to do")
     if found.strategy == "all-at-once":
         sys.stderr.write("all workers go out of service at the same time: what runs on them is down meanwhile\n")
     perform.carry_out(app, found.plan, output, "upgraded")
