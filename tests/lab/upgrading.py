@@ -1,0 +1,216 @@
+"""Upgrades on clusters of the tests' own: the command, what it tells, and what is on hosts before and after."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lab import cluster, ssh, state
+from lab.cluster import Request
+from lab.state import Shape
+from lab.upgrades.access import Access
+from tests.api.command import Command
+from tests.lab.real import Real, until
+
+OLD, NEW = "1.36.3", "1.37.2"
+ACCEPTED = ("--accept", "SystemVerification")
+APPLY = ("upgrade", "apply", "--to", "1.37", *ACCEPTED, "--yes", "--ssh", "--log-format", "json")
+RESUME = ("resume", "last", "--log-format", "json")
+COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+#: One whole upgrade, with all that may be in its way.
+PATIENCE_S = 900
+
+_LOOK = r"""
+dpkg-query -W -f 'package ${Package} ${Version}\n' kubeadm kubectl kubelet
+apt-mark showhold | sed 's/^/held /'
+sed -n 's#^deb .*/v\([0-9.]*\)/deb.*#minor \1#p' /etc/apt/sources.list.d/kubernetes.list
+ls /etc/apt/sources.list.d | sed 's/^/file /'
+! [ -d /var/lib/orchestrator ] || ls -A /var/lib/orchestrator | sed 's/^/left /'
+echo "kubelet $(/proc/$(pidof -s kubelet)/exe --version | cut -d' ' -f2)"
+"""
+
+ARCHIVES = "/var/cache/apt/archives"
+LIST = "/etc/apt/sources.list.d/kubernetes.list"
+FRONTEND = "/var/lib/dpkg/lock-frontend"
+FILL = f"mount -t tmpfs -o size=1m,mode=755 full {ARCHIVES}"
+
+# What a worker was before, kept there; and dpkg, which stops half-way once when /run/slow says for how long.
+PREPARE = r"""
+mkdir -p /root/before
+(cd /var/lib/kubelet; cp -a config.yaml instance-config.yaml kubeadm-flags.env /root/before/)
+cp -a /etc/apt/sources.list.d/kubernetes.list /root/before.list
+cat > /usr/local/sbin/lab-slow <<'SCRIPT'
+#!/bin/sh
+[ -e /run/slow ] || exit 0
+mv /run/slow /run/slowed
+sleep "$(cat /run/slowed)"
+SCRIPT
+chmod 755 /usr/local/sbin/lab-slow
+echo post-invoke=/usr/local/sbin/lab-slow > /etc/dpkg/dpkg.cfg.d/lab-slow
+"""
+RESET = rf"""
+umount -q {ARCHIVES} || true
+rm -f /run/slow /run/slowed /var/log/apt/history.log /etc/apt/sources.list.d/*.bak
+rm -rf /var/lib/orchestrator
+cp -a /root/before.list /etc/apt/sources.list.d/kubernetes.list
+export DEBIAN_FRONTEND=noninteractive
+{{
+  dpkg --configure -a
+  apt-get update -q
+  apt-get install -y -q --allow-downgrades --allow-change-held-packages \
+    kubeadm={OLD}-1.1 kubelet={OLD}-1.1 kubectl={OLD}-1.1
+  apt-mark hold kubeadm kubectl kubelet
+}} >&2
+rm -f /var/log/apt/history.log
+cp -a /root/before/. /var/lib/kubelet/
+systemctl daemon-reload
+systemctl restart kubelet
+"""
+# Holds dpkg's lock, as apt does, until it is told to let go.
+HOLDER = f"""
+cat > /run/holder.py <<'PROGRAM'
+import fcntl, os, time
+lock = open({FRONTEND!r}, "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+open("/run/holds", "w").write(str(os.getpid()))
+while not os.path.exists("/run/let-go"):
+    time.sleep(0.1)
+PROGRAM
+rm -f /run/holds /run/let-go
+systemd-run -q --collect --unit=lab-holder python3 /run/holder.py
+while [ ! -s /run/holds ]; do sleep 0.1; done
+cat /run/holds
+"""
+# A mirror of the old minor that calls itself the new one, too.
+MIRROR = r"""
+url=$(sed -n 's#.*\] \(http[^ ]*\) /#\1#p' /etc/apt/sources.list.d/kubernetes.list)
+for minor in 36 37; do
+  mkdir -p "/srv/mirror/core:/stable:/v1.$minor/deb"
+  for file in InRelease Packages.gz; do curl -sSf "$url$file" -o "/srv/mirror/core:/stable:/v1.$minor/deb/$file"; done
+done
+systemd-run -q --collect --unit=lab-mirror python3 -m http.server 8090 --bind 127.0.0.1 --directory /srv/mirror
+while ! curl -sSf -o /dev/null http://127.0.0.1:8090/ 2> /dev/null; do sleep 0.1; done
+sed -i 's#http://[^/]*/#http://127.0.0.1:8090/#' /etc/apt/sources.list.d/kubernetes.list
+"""
+
+
+@dataclass
+class Site:
+    """A cluster of a test's own, and the command of whoever upgrades it."""
+
+    real: Real
+    access: Access
+    command: Command
+
+    @property
+    def plane(self):
+        return self.access.control_planes()[0].name
+
+    @property
+    def workers(self):
+        return [node.name for node in self.access.workers()]
+
+    @property
+    def nodes(self):
+        return [self.plane, *self.workers]
+
+    def operator(self, home):
+        """Another person with the same rights, and records of their own."""
+        (home / ".ssh").mkdir(mode=0o700, parents=True)
+        shutil.copy(ssh.config(self.real.cluster), home / ".ssh" / "config")
+        return Command(self.real.cluster.kubeconfig, home)
+
+    def host(self, node):
+        """What is on a host: `package`, `held`, `minor` and `file` of its sources, `left` by commands, `kubelet`."""
+        found = {kind: [] for kind in ("package", "held", "minor", "file", "left", "kubelet")}
+        for line in self.access.ssh(node, _LOOK).splitlines():
+            kind, _, rest = line.partition(" ")
+            found[kind].append(rest)
+        return found
+
+    def running(self):
+        """Component of the control plane -> the version that runs, by the API."""
+        pods = self.real.read("-n", "kube-system", "pods", "-l", "tier=control-plane")["items"]
+        return {
+            pod["metadata"]["labels"]["component"]: pod["spec"]["containers"][0]["image"].rpartition(":")[2]
+            for pod in pods
+        }
+
+    def kubelets(self):
+        """Node -> version, and whether it is cordoned, by the API."""
+        found = self.real.read("nodes")["items"]
+        return {
+            node["metadata"]["name"]: (
+                node["status"]["nodeInfo"]["kubeletVersion"],
+                bool(node["spec"].get("unschedulable")),
+            )
+            for node in found
+        }
+
+    def installs(self, node, package):
+        """How often apt moved a package to another version."""
+        log = self.access.ssh(node, "cat /var/log/apt/history.log 2> /dev/null || true")
+        moves = [line for line in log.splitlines() if line.startswith(("Upgrade:", "Downgrade:"))]
+        return sum(f" {package}:" in line for line in moves)
+
+
+@contextmanager
+def own_cluster(name, home):
+    """One control plane, two workers, at the old version; it goes with the test, however that ends."""
+    with state.lock(f"tests-{name}"):
+        if state.load(name):
+            cluster.down(name)  # of a run that was killed
+        try:
+            real = Real(cluster.up(Request(name, Shape(1, 2), OLD, (OLD, NEW))))
+            site = Site(real, Access(real.cluster), Command(real.cluster.kubeconfig, home))
+            site.command = site.operator(home / "operator")
+            yield site
+            site.command.end()
+        finally:
+            cluster.down(name)
+
+
+def as_wanted(version=NEW, *, moved=True):
+    """A host as it should be at a version, whether it came there by an upgrade or was made so."""
+    minor = version.rpartition(".")[0]
+    copy = ["kubernetes.list.v1.36.bak"] if moved else []
+    return {
+        "package": [f"{name} {version}-1.1" for name in ("kubeadm", "kubectl", "kubelet")],
+        "held": ["kubeadm", "kubectl", "kubelet"],
+        "minor": [minor],
+        "file": ["kubernetes.list", *copy],
+        "left": [],
+        "kubelet": [f"v{version}"],
+    }
+
+
+def events(command):
+    """What the command beside has told so far."""
+    return told_in(command.stderr)
+
+
+def told_in(stderr):
+    """The events among what a command said."""
+    lines = stderr.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+def until_told(command, process, action, *, event="step.started", node="", timeout_s=300):
+    """Return once the command beside tells of that action."""
+
+    def told():
+        found = [e for e in events(command) if e["event"] == event and e.get("action") == action]
+        if any(node in (each["node"], "") for each in found):
+            return True
+        assert process.poll() is None, f"it ended with {process.returncode} before {action}:\n{command.stderr}"
+        return False
+
+    until(f"{event} of {action}", told, timeout_s)
+
+
+def ended(command, process, *, code=0, timeout_s=PATIENCE_S):
+    """What the command beside said; it has to end with `code`."""
+    process.wait(timeout_s)
+    said = (command.home / "stdout").read_text() + command.stderr
+    assert process.returncode == code, f"exit code {process.returncode}\n{said}"
+    return said
