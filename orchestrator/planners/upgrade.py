@@ -153,13 +153,13 @@ class _Build:
         for number, plane in enumerate(planes):
             self.wave = first + len(waves)
             mode = "node" if number or begun else "apply"
-            steps = list(self._static_pods(plane, hop.to, mode))
-            steps += self._own_kubelet(plane, hop.to) if one_by_one else ()
+            steps = list(self._static_pods(plane, hop.to, mode, apart=not one_by_one))
+            steps += self._own_kubelet(plane, hop.to, apart=False) if one_by_one else ()
             waves.append(Wave((Lane(plane.name, tuple(steps)),)))
             waves += self._pause("first-control-plane", plane.name, first + len(waves))
         for plane in () if one_by_one else planes:
             self.wave = first + len(waves)
-            waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to))),)))
+            waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to, apart=True))),)))
         if planes:
             waves += self._pause("control-planes", planes[-1].name, first + len(waves))
         size = self.request.max_unavailable
@@ -195,7 +195,7 @@ class _Build:
 
     # ---- lanes --------------------------------------------------------------------------------------------------
 
-    def _static_pods(self, target: Target, to: Version, mode: str) -> Iterator[Step]:
+    def _static_pods(self, target: Target, to: Version, mode: str, *, apart: bool) -> Iterator[Step]:
         """A control plane's static pods. The first one leads kubeadm's upgrade, the others follow it.
 
         Source: kubeadm's documentation, "Upgrading kubeadm clusters": apply, drain, kubelet, uncordon.
@@ -205,15 +205,15 @@ class _Build:
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
         yield from self._kubeadm(node, to, mode)
-        if not target.asks_itself:
+        if apart:
             yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
         # Who lost its watch by the restart of an API server starts and ends no pods: a drain now would only wait.
         yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0)
 
-    def _own_kubelet(self, target: Target, to: Version) -> Iterator[Step]:
+    def _own_kubelet(self, target: Target, to: Version, *, apart: bool) -> Iterator[Step]:
         """A control plane's kubelet, whose first start restarts its static pods once more."""
         node = target.name
-        if not target.asks_itself:
+        if apart:
             yield self._note(node)
         drain = self._drain(node)
         yield from drain
