@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.actions.kubeadm import advice, state_of
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd, parse_watches
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import FactUnreadable, HostError, OrchestratorError
+from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -105,9 +106,12 @@ class Gate:
 
         API servers are each asked by their own host, twice a second, and the whole cluster through the operator's
         own way in.
+
+        Raises:
+            GoalNotReached: A control plane was not well when time was up; it says what runs there, and the ways on.
         """
         del now
-        lasts_s = step.params["lasts_s"]
+        lasts_s, wrong = step.params["lasts_s"], ["nothing was seen yet"]
         with self._mutex:
             self._began.setdefault(step.id, self._clock.now())
         while lasts_s and (run.deadline is None or self._clock.now() < run.deadline):
@@ -119,6 +123,12 @@ class Gate:
                 return
             run.emit("gate.waiting", why="; ".join(wrong[:NAMES]))
             self._clock.sleep(PAUSE_S)
+        if lasts_s:
+            raise GoalNotReached(
+                f"{step.node}: not well after {step.timeout_s:g} s: {'; '.join(wrong[:NAMES])}\n"
+                + state_of(hands, step.node, ""),
+                remedy=advice(step, run.run, control_plane=True),
+            )
 
 
 class Note:

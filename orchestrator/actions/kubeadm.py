@@ -189,7 +189,7 @@ def state_of(site: Site, node: str, output: str) -> str:
         back = "and moved them back" if progress.recovered else "and did not move them back"
         text = f"kubeadm replaced {names} {back}; copies: {', '.join(sorted(set(progress.replaced.values())))}"
     else:
-        text = "kubeadm replaced no manifest"
+        text = "kubeadm replaced no manifest" if output else "what kubeadm did is in the run's directory"
     try:
         found = _versions(looked(site, node))
     except HostError as err:
@@ -205,7 +205,7 @@ def _both(name: str, found: Mapping[str, Mapping[str, str]]) -> str:
 
 def advice(step: Step, run: str, *, control_plane: bool) -> str:
     """How to go on, and how to go back, after kubeadm failed."""
-    lines = [f"orchestrator resume {run}    # runs it again: kubeadm goes on where it stopped"]
+    lines = [f"orchestrator resume {run}    # looks again; what is not done yet is done again"]
     if control_plane:
         lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
     lines.append(f"orchestrator release {run}    # what this run cordoned back into service")
