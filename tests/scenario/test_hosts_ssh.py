@@ -192,7 +192,7 @@ def test_a_jump_that_breaks_under_a_command_is_noticed_at_once(tmp_path, server,
     with FakeSshd(accepts={key.asbytes()}) as first:
         (tmp_path / "known_hosts").write_text(server.known + first.known)
         configured(tmp_path, "first", first.port)
-        host = over_ssh(configured(tmp_path, "far", server.port, ProxyJump="first"), "far")
+        host = over_ssh(configured(tmp_path, "far", server.port, ProxyJump="first"), "far", patience_s=5.0)
         told = threading.Event()
         threading.Thread(target=lambda: told.wait(LONG_S) and first.cut(), daemon=True).start()
 
