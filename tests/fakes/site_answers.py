@@ -4,6 +4,7 @@ import json
 
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
+from orchestrator.cluster.kubeadm import BACKUPS
 from orchestrator.cluster.packages import source as apt_source
 from tests.fakes.site_machines import MANIFESTS
 
@@ -12,10 +13,11 @@ def answer(machine, query, words, since):
     """The text; `since` is the moment from which on a question that takes time looks."""
     answers = {
         queries.LOOK: lambda: _look(machine),
-        queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000 1 90000 1% /"),
+        queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000000000 1 90000000000 1% /"),
         queries.ETCD: lambda: _etcd(machine),
         queries.API: lambda: _api(machine, float(words[0]), since),
         queries.WATCHES: lambda: _section("watches", text=str(machine.followers())),
+        queries.KEPT: lambda: _kept(machine),
         queries.OFFERS: lambda: _offers(machine, words[0]),
         queries.PREFLIGHT: lambda: _section("preflight", "0", text="") + _section("end", text="done"),
         queries.EDITED: lambda: _section("diff", text=""),
@@ -51,6 +53,18 @@ def _look(machine):
     parts += [_section("component", name, "7", text=_says(name, machine.components[name])) for name in STATIC
               if machine.up(name)]  # fmt: skip
     return "".join(parts)
+
+
+def _kept(machine):
+    parts = []
+    for when, versions, data in machine.kept:
+        directory = f"{BACKUPS}/kubeadm-backup-manifests-{when}"
+        for name, version in versions.items():
+            tag = version if name == "etcd" else f"v{version}"
+            parts.append(_section("manifest", f"{directory}/{name}.yaml", directory, text=f"image: {name}:{tag}"))
+        copy = f"{BACKUPS}/kubeadm-backup-etcd-{when}"
+        parts += [_section("data", f"{copy}/etcd", copy, text="")] if data else []
+    return "".join([*parts, _section("end", text="")])
 
 
 def _manifest(machine, name):

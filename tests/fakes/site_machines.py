@@ -72,6 +72,7 @@ class FakeMachine:
             `refuses`, `fails` or `hangs`, `snapshot` is `refuses` or `damaged`.
         taught: Command -> a generator like those here.
         started: How often each errand was started.
+        kept: What kubeadm kept of upgrades: when, version by component, whether it copied etcd's data.
     """
 
     def __init__(self, site, name, address, version, *, plane):
@@ -91,6 +92,7 @@ class FakeMachine:
         self.running = self.settings = version
         self.replaced = False
         self.fetched = set()
+        self.kept = []
         self.errands = {}
         self.left = set()
         self.started = Counter()

@@ -1,0 +1,250 @@
+"""The use cases of upgrades: what is looked at and refused before a plan is made, and the way back."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator import rollbacks, upgrades
+from orchestrator.app import DryRun, Settings
+from orchestrator.cluster.versions import Workers
+from orchestrator.errors import BadUsage, HostUnreachable, Locked, Refused
+from tests.fakes.site import FakeSite
+from tests.fakes.time import FakeClock
+from tests.fakes.world import FLAGS
+
+
+@pytest.fixture
+def site(tmp_path):
+    found = FakeSite(FakeClock(), tmp_path, planes=1, workers=2)
+    found.add_applications()
+    return found
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def application(site, *, dry_run=DryRun.CLIENT, held=None):
+    def refuse_if_held():
+        if held:
+            raise held
+
+    return SimpleNamespace(
+        settings=Settings(dry_run=dry_run),
+        view=site.view(),
+        hands=site.hands(),
+        machines=SimpleNamespace(know=lambda _: None),
+        clock=site.clock,
+        owner="ann@laptop",
+        refuse_if_held=refuse_if_held,
+    )
+
+
+def prepared(site, said=None, app=None, **wish):
+    asked = {
+        "to": "1.37",
+        "nodes": (),
+        "accept": (),
+        "strategy": "rolling",
+        "workers": Workers.EACH_HOP,
+        "max_unavailable": 1,
+        "flags": FLAGS,
+        "drain_timeout_s": 60.0,
+        "pause_after": "",
+    }
+    lines = said if said is not None else []
+    return upgrades.prepare(app or application(site), upgrades.Wish(**{**asked, **wish}), lines.append)
+
+
+def back(site, node="cp-1", app=None):
+    return rollbacks.prepare(
+        app or application(site), node, flags=FLAGS, drain_timeout_s=60.0, say=lambda _: None
+    )  # fmt: skip
+
+
+def nodes_of(plan, action):
+    return [step.node for step in plan.steps() if step.action == action]
+
+
+# ---- upgrade --------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_leads_over_all_nodes_control_planes_first(site, said):
+    found = prepared(site, said)
+
+    assert (str(found.current), [str(h.to) for h in found.hops]) == ("v1.36.3", ["v1.37.2"])
+    assert nodes_of(found.plan, "kubeadm.upgrade") == ["cp-1", "node-1", "node-2"]
+    assert found.unaccepted == ()
+    assert any("3 hosts" in line for line in said)
+
+
+def test_without_a_version_it_is_the_next_minor(site):
+    assert [str(h.to) for h in prepared(site, to="").hops] == ["v1.37.2"]
+
+
+def test_two_minors_are_two_hops(site):
+    assert [str(h.to) for h in prepared(site, to="1.38").hops] == ["v1.37.2", "v1.38.1"]
+
+
+def test_nothing_newer_on_offer_is_nothing_to_do(site):
+    for machine in site.machines.values():
+        machine.offers = {"1.36": ("1.36.3",)}
+
+    found = prepared(site, to="")
+    assert (found.hops, list(found.plan.steps())) == ((), [])
+
+
+def test_a_control_plane_alone_has_its_own_kubelet_to_follow(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=1, workers=0)
+    machine = site.machines["cp-1"]
+    machine.manifests = {name: version.replace("1.36.3", "1.37.2") for name, version in machine.manifests.items()}
+    machine.components = dict(machine.manifests)
+    site.kubernetes = machine.packages["kubeadm"].version = "1.37.2"
+
+    assert [str(h.to) for h in prepared(site).hops] == ["v1.37.2"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "words"),
+    [
+        ({"to": "1.35"}, Refused, "does not downgrade"),
+        ({"to": "1.36.1"}, Refused, "offers"),
+        ({"to": "1.39"}, Refused, "offers"),
+        ({"to": "tomorrow"}, BadUsage, "is no version"),
+        ({"nodes": ("node-9",)}, BadUsage, "node-9"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused_before_a_plan_is_made(site, wish, error, words):
+    with pytest.raises(error, match=words):
+        prepared(site, **wish)
+
+
+def test_a_cluster_that_a_run_holds_is_refused_at_once(site):
+    held = Locked("bob holds it", remedy="wait")
+
+    with pytest.raises(Locked, match="bob"):
+        prepared(site, app=application(site, dry_run=DryRun.NONE, held=held))
+    prepared(site, app=application(site, dry_run=DryRun.CLIENT, held=held))  # looking is free
+
+
+def test_a_managed_cluster_is_refused_with_its_own_command(site):
+    site.change_node("node-1", kubelet_version="v1.36.3-gke.1000")
+
+    with pytest.raises(Refused, match="kubeadm does not run this cluster") as caught:
+        prepared(site)
+    assert "gcloud" in caught.value.remedy
+
+
+def test_a_host_that_cannot_be_reached_stops_it(site):
+    site.machines["node-2"].cut = True
+
+    with pytest.raises(HostUnreachable):
+        prepared(site)
+
+
+def test_a_version_that_one_node_is_not_offered_is_a_finding_that_names_it(site):
+    site.machines["node-2"].offers = {"1.36": ("1.36.3",)}
+
+    found = prepared(site)
+    [lacking] = [f for f in found.unaccepted if f.check == "PackageVersion"]
+    assert "node-2" in lacking.text
+    assert "node-1" not in lacking.text
+
+
+def test_only_some_nodes_are_upgraded_when_only_they_are_named(site):
+    found = prepared(site, nodes=("cp-1",))
+
+    assert set(found.plan.nodes()) == {"cp-1"}
+
+
+def test_all_at_once_is_one_wave_of_workers_that_asks_no_budgets(site):
+    found = prepared(site, strategy="all-at-once")
+
+    [wave] = [w for w in found.plan.waves if any(s.action == "kubelet.upgrade" for s in w.lanes[-1].steps)][1:]
+    assert {lane.node for lane in wave.lanes} == {"node-1", "node-2"}
+    drains = [s for s in found.plan.steps() if s.action == "node.drain" and s.node != "cp-1"]
+    assert all(step.params["disable_eviction"] for step in drains)
+
+
+def test_what_is_accepted_is_handed_to_kubeadm_and_kept_in_the_plan(site):
+    found = prepared(site, accept=("SystemVerification",))
+
+    assert {tuple(s.params["accept"]) for s in found.plan.steps() if s.action == "kubeadm.upgrade"} == {
+        ("SystemVerification",)
+    }
+
+
+def test_the_member_that_leads_comes_last(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    site.leader = "cp-2"
+
+    assert nodes_of(prepared(site).plan, "kubeadm.upgrade")[:3] == ["cp-1", "cp-3", "cp-2"]
+
+
+# ---- the way back ---------------------------------------------------------------------------------------------------
+
+
+def upgraded(site, name, *, etcd="3.7.0-0", kept=True, data=True):
+    """A control plane after `kubeadm upgrade`, with what kubeadm kept of before."""
+    machine = site.machines[name]
+    old = dict(machine.manifests)
+    machine.manifests = {n: "1.37.2" if n != "etcd" else etcd for n in old}
+    machine.components = dict(machine.manifests)
+    machine.packages["kubeadm"].version = "1.37.2"
+    machine.kept = [("2026-11-24-10-00-00", old, data)] if kept else []
+    return machine
+
+
+def test_a_control_plane_goes_back_to_what_kubeadm_kept(site):
+    upgraded(site, "cp-1", etcd="3.6.8-0")
+
+    found = back(site)
+    assert (str(found.to), found.losses) == ("v1.36.3", ())
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert step.params["backup"].endswith("2026-11-24-10-00-00")
+
+
+def test_the_only_members_data_go_back_with_an_older_etcd_and_what_is_lost_is_said(site):
+    upgraded(site, "cp-1")
+
+    found = back(site)
+    assert any("2026-11-24-10-00-00" in loss for loss in found.losses)
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert step.params["data"].endswith("2026-11-24-10-00-00/etcd")
+
+
+def test_without_a_copy_of_the_data_there_is_no_way_back(site):
+    upgraded(site, "cp-1", data=False)
+
+    with pytest.raises(Refused, match="kept no data"):
+        back(site)
+
+
+def test_a_kubelet_that_would_be_newer_closes_the_way_back(site):
+    upgraded(site, "cp-1")
+    site.change_node("node-1", kubelet_version="v1.37.2")
+
+    with pytest.raises(Refused, match=r"node-1 \(v1.37.2\)"):
+        back(site)
+
+
+def test_one_that_kubeadm_took_back_itself_has_only_packages_to_put_back(site):
+    site.machines["cp-1"].packages["kubeadm"].version = "1.37.2"
+
+    found = back(site)
+    assert nodes_of(found.plan, "kubeadm.rollback") == []
+    assert nodes_of(found.plan, "packages.downgrade") == ["cp-1", "cp-1"]
+
+
+@pytest.mark.parametrize(("node", "error"), [("node-1", BadUsage), ("nobody", BadUsage), ("cp-1", Refused)])
+def test_what_was_never_upgraded_does_not_go_back(site, node, error):
+    with pytest.raises(error):
+        back(site, node)
+
+
+def test_a_held_cluster_is_refused_for_the_way_back_too(site):
+    upgraded(site, "cp-1")
+
+    with pytest.raises(Locked):
+        back(site, app=application(site, dry_run=DryRun.NONE, held=Locked("bob holds it", remedy="wait")))
