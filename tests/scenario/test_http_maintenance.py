@@ -1,0 +1,73 @@
+"""Heartbeats, leaders, kubeadm's settings, and requests for APIs that go, as the API server tells them."""
+
+import pytest
+
+from orchestrator.errors import ApiError
+from orchestrator.kube.maintenance import KubeMaintenance
+from tests.fakes.server import ok, page, said
+from tests.fakes.sink import Recorder
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces"
+SETTINGS = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
+METRICS = """# HELP apiserver_requested_deprecated_apis Gauge of deprecated APIs that have been requested
+apiserver_requested_deprecated_apis{group="",removed_release="",resource="endpoints",subresource="",version="v1"} 1
+apiserver_requested_deprecated_apis{group="batch",removed_release="1.40",resource="cronjobs",version="v1"} 1
+apiserver_requested_deprecated_apis{group="policy",removed_release="1.25",resource="gone",version="v1beta1"} 0
+apiserver_request_total{code="200"} 12
+"""
+
+
+@pytest.fixture
+def view(server, clock, tmp_path):
+    return KubeMaintenance(server.session(tmp_path), clock, Recorder(), patience_s=1.0)
+
+
+def lease(at):
+    return ok({"spec": {"renewTime": at} if at else {}})
+
+
+@pytest.mark.parametrize(("at", "seconds"), [("2026-11-24T10:00:00.500000Z", 1795514400.5), (None, None)])
+def test_a_heartbeat_is_the_renewal_of_the_nodes_lease(server, view, at, seconds):
+    server.on("GET", f"{LEASES}/kube-node-lease/leases/n1", lease(at))
+
+    assert view.heartbeat("n1") == seconds
+
+
+def test_a_leader_is_who_renews_the_lease_of_a_component(server, view):
+    server.on("GET", f"{LEASES}/kube-system/leases/kube-scheduler", lease("2026-11-24T10:00:00Z"))
+    server.on("GET", f"{LEASES}/kube-system/leases/kube-controller-manager", said(404, "no lease"))
+
+    assert (view.leads("kube-scheduler"), view.leads("kube-controller-manager")) == (1795514400.0, None)
+
+
+def test_settings_are_kubeadms_own(server, view):
+    server.on("GET", SETTINGS, ok({"data": {"ClusterConfiguration": "kubernetesVersion: v1.36.3\n"}}))
+
+    assert view.configuration() == "kubernetesVersion: v1.36.3\n"
+
+
+def test_a_cluster_that_kubeadm_did_not_make_has_none(server, view):
+    server.on("GET", SETTINGS, said(404, "not found"))
+
+    assert view.configuration() == ""
+
+
+def test_deprecated_apis_are_those_that_were_asked_for(server, view):
+    server.on("GET", "/metrics", page(200, METRICS, "text/plain"))
+
+    assert view.deprecated() == ("batch/v1/cronjobs@1.40", "v1/endpoints@")
+
+
+def test_metrics_that_nobody_may_read_are_not_taken_for_none(server, view):
+    server.on("GET", "/metrics", said(403, "forbidden", reason="Forbidden"))
+
+    assert view.deprecated() is None
+
+
+def test_a_server_that_is_not_well_is_not_taken_for_a_missing_object(server, view):
+    for path in (SETTINGS, f"{LEASES}/kube-node-lease/leases/n1"):
+        server.on("GET", path, said(500, "etcd is away"))
+
+    for ask in (view.configuration, lambda: view.heartbeat("n1")):
+        with pytest.raises(ApiError):
+            ask()
