@@ -59,6 +59,7 @@ def test_deprecated_apis_are_those_that_were_asked_for(server, view):
 
 
 def test_metrics_that_nobody_may_read_are_not_taken_for_none(server, view):
+    server.on("GET", "/readyz", page(200, "[+]etcd ok\n", "text/plain"))
     server.on("GET", "/metrics", said(403, "forbidden", reason="Forbidden"))
 
     assert view.deprecated() is None
