@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
 from orchestrator.app import DryRun
-from orchestrator.cluster import managed, packages, preflight, queries
+from orchestrator.cluster import managed, preflight, queries
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import (
     EtcdFacts,
@@ -147,10 +147,6 @@ class _Seen:
     etcd: EtcdFacts
     configuration: str
 
-    def sources(self, name: str, minor: str) -> str:
-        """A node's apt sources of Kubernetes, as they would be for a minor."""
-        return "\n".join(packages.moved(source, minor) for source in self.hosts[name].sources)
-
 
 # ---- whose cluster, which nodes -------------------------------------------------------------------------------------
 
@@ -206,7 +202,7 @@ def _offers(view: Site, seen: _Seen, named: Version) -> Mapping[str, Mapping[str
 
     def ask(pair: tuple[str, str]) -> Offers:
         name, minor = pair
-        return parse_offers(view.ask(name, queries.OFFERS, seen.sources(name, minor)))
+        return parse_offers(view.ask(name, queries.OFFERS, minor))
 
     pairs = [(name, minor) for name in seen.chosen for minor in minors if seen.hosts[name].sources]
     answers = _together(pairs, ask)
@@ -245,7 +241,7 @@ def _situation(
     app: App, view: Site, wish: Wish, seen: _Seen, offers: Mapping[str, Mapping[str, Offers]], way: tuple[Hop, ...]
 ) -> Situation:
     first = way[0].to if way else None
-    checked = partial(_checked, view, seen, offers, first)
+    checked = partial(_checked, view, offers, first)
     # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
     own = [n for n in seen.planes if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
     wall = app.clock.wall()
@@ -274,14 +270,14 @@ def _situation(
 
 
 def _checked(
-    view: Site, seen: _Seen, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
+    view: Site, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
 ) -> tuple[tuple[Complaint, ...], str]:
     """What kubeadm of the next version says of one node, without being installed."""
     minor = f"{to.major}.{to.minor}" if to else ""
     mine = offers[name].get(minor)
     if to is None or mine is None or to not in mine.versions:
         return (), ""  # that it is not offered is a finding of its own
-    words = (seen.sources(name, minor), mine.versions[to], str(to))
+    words = (minor, mine.versions[to], str(to))
     return parse_preflight(view.ask(name, queries.PREFLIGHT, *words))
 
 

@@ -16,6 +16,7 @@ from orchestrator.errors import FactUnreadable
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.engine.host import Host
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
 
@@ -41,25 +42,18 @@ apt-get install -y -q --allow-change-held-packages -o DPkg::Lock::Timeout=LOCK_W
 
 # What a node will want is put where apt looks for it (debs) and where the runtime does (images); nothing is installed.
 # A control plane's images are what kubeadm of the new version says; it is unpacked beside the installed one.
-_PREFETCH = r"""set -u
-source=$1 version=$2 directory=$3 configuration=$4; shift 4
-dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit
-trap 'rm -rf -- "$dir"' EXIT
-chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts"
-name=kubernetes.list; case $source in *Types:*) name=parts/kubernetes.sources ;; esac
-printf '%s\n' "$source" > "$dir/$name"; : >> "$dir/kubernetes.list"
-beside() {
-  program=$1; shift
-  "$program" -q -o Dir::Etc::sourcelist="$dir/kubernetes.list" -o Dir::Etc::sourceparts="$dir/parts" \
-    -o Dir::State::lists="$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-    -o APT::Sandbox::User=root -o Acquire::Retries=3 "$@"
-}
+_PREFETCH = (
+    queries.BESIDE
+    + r"""
+version=$2 images=$3; shift 3
 beside apt-get update || exit
 cd /var/cache/apt/archives || exit
 beside apt-get download "$@" || exit
-[ -n "$configuration" ] || exit 0
+[ "$images" = yes ] || exit 0
 dpkg-deb -x kubeadm_"${version#v}"-*.deb "$dir/new" || exit
-printf '%s\n' "$configuration" > "$dir/configuration.yaml"
+kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
+  -o 'jsonpath={.data.ClusterConfiguration}' > "$dir/now.yaml" || exit
+sed "s/^kubernetesVersion:.*/kubernetesVersion: $version/" "$dir/now.yaml" > "$dir/configuration.yaml"
 kubeadm="$dir/new/usr/bin/kubeadm"
 ctr --namespace k8s.io images ls -q > "$dir/there" || exit
 "$kubeadm" config images list --config "$dir/configuration.yaml" > "$dir/wanted" || exit
@@ -67,6 +61,7 @@ if grep -vxF -f "$dir/there" "$dir/wanted"; then
   "$kubeadm" config images pull --config "$dir/configuration.yaml" || exit
 fi
 """
+)
 
 
 def target(step: Step) -> Version:
@@ -123,7 +118,7 @@ def ended(view: Site, step: Step) -> bool:
 class Prefetch:
     """`packages.prefetch`: packages, and a control plane's images, are on the node before they are wanted.
 
-    Params: `plan`, `version`, `packages`, `configuration` (kubeadm's, of the new version; "" for a worker).
+    Params: `plan`, `version`, `packages`, `images` (a control plane's, too).
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -142,16 +137,15 @@ class Prefetch:
             return Done("fetched")
         if not now["sources"]:
             return _no_repository(step.node)
-        return Needed(f"packages{' and images' if step.params['configuration'] else ''} of {version} to fetch")
+        return Needed(f"packages{' and images' if step.params['images'] else ''} of {version} to fetch")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Download beside the node's own lists; nothing is installed, no list of its own is changed."""
         del now
         version = target(step)
         run.guard()
-        texts = [packages.moved(s, _minor(version)) for s in looked(hands, step.node).sources]
         wanted = [f"{name}={pattern(version)}" for name in step.params["packages"]]
-        words = ["\n".join(texts), str(version), step.params["plan"], step.params["configuration"], *wanted]
+        words = [_minor(version), str(version), "yes" if step.params["images"] else "no", *wanted]
         errand = Errand(step.params["plan"], step.id)
         done = hands.finish(step.node, ["sh", "-c", _PREFETCH, "sh", *words], errand, timeout_s=step.timeout_s or 0.0)
         demand(hands.host(step.node), done, remedy=f"see that {step.node} reaches its package repository and registry")
@@ -181,16 +175,16 @@ class Repository:
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Write the files anew, each after a copy of it."""
-        del now
         host, minor = hands.host(step.node), step.params["minor"]
-        for source in looked(hands, step.node).sources:
-            text = packages.moved(source, minor)
-            if text == source.text:
+        for path in now["sources"]:
+            # The file itself, not what was shown of it: there may be credentials in it.
+            source = packages.source(path, host.read(path, timeout_s=WRITE_S).decode())
+            if source is None or (text := packages.moved(source, minor)) == source.text:
                 continue
             run.guard()
-            old = f"{source.path}.v{'-'.join(source.minors)}.bak"
-            host.write(old, source.text.encode(), mode=0o644, owner="root:root", timeout_s=WRITE_S)
-            host.write(source.path, text.encode(), mode=0o644, owner="root:root", timeout_s=WRITE_S)
+            old, mode = f"{path}.v{'-'.join(source.minors)}.bak", _mode(host, path)
+            host.write(old, source.text.encode(), mode=mode, owner="root:root", timeout_s=WRITE_S)
+            host.write(path, text.encode(), mode=mode, owner="root:root", timeout_s=WRITE_S)
         hands.host(step.node)  # what it said before counts no more
 
 
@@ -232,6 +226,12 @@ def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str 
         done,
         remedy=f"see `dpkg --audit`, `df -h` and `apt-get update` on {step.node}, then resume",
     )
+
+
+def _mode(host: Host, path: str) -> int:
+    """A file's rights: one with credentials is not made readable for others."""
+    argv = ["stat", "-c", "%a", "--", path]
+    return int(demand(host, host.run(argv, timeout_s=WRITE_S, repeatable=True)).text, 8)
 
 
 def _minor(version: Version) -> str:

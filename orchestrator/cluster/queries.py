@@ -63,7 +63,7 @@ def sections(answer: str) -> dict[str, list[Section]]:
 
 _FRAME = r"""set -u
 head() { echo "@@$*"; }
-body() { sed -e 's/^/ /' -e '$a\\'; }
+body() { sed -e 's/^/ /' -e '$a\'; }
 ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
 """
 
@@ -87,7 +87,7 @@ fi
 ask installed dpkg-query -W -f='${Package}\t${Version}\t${Status}\n' kubeadm kubelet kubectl cri-tools kubernetes-cni
 ask unfinished dpkg --audit
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-  if [ -f "$file" ]; then head source "$file"; body < "$file"; fi
+  if [ -f "$file" ]; then head source "$file"; sed 's#//[^/@ ]*@#//…@#g' "$file" | body; fi
 done
 for file in /etc/kubernetes/manifests/*.yaml; do
   if [ -f "$file" ]; then head manifest "$file"; body < "$file"; fi
@@ -221,26 +221,30 @@ head end
 #: What kubeadm and this tool kept of what they replaced on a control plane. Takes no words.
 KEPT = Query("kept", _KEPT, 30.0)
 
-# A repository is looked at beside the host's own lists, with the host's own keys and settings.
-_BESIDE = (
-    _FRAME
-    + r"""
+# A repository is looked at beside the host's own lists, with the host's own keys and settings. The host moves its own
+# source files to another minor: what stands in them, credentials too, does not leave it.
+# Source: https://pkgs.k8s.io: the minor is in the path, `/core:/stable:/v1.36/deb/`; `packages.moved` is the same here.
+BESIDE = r"""set -u
 dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
 trap 'rm -rf -- "$dir"' EXIT
 chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts" "$dir/archives/partial"
+: > "$dir/none.list"
+moved() { sed 's#\(https\{0,1\}://[^ ]*/core:/[A-Za-z_]*:/v\)[0-9]*\.[0-9]*\(/deb\)#\1'"$1"'\2#g'; }
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  if [ -f "$file" ] && grep -q '^[^#]*/core:/[A-Za-z_]*:/v[0-9]' "$file"; then
+    moved "$1" < "$file" > "$dir/parts/$(basename "$file" | sed 's/^sources.list$/sources.list.list/')"
+  fi
+done
 beside() {
   program=$1; shift
-  "$program" -q -o Dir::Etc::sourcelist="$dir/kubernetes.list" -o Dir::Etc::sourceparts="$dir/parts" \
+  "$program" -q -o Dir::Etc::sourcelist="$dir/none.list" -o Dir::Etc::sourceparts="$dir/parts" \
     -o Dir::State::lists="$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-    -o Dir::Cache::archives="$dir/archives" -o APT::Sandbox::User=root -o Acquire::Retries=1 \
-    -o Acquire::http::Timeout=15 "$@"
+    -o APT::Sandbox::User=root -o Acquire::Retries=1 -o Acquire::http::Timeout=15 "$@"
 }
-name=kubernetes.list; case $1 in *Types:*) name=parts/kubernetes.sources ;; esac
-printf '%s\n' "$1" > "$dir/$name"; : >> "$dir/kubernetes.list"
 """
-)
 _OFFERS = (
-    _BESIDE
+    BESIDE
+    + _FRAME
     + r"""
 beside apt-get update > "$dir/said" 2>&1; rc=$?
 head update "$rc"; body < "$dir/said"
@@ -248,11 +252,12 @@ head madison; beside apt-cache madison kubeadm 2>/dev/null | body
 """
 )
 
-#: What a repository offers this host, its signature checked. Takes the text of an apt source file.
+#: What a repository of this host's offers it, its signature checked. Takes a minor, as `1.37`.
 OFFERS = Query("offers", _OFFERS, 120.0)
 
 _PREFLIGHT = (
-    _BESIDE
+    BESIDE
+    + _FRAME
     + r"""
 new() {
   beside apt-get update && cd "$dir" && beside apt-get download "kubeadm=$2" && dpkg-deb -x kubeadm_*.deb "$dir/new"
@@ -272,7 +277,7 @@ head end; tail -n 3 "$dir/said" | body
 """
 )
 
-#: The checks of kubeadm of another version, which is not installed. Takes a source's text, a revision, a version.
+#: The checks of kubeadm of another version, which is not installed. Takes its minor, its revision, and it.
 PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
 
 _EDITED = (

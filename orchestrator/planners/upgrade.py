@@ -180,8 +180,7 @@ class _Build:
             if target is next(iter(planes), None):
                 file = f"{self.request.name}-{to}.db"
                 steps.append(self._step(target.name, "etcd.snapshot", {"file": file}, SNAPSHOT_S))
-            configuration = self._configuration(to) if target.control_plane else ""
-            params = {"version": str(to), "packages": list(ALL_PACKAGES), "configuration": configuration}
+            params = {"version": str(to), "packages": list(ALL_PACKAGES), "images": target.control_plane}
             steps.append(self._step(target.name, "packages.prefetch", params, FETCH_S))
             lanes.append(Lane(target.name, tuple(steps)))
         return Wave(tuple(lanes))
@@ -306,7 +305,7 @@ class _Build:
         return Step(f"{self.wave}/{node}/{action}{more}", action, node, {**own, **params}, timeout_s)
 
     def _configuration(self, to: Version) -> str:
-        """The configuration of kubeadm as it will be: it tells which images that version needs."""
+        """The configuration of kubeadm as it will be."""
         return re.sub(r"(?m)^kubernetesVersion:.*$", f"kubernetesVersion: {to}", self.request.configuration)
 
 

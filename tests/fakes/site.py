@@ -309,6 +309,9 @@ class FakeHost:
             query = next((q for q in queries.ALL if argv[2:3] == [q.script]), None)
             if argv[0] == "env":
                 rc, out, err = self._site.hook(argv, self.name, self._life)
+            elif argv[0] == "stat":
+                mode, _ = self._machine.modes.get(argv[-1], (0o644, ""))
+                rc, out, err = 0, f"{mode:o}\n".encode(), b""
             elif query:
                 rc, out, err = 0, self._answer(query, argv[4:]).encode(), b""
             else:

@@ -5,7 +5,6 @@ import json
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.kubeadm import BACKUPS
-from orchestrator.cluster.packages import source as apt_source
 from tests.fakes.site_machines import MANIFESTS
 
 
@@ -114,9 +113,8 @@ def _etcd(machine):
     return said + _section("alarms", text="" if machine.faults.get("etcd") == "cut short" else "{}")
 
 
-def _offers(machine, text):
-    found = apt_source("x", text + "\n")
-    versions = [v for m in found.minors for v in machine.offers.get(m, ())] if found else []
+def _offers(machine, minor):
+    versions = machine.offers.get(minor, ())
     if not versions:
         return _section("update", "100", text="E: The repository does not have a Release file.") + _section(
             "madison", text=""

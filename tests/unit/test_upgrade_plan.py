@@ -200,10 +200,8 @@ def test_a_node_that_is_not_chosen_is_left_out_and_still_known():
     assert steps(made, "etcd.snapshot") == []
 
 
-def test_a_control_planes_images_are_those_of_the_version_and_a_worker_has_none():
-    found = dict(params(PLANS["small"], "packages.prefetch", "configuration"))
-
-    assert found == {"cp": CONFIGURATION.replace("v1.36.3", "v1.37.2"), "a": ""}
+def test_images_are_fetched_for_control_planes_only():
+    assert dict(params(PLANS["small"], "packages.prefetch", "images")) == {"cp": True, "a": False}
 
 
 # ---- pauses and hooks -------------------------------------------------------------------------------------------
