@@ -21,6 +21,7 @@ from orchestrator.cluster.hostfacts import (
     parse_look,
     parse_offers,
     parse_preflight,
+    parse_wanted,
 )
 from orchestrator.cluster.situation import Situation
 from orchestrator.cluster.versions import Version, downgrade, hops, parse, target
@@ -244,6 +245,7 @@ def _situation(
     checked = partial(_checked, view, offers, first)
     # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
     own = [n for n in seen.planes if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
+    checks = _together(seen.chosen, checked) if first else {}
     wall = app.clock.wall()
     judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
     return Situation(
@@ -252,7 +254,8 @@ def _situation(
         etcd=seen.etcd,
         apis=_together(seen.planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0]),
         offers=offers,
-        checks=_together(seen.chosen, checked) if first else {},
+        checks={name: found for name, (found, _) in checks.items()},
+        wanted={name: images for name, (_, images) in checks.items() if images},
         edited=_together(own, lambda n: parse_edited(view.ask(n, queries.EDITED, str(seen.hosts[n].server)))),
         pods=view.pods(),
         budgets=view.budgets(),
@@ -271,14 +274,15 @@ def _situation(
 
 def _checked(
     view: Site, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
-) -> tuple[tuple[Complaint, ...], str]:
-    """What kubeadm of the next version says of one node, without being installed."""
+) -> tuple[tuple[tuple[Complaint, ...], str], tuple[str, ...]]:
+    """What kubeadm of the next version says of one node without being installed, and the images that it wants."""
     minor = f"{to.major}.{to.minor}" if to else ""
     mine = offers[name].get(minor)
     if to is None or mine is None or to not in mine.versions:
-        return (), ""  # that it is not offered is a finding of its own
+        return ((), ""), ()  # that it is not offered is a finding of its own
     words = (minor, mine.versions[to], str(to))
-    return parse_preflight(view.ask(name, queries.PREFLIGHT, *words))
+    answer = view.ask(name, queries.PREFLIGHT, *words)
+    return parse_preflight(answer), parse_wanted(answer)
 
 
 def _together(items: Iterable[Any], work: Callable[[Any], Any]) -> dict[Any, Any]:

@@ -108,6 +108,15 @@ def installed(situation: Situation) -> Iterator[Finding]:
             yield Finding("HeldPackages", Severity.NOTE, host.node, text, "nothing to do")
 
 
+def images(situation: Situation) -> Iterator[Finding]:
+    """Images that are not on a control plane yet."""
+    for name, wanted in sorted(situation.wanted.items()):
+        missing = [image for image in wanted if image not in situation.hosts[name].images]
+        if missing:
+            text = f"to be pulled, before anything is cordoned: {', '.join(missing)}"
+            yield Finding("ImagesToPull", Severity.NOTE, name, text, "see that it reaches its registry")
+
+
 # ---- disks ------------------------------------------------------------------------------------------------------
 
 

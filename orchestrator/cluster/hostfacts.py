@@ -326,6 +326,11 @@ def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:
     return complaints, ""
 
 
+def parse_wanted(answer: str) -> tuple[str, ...]:
+    """The images that the new version needs on a control plane, out of `queries.PREFLIGHT`; none for a worker."""
+    return tuple(image for each in sections(answer).get("wanted", ()) for image in each.text.split())
+
+
 def parse_edited(answer: str) -> str:
     """A diff of manifests that were edited by hand, "" when none was, out of `EDITED`."""
     lines = [line for each in sections(answer).get("diff", ()) for line in each.text.splitlines()]

@@ -22,6 +22,7 @@ _CHECKS = (
     checks_hosts.known,
     checks_hosts.repositories,
     checks_hosts.installed,
+    checks_hosts.images,
     checks_hosts.disks,
     checks_hosts.kubeadm,
     checks_hosts.certificates,

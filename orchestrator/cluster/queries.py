@@ -271,6 +271,12 @@ check() {
     "$dir/new/usr/bin/kubeadm" upgrade node phase preflight
   fi
 }
+wanted() {
+  kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
+    -o 'jsonpath={.data.ClusterConfiguration}' | sed "s/^kubernetesVersion:.*/kubernetesVersion: $1/" > "$dir/c.yaml"
+  "$dir/new/usr/bin/kubeadm" config images list --config "$dir/c.yaml"
+}
+if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then head wanted; wanted "$3" 2> /dev/null | body; fi
 check "$3" > "$dir/said" 2>&1; rc=$?
 head preflight "$rc"; grep -E '\[(ERROR|WARNING) ' "$dir/said" | body
 head end; tail -n 3 "$dir/said" | body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,7 @@ class Situation:
 
     Attributes:
         hosts: By node, all of the cluster.
+        wanted: Control plane -> images that the first hop's version needs there.
         apis: Control plane -> what is wrong with its API server, "" when nothing is.
         offers: Node -> minor, as `1.37` -> what its package repository of that minor offers.
         checks: Node -> kubeadm's complaints, and why its preflight could not run, "" when it did.
@@ -86,6 +87,7 @@ class Situation:
     hops: tuple[Hop, ...]
     upgrading: tuple[str, ...]
     now: float
+    wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def target(self) -> Version | None:

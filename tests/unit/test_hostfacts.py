@@ -369,3 +369,10 @@ def test_manifests_that_were_edited_are_a_diff_and_nothing_before_it_counts():
     assert hostfacts.parse_edited(answer) == diff
     assert hostfacts.parse_edited("@@diff\n [upgrade/diff] Reading\n") == ""
     assert hostfacts.parse_edited("") == ""
+
+
+def test_images_that_a_new_version_wants_are_those_that_its_kubeadm_names():
+    answer = "@@wanted\n registry.k8s.io/etcd:3.7.0-0\n registry.k8s.io/pause:3.10.2\n@@preflight 0\n@@end\n"
+
+    assert hostfacts.parse_wanted(answer) == ("registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10.2")
+    assert hostfacts.parse_wanted("@@preflight 0\n") == ()

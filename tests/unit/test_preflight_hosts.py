@@ -213,3 +213,14 @@ def test_clocks_are_held_against_the_median(offsets, told):
 
 def test_without_a_clock_that_was_read_nothing_is_said_of_clocks():
     assert found(situation(plane(at=0.0), worker(at=0.0)), "ClockSkew") == []
+
+
+def test_images_that_are_not_on_a_control_plane_yet_are_named():
+    here = plane("cp1", images=frozenset({"registry.k8s.io/etcd:3.7.0-0"}))
+    wanted = {"cp1": ("registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10.2")}
+
+    finding = only(situation(here, worker(), wanted=wanted), "ImagesToPull")
+    assert finding.where == "cp1"
+    assert "pause:3.10.2" in finding.text
+    assert "etcd" not in finding.text
+    assert found(situation(here, worker(), wanted={"cp1": wanted["cp1"][:1]}), "ImagesToPull") == []
