@@ -1,7 +1,7 @@
 """What the hosts behind a cluster's nodes do, as actions see them. Imported whole by what has a `place` to hold to it.
 
 `place` has `hands`, a SiteHands; `clock`, its time; `looks()`, how many questions came to the host of `node-1`;
-`command`, one that notes each of its runs (`runs()`) and ends with `rc`; `endless`, one that does not end;
+`command`, one that notes each of its runs (`runs()`) and ends with `rc`, or not at all when it `hangs`; `another` one;
 `lose(errand)`, as if the host had gone down under it; `file(contents)`, a file on the host.
 """
 
@@ -143,7 +143,7 @@ def test_a_result_of_another_command_is_not_taken_for_ones_own(place):
     finish(place)
 
     with pytest.raises(Refused, match="another command"):
-        finish(place, argv=place.endless)
+        finish(place, argv=place.another)
 
 
 def test_its_lines_are_told(place):
@@ -155,12 +155,14 @@ def test_its_lines_are_told(place):
 
 
 def test_one_that_takes_too_long_is_ended_and_that_stays_known_until_it_is_run_again(place):
+    place.hangs = True
     with pytest.raises(CommandTimedOut):
-        finish(place, argv=place.endless, timeout_s=1.0)
-
+        finish(place, timeout_s=1.0)
     assert place.hands.trace("node-1", STEP).state == "late"
-    with pytest.raises(CommandTimedOut):
-        finish(place, argv=place.endless, timeout_s=1.0)
+    place.hangs = False
+
+    assert finish(place, timeout_s=1.0).rc == 0
+    assert place.runs() == 2
 
 
 def test_one_that_its_host_lost_is_run_again(place):

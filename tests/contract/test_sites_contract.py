@@ -22,27 +22,24 @@ class InMemory:
     """The fake."""
 
     command = ("the-command",)
-    endless = ("the-endless-command",)
+    another = ("another-command",)
 
     def __init__(self, directory):
         self.clock = FakeClock()
         self.site = FakeSite(self.clock, directory / "kept")
         self.hands = self.site.hands()
-        self.rc = 0
+        self.rc, self.hangs = 0, False
         self._runs = 0
         self._numbers = itertools.count()
         self._machine = self.site.machines["node-1"]
-        self._machine.taught = {self.command: self._carry_out, self.endless: self._hang}
+        self._machine.taught = {self.command: self._carry_out}
 
     def _carry_out(self, errand):
         self._runs += 1
-        yield 1.0
+        yield 86400.0 if self.hangs else 0.5
         errand.say("out")
         errand.say("err", error=True)
         return self.rc
-
-    def _hang(self, errand):
-        yield 86400.0
 
     def runs(self):
         return self._runs
@@ -88,9 +85,9 @@ class ThisMachine:
         )
         machines.know([Node(name, "", "", unschedulable=False, ready=True) for name in self._transports])
         self.hands = SiteHands(None, self.clock, Recorder(), machines=machines)
-        note = f"echo run >> {directory}/runs; exit $(cat {directory}/rc)"
-        self.command = ("sh", "-c", f"echo out; echo err >&2; {note}")
-        self.endless = ("sleep", "30")
+        work = f"echo run >> {directory}/runs; [ ! -e {directory}/hangs ] || sleep 30; exit $(cat {directory}/rc)"
+        self.command = ("sh", "-c", f"echo out; echo err >&2; {work}")
+        self.another = ("true",)
         self._numbers = itertools.count()
         self.rc = 0
 
@@ -101,6 +98,17 @@ class ThisMachine:
     @rc.setter
     def rc(self, rc):
         (self._directory / "rc").write_text(str(rc))
+
+    @property
+    def hangs(self):
+        return (self._directory / "hangs").exists()
+
+    @hangs.setter
+    def hangs(self, hangs):
+        if hangs:
+            (self._directory / "hangs").touch()
+        else:
+            (self._directory / "hangs").unlink()
 
     def runs(self):
         return (self._directory / "runs").read_text().count("run")
