@@ -26,11 +26,12 @@ WRITE_S = 30.0
 LOCK_WAIT_S = 300
 
 # Whoever installs a held package loses its hold. Source: dpkg 1.21, seen: `apt-get install
-# --allow-change-held-packages` leaves `install ok installed`. So holds are put back whatever happened.
+# --allow-change-held-packages` leaves `install ok installed`. So holds are put back whatever happened,
+# a timeout too. Source: dash(1), seen: a signal without a trap of its own ends it without the trap of EXIT.
 INSTALL = r"""set -u
 held=$1 sources=$2; shift 2
 again() { [ -z "$held" ] || apt-mark hold $held; }
-trap again EXIT
+trap again EXIT; trap 'exit 143' HUP INT TERM
 export DEBIAN_FRONTEND=noninteractive
 if [ -n "$(dpkg --audit)" ]; then dpkg --configure -a || exit; fi
 for file in $sources; do

@@ -226,7 +226,7 @@ KEPT = Query("kept", _KEPT, 30.0)
 # Source: https://pkgs.k8s.io: the minor is in the path, `/core:/stable:/v1.36/deb/`; `packages.moved` is the same here.
 BESIDE = r"""set -u
 dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
-trap 'rm -rf -- "$dir"' EXIT
+trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
 chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts" "$dir/archives/partial"
 : > "$dir/none.list"
 moved() { sed 's#\(https\{0,1\}://[^ ]*/core:/[A-Za-z_]*:/v\)[0-9]*\.[0-9]*\(/deb\)#\1'"$1"'\2#g'; }

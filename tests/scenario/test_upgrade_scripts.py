@@ -1,0 +1,152 @@
+"""The scripts that an upgrade has a host carry out, with programs that only note what they are told.
+
+What the real programs do with that, the lab shows.
+"""
+
+import os
+import subprocess
+
+import pytest
+
+from orchestrator.actions.kubeadm import _HASTENED, _RESTART
+from orchestrator.actions.packages import _PREFETCH, INSTALL
+from orchestrator.cluster import queries
+from orchestrator.hosts.commands import wrapped
+
+WANTED = "kubelet=1.37.2-*"
+
+
+class Host:
+    """A directory of programs, which is all that a script finds before the system's own.
+
+    Attributes:
+        fails: Program, with its first words -> what it ends with.
+    """
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.log = directory / "log"
+        self.log.touch()
+        self.bin = directory / "bin"
+        self.bin.mkdir()
+        for name in ("apt-get", "apt-mark", "dpkg", "systemctl", "kubeadm", "dpkg-deb", "ctr", "apt-cache"):
+            self.program(name)
+
+    def program(self, name, then=""):
+        path = self.bin / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.log}\n{then}\n')
+        path.chmod(0o755)
+
+    def run(self, script, *words, timeout_s=30.0):
+        argv = wrapped(["sh", "-c", script, "sh", *words], timeout_s=timeout_s)
+        path = f"{self.bin}:{os.environ['PATH']}"
+        return subprocess.run(argv, env={**os.environ, "PATH": path}, capture_output=True, check=False).returncode
+
+    def did(self, *programs):
+        """What the programs were told, without their options; in order."""
+        lines = [line.split() for line in self.log.read_text().splitlines()]
+        found = [[word for word in line if not word.startswith("-") and "::" not in word] for line in lines]
+        return [" ".join(line) for line in found if not programs or line[0] in programs]
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+# ---- installing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("held", "holds"), [("kubelet kubectl", ["apt-mark hold kubelet kubectl"]), ("", [])])
+def test_packages_are_installed_from_their_sources_and_held_again(host, held, holds):
+    assert host.run(INSTALL, held, "/etc/apt/a.list /etc/apt/b.list", WANTED) == 0
+
+    assert host.did("apt-get") == ["apt-get update", "apt-get update", f"apt-get install {WANTED}"]
+    assert host.did("apt-mark") == holds
+
+
+def test_what_was_left_unfinished_is_finished_first(host):
+    host.program("dpkg", '[ "$1" != --audit ] || echo kubelet is only half configured')
+
+    assert host.run(INSTALL, "", "/etc/apt/a.list", WANTED) == 0
+
+    assert host.log.read_text().splitlines()[1] == "dpkg --configure -a"
+
+
+@pytest.mark.parametrize("verb", ["update", "install"])
+def test_holds_are_back_whatever_fails_and_the_failure_is_told(host, verb):
+    host.program("apt-get", f'[ "$1" != {verb} ] || exit 100')
+
+    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 100
+
+    assert host.did()[-1] == "apt-mark hold kubelet"
+    assert host.did("systemctl") == []
+
+
+def test_holds_are_back_when_the_command_is_ended_for_taking_too_long(host):
+    host.program("apt-get", "[ $1 != install ] || sleep 20")
+
+    assert host.run(INSTALL, "kubelet", "/etc/apt/a.list", WANTED, timeout_s=1.0) == 124
+
+    assert host.did("apt-mark") == ["apt-mark hold kubelet"]
+
+
+def test_a_kubelet_is_restarted_when_its_package_is_there_and_held(host):
+    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 0
+
+    assert host.did("apt-mark", "systemctl") == [
+        "apt-mark hold kubelet",
+        "systemctl daemon-reload",
+        "systemctl restart kubelet",
+    ]
+
+
+def test_a_kubelet_that_does_not_restart_is_told(host):
+    host.program("systemctl", '[ "$1" != restart ] || exit 5')
+
+    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 5
+
+
+# ---- beside the host's own lists --------------------------------------------------------------------------------
+
+PREFETCH = (_PREFETCH, "1.37", "v1.37.2", "no", WANTED)
+OFFERS = (queries.OFFERS.script, "1.37")
+
+
+def updating(host, then):
+    """An apt-get whose update does something; and the directory that the script makes for itself."""
+    made = host.directory / "made"
+    host.program("mktemp", f"mkdir {made}; echo {made}")
+    host.program("apt-get", f'for word in "$@"; do [ "$word" != update ] || {then}; done')
+    return made
+
+
+def test_what_cannot_be_fetched_is_told_and_nothing_is_left(host):
+    made = updating(host, "exit 100")
+
+    assert host.run(*PREFETCH) == 100
+
+    assert not made.exists()
+    assert host.did("apt-mark") == []
+
+
+@pytest.mark.parametrize("script", [PREFETCH, OFFERS])
+def test_nothing_is_left_of_what_is_ended_for_taking_too_long(host, script):
+    made = updating(host, "sleep 20")
+
+    assert host.run(*script, timeout_s=1.0) == 124
+
+    assert "apt-get update" in host.did("apt-get")[0]
+    assert not made.exists()
+
+
+# ---- kubeadm ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rc", [0, 1])
+def test_kubeadm_ends_as_it_ends_with_whatever_runs_beside_it(host, rc):
+    host.program("kubeadm", f"exit {rc}")
+
+    assert host.run(_HASTENED, "kubeadm", "upgrade", "apply", "v1.37.2") == rc
+
+    assert host.did("kubeadm") == ["kubeadm upgrade apply v1.37.2"]
