@@ -12,7 +12,7 @@ from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
 from orchestrator.cluster.kubeadm import BACKUPS, parse_progress
 from orchestrator.cluster.versions import parse
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import CommandFailed, CommandTimedOut, HostError
+from orchestrator.errors import CommandFailed, CommandTimedOut, CommandVanished, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -127,6 +127,7 @@ class Upgrade:
         Raises:
             CommandFailed: kubeadm failed.
             CommandTimedOut: It hung, and was ended.
+            CommandVanished: Its host went down.
         """
         run.guard()
         kubeadm = command(step)
@@ -153,7 +154,7 @@ class Upgrade:
                 on_line=heard,
                 waiting=waiting,
             )
-        except CommandTimedOut as err:
+        except (CommandTimedOut, CommandVanished) as err:
             err.add_note(state_of(hands, step.node, "\n".join(lines)))
             err.remedy = advice(step, run.run, control_plane=now["control_plane"])
             raise

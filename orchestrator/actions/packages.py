@@ -11,7 +11,7 @@ from orchestrator.cluster.hostfacts import parse_look
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import FactUnreadable
+from orchestrator.errors import CommandTimedOut, CommandVanished, FactUnreadable
 
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
@@ -216,12 +216,18 @@ def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str 
 
     Raises:
         CommandFailed: apt or `after` failed. Holds are back.
+        CommandTimedOut: It hung, and was ended. Holds are back.
+        CommandVanished: Its host went down.
     """
     wanted = [f"{name}={pattern(target(step))}" for name in step.params["packages"]]
     held = " ".join(run.before.get("held", now["held"]))
     argv = ["sh", "-c", INSTALL + after, "sh", held, " ".join(now["sources"]), *wanted]
     errand = Errand(step.params["plan"], step.id)
-    done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
+    try:
+        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
+    except (CommandTimedOut, CommandVanished) as err:
+        err.remedy = f"see that {step.node} is up; then `orchestrator resume {run.run}`, which does it again"
+        raise
     demand(
         hands.host(step.node),
         done,

@@ -96,6 +96,10 @@ class FakeSite(FakeCluster):
     def planes(self):
         return [m for m in self.machines.values() if m.plane]
 
+    def serves(self):
+        """Whether an API server answers the operator."""
+        return any(m.reachable and m.up("kube-apiserver") for m in self.planes())
+
     def evictable(self, node):
         """Pods that a drain moves."""
         pods = [p for p in self.pods.values() if p.node == node and not p.mirror]
@@ -136,7 +140,7 @@ class FakeSite(FakeCluster):
         with self.lock:
             self.catch_up()
             end = self.clock.wall() + API_PATIENCE_S
-            while not any(m.reachable and m.up("kube-apiserver") for m in self.planes()):
+            while not self.serves():
                 if self.clock.wall() >= end:
                     raise ApiUnreachable("no answer", remedy="wait")
                 back = min((m.back_at("kube-apiserver") for m in self.planes()), default=end)

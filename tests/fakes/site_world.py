@@ -7,6 +7,7 @@ from orchestrator.cluster.versions import Hop, parse
 from orchestrator.engine import runner
 from orchestrator.planners.upgrade import Request, Target, upgrade
 from tests.fakes.crash import Crash, Life
+from tests.fakes.lease import FakeLeases
 from tests.fakes.site import FakeSite
 from tests.fakes.site_machines import LIST, minor_of
 from tests.fakes.time import FakeCrew
@@ -41,6 +42,19 @@ class At(Life):
         raise Crash
 
 
+class SiteLeases(FakeLeases):
+    """The cluster's lease, which is away with the API."""
+
+    def __init__(self, site):
+        super().__init__(site.clock)
+        self._site = site
+
+    def _asked(self, what):
+        self._site.catch_up()
+        self.down = not self._site.serves()
+        super()._asked(what)
+
+
 class SiteWorld(World):
     """As `World`, on a `FakeSite` with applications.
 
@@ -53,6 +67,7 @@ class SiteWorld(World):
         (root / "runs").mkdir(parents=True)
         super().__init__(root / "runs")
         self.cluster = self.site = FakeSite(self.clock, root / "kept", **site)
+        self.leases = SiteLeases(self.site)
         self.site.add_applications()
 
     @property

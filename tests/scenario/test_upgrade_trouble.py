@@ -148,10 +148,29 @@ def test_a_host_that_loses_power_in_the_middle_is_done_again_when_it_is_back(roo
     err = stopped(world, CommandVanished, life=At(("start", "node-1", "2/node-1/kubelet.upgrade"), power_cut))
 
     assert "node-1" in str(err)
+    assert err.remedy.endswith("`orchestrator resume run-1`, which does it again")
     assert not machine.packages["kubelet"].held
     world.resume()
     assert world.shortcomings(TO) == []
     assert machine.started["upgrade-1", "2/node-1/kubelet.upgrade"] == 2
+
+
+def test_a_control_plane_that_loses_power_under_kubeadm_is_told_with_its_state_and_done_again(root):
+    world = SiteWorld(root, planes=3, workers=1)
+    machine = world.machine("cp-2")
+
+    def power_cut():
+        world.cluster.after(15.0, machine.power_off)
+        world.cluster.after(20.0, machine.power_on)
+
+    err = stopped(world, CommandVanished, life=At(("start", "cp-2", "1/cp-2/kubeadm.upgrade"), power_cut))
+
+    assert err.__notes__[0].startswith("kubeadm replaced etcd.yaml, kube-apiserver.yaml and did not move them back")
+    assert "kube-apiserver does not run (manifest v1.37.2)" in err.__notes__[0]
+    assert "kube-scheduler does not run (manifest v1.36.3)" in err.__notes__[0]
+    assert err.remedy.splitlines()[0].startswith("orchestrator resume run-1")
+    world.resume()
+    assert world.shortcomings(TO) == []
 
 
 def test_a_host_that_stays_away_stops_the_run_and_nothing_else_is_touched(root):
