@@ -14,6 +14,8 @@ from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandTimedOut, CommandVanished, FactUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.hostfacts import HostFacts
     from orchestrator.engine.host import Host
@@ -148,7 +150,8 @@ class Prefetch:
         wanted = [f"{name}={pattern(version)}" for name in step.params["packages"]]
         words = [_minor(version), str(version), "yes" if step.params["images"] else "no", *wanted]
         errand = Errand(step.params["plan"], step.id)
-        done = hands.finish(step.node, ["sh", "-c", _PREFETCH, "sh", *words], errand, timeout_s=step.timeout_s or 0.0)
+        argv = ["sh", "-c", _PREFETCH, "sh", *words]
+        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, waiting=waiting(run))
         demand(hands.host(step.node), done, remedy=f"see that {step.node} reaches its package repository and registry")
 
 
@@ -211,6 +214,15 @@ class Install:
         install(hands, step, now, run)
 
 
+def waiting(run: Applying) -> Callable[[Exception, float], None]:
+    """Tells of a host that does not answer while its command goes on, or went down with it."""
+
+    def tell(err: Exception, pause_s: float) -> None:
+        run.emit("retry.scheduled", level="warning", why=str(err), in_s=round(pause_s, 1))
+
+    return tell
+
+
 def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str = "") -> None:
     """Install the step's packages and hold again what was found held; then run `after`, a line for sh.
 
@@ -224,7 +236,9 @@ def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str 
     argv = ["sh", "-c", INSTALL + after, "sh", held, " ".join(now["sources"]), *wanted]
     errand = Errand(step.params["plan"], step.id)
     try:
-        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
+        done = hands.finish(
+            step.node, argv, errand, timeout_s=step.timeout_s or 0.0, waiting=waiting(run), anew=now["ended"]
+        )
     except (CommandTimedOut, CommandVanished) as err:
         err.remedy = f"see that {step.node} is up; then `orchestrator resume {run.run}`, which does it again"
         raise
