@@ -313,6 +313,7 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
             leads=n.name in leading,
             asks_itself=n.name not in seen.planes or seen.hosts[n.name].asks_itself,
             upgrade=n.name in seen.chosen,
+            at=seen.hosts[n.name].at_one,
         )
         for n in seen.nodes
     ]

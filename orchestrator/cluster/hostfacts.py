@@ -141,6 +141,14 @@ class HostFacts:
         return manifest is not None and host is not None and host[1] == manifest.flag("advertise-address")
 
     @property
+    def at_one(self) -> Version | None:
+        """The version of the kubelet that runs, where all that is installed of Kubernetes is of it; else None."""
+        mine = [p.version for p in self.packages.values() if p.name in packages.KUBERNETES]
+        parts = {version and replace(version, vendor="") for version in mine}
+        whole = not self.replaced and all(p.whole for p in self.packages.values())
+        return self.running if whole and parts == {self.running} else None
+
+    @property
     def server(self) -> Version | None:
         """The older one of the API server's manifest and process; None where there is no API server."""
         manifest = self.manifests.get("kube-apiserver")

@@ -1,6 +1,7 @@
 """The plan of a Kubernetes upgrade: control planes one after another, then workers, from repository to uncordon.
 
-One sequence for all nodes; what differs is parameters. What is done already is not left out here: `decide` sees it.
+One sequence for all nodes; what differs is parameters. What is done already of a node is not left out here: `decide`
+sees it; only workers that are done altogether are.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Target:
         leads: Its etcd member leads.
         asks_itself: Its kubelet asks the API server of the same host only.
         upgrade: It is upgraded; else it is only known.
+        at: The version of all of its Kubernetes, where that is one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Target:
     leads: bool = False
     asks_itself: bool = True
     upgrade: bool = True
+    at: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,10 @@ class _Build:
         self.after = {}
         planes = [t for t in order(self.targets) if t.upgrade]
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
+        # A worker that is there already, from a run before, is not drained for nothing.
+        workers = [t for t in workers if t.at is None or t.at < hop.to]
+        if not planes and not workers:
+            return []
         waves = [self._prepare(hop.to, planes, workers)]
         # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
         # A kubelet that may ask any API server has to wait for all of them. Source: "Version Skew Policy", kubelet.

@@ -7,6 +7,7 @@ never do fails the test at once (`site_rules`).
 import hashlib
 from contextlib import contextmanager
 
+from orchestrator.actions.packages import looked
 from orchestrator.actions.site import Trace
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
@@ -99,6 +100,10 @@ class FakeSite(FakeCluster):
     def serves(self):
         """Whether an API server answers the operator."""
         return any(m.reachable and m.up("kube-apiserver") for m in self.planes())
+
+    def facts(self, node):
+        """What its host says of itself."""
+        return looked(self.view(), node)
 
     def evictable(self, node):
         """Pods that a drain moves."""

@@ -88,8 +88,16 @@ class SiteWorld(World):
 
     def targets(self):
         """As the use case finds them."""
-        machines = self.site.machines.values()
-        return [Target(m.name, m.plane, m.name == self.site.leader, m.asks_itself or not m.plane) for m in machines]
+        return [
+            Target(
+                m.name,
+                m.plane,
+                leads=m.name == self.site.leader,
+                asks_itself=m.asks_itself or not m.plane,
+                at=self.site.facts(m.name).at_one,
+            )
+            for m in self.site.machines.values()
+        ]
 
     def upgrade(self, *versions, workers=True, **request):
         """The plan of an upgrade over some versions."""

@@ -188,13 +188,13 @@ def test_a_package_is_installed_and_held_as_it_was_found(world, held):
     ],
 )
 def test_a_package_is_wanted_whole_and_at_the_version(world, package, decision):
+    stage = Stage(world, "packages.install", "node-1")
     world.machine("node-1").packages["kubeadm"] = package
     if package is None:
-        stage = Stage(world, "packages.install", "node-1")
         now = {"installed": {}, "held": [], "whole": False, "unfinished": "", "sources": [], "ended": False}
         assert stage.doing.decide(now, stage.step, {}) == decision
         return
-    assert Stage(world, "packages.install", "node-1").decide() == decision
+    assert stage.decide() == decision
 
 
 @pytest.mark.parametrize("fault", ["refuses", "lock", "disk"])

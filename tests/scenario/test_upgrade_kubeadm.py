@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandFailed
+from tests.fakes.site_machines import FakePackage
 from tests.fakes.site_world import SiteWorld
 from tests.fakes.stage import Stage, drained, installed, lost, moved, upgraded
 
@@ -104,12 +105,11 @@ def test_an_api_server_whose_version_cannot_be_told_is_in_the_way(tmp_path):
 
 
 def test_a_worker_whose_kubelet_is_there_needs_no_settings(world):
+    stage = Stage(world, "kubeadm.upgrade", "node-1")
     installed(world, "node-1", TO)
     world.machine("node-1").running = TO
-    world.machine("node-1").replaced = False
-    world.machine("cp-1").components["kube-apiserver"] = TO
 
-    assert Stage(world, "kubeadm.upgrade", "node-1").decide() == Done("settings are those of v1.37.2")
+    assert stage.decide() == Done("settings are those of v1.37.2")
 
 
 def test_a_first_control_plane_is_done_only_when_its_kubeadm_ended_well(world):
@@ -273,7 +273,27 @@ def test_a_kubelet_is_not_touched_while_pods_are_left(world):
 
 def test_a_kubelet_that_runs_needs_no_drained_node(world):
     upgraded(world, "cp-1")
+    stage = Stage(world, "kubelet.upgrade", "node-1")
     installed(world, "node-1", TO)
     world.machine("node-1").running = TO
 
-    assert Stage(world, "kubelet.upgrade", "node-1").decide() == Done("v1.37.2 runs")
+    assert stage.decide() == Done("v1.37.2 runs")
+
+
+@pytest.mark.parametrize(
+    ("running", "replaced", "packages", "version"),
+    [
+        (OLD, False, {}, OLD),
+        (TO, False, dict.fromkeys(("kubeadm", "kubelet", "kubectl"), FakePackage(TO)), TO),
+        (OLD, True, {}, ""),
+        (OLD, False, {"kubeadm": FakePackage(TO)}, ""),
+        (TO, False, {"kubelet": FakePackage(TO)}, ""),
+        (OLD, False, {"kubelet": FakePackage(OLD, state="ok unpacked")}, ""),
+    ],
+)
+def test_a_node_is_at_one_version_when_all_of_it_is_there_and_runs(world, running, replaced, packages, version):
+    machine = world.machine("node-1")
+    machine.running, machine.replaced = running, replaced
+    machine.packages |= packages
+
+    assert str(world.site.facts("node-1").at_one or "") == (version and f"v{version}")

@@ -99,16 +99,16 @@ def test_no_more_workers_than_allowed_are_out_of_service_at_once(root):
 
 def test_what_another_run_left_half_done_is_brought_to_its_end(root):
     world = SiteWorld(root)
-    world.machine("node-1").faults["kubeadm"] = "refuses"
+    world.machine("node-2").faults["kubeadm"] = "refuses"
     with pytest.raises(CommandFailed):
         world.start(world.upgrade(TO))
-    world.machine("node-1").faults.clear()
+    world.machine("node-2").faults.clear()
 
     world.start(world.upgrade(TO, name="upgrade-2"), run="run-2")
 
-    world.machine("node-1").left.discard("upgrade-1")
     world.machine("node-2").left.discard("upgrade-1")
     assert world.shortcomings(TO) == []
+    assert world.effects.count(("cordon", "node-1")) == 1
 
 
 def test_a_node_that_somebody_had_cordoned_stays_so(root):

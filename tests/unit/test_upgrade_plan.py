@@ -200,6 +200,14 @@ def test_a_node_that_is_not_chosen_is_left_out_and_still_known():
     assert steps(made, "etcd.snapshot") == []
 
 
+def test_a_worker_that_is_there_already_is_not_drained_for_nothing():
+    there = [Target("a", control_plane=False, at=parse("1.37.2")), Target("b", control_plane=False)]
+
+    assert waves(plan([*planes("cp"), *there]))[1:] == [["cp"], ["b"]]
+    assert waves(plan([*planes("cp"), *there], V138))[1:] == [["cp"], ["a"], ["b"]]
+    assert waves(plan(there[:1])) == []
+
+
 def test_images_are_fetched_for_control_planes_only():
     assert dict(params(PLANS["small"], "packages.prefetch", "images")) == {"cp": True, "a": False}
 
