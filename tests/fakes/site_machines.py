@@ -209,6 +209,7 @@ class FakeMachine:
         def late():
             if errand.state == "running":
                 errand.state = "late"
+                self._hold(argv[4].split() if argv[0] == "sh" and argv[2].startswith(INSTALL) else ())
 
         self.site.after(timeout_s, late)
         stage()
@@ -239,9 +240,12 @@ class FakeMachine:
     def _install(self, errand, held, sources, wanted):
         yield 1.0
         rc = yield from self._apt(errand, sources, wanted)
-        for name in held:
-            self.packages[name].held = True
+        self._hold(held)
         return rc
+
+    def _hold(self, names):
+        for name in names:
+            self.packages[name].held = True
 
     def _apt(self, errand, sources, wanted):
         fault = self.faults.get("apt")

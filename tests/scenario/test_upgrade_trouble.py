@@ -137,6 +137,20 @@ def test_an_apt_that_fails_stops_the_run_with_its_words_holds_back_and_resuming_
     assert world.shortcomings(TO) == []
 
 
+def test_an_apt_that_hangs_is_ended_with_holds_back_and_resuming_goes_on(root):
+    world = SiteWorld(root)
+    machine = world.machine("node-1")
+    life = At(("evict", "default/web-1"), lambda: machine.faults.update(apt="hangs"))
+
+    err = stopped(world, CommandTimedOut, life=life)
+
+    assert "orchestrator resume run-1" in err.remedy
+    assert all(p.held for p in machine.packages.values())
+    machine.faults.clear()
+    world.resume()
+    assert world.shortcomings(TO) == []
+
+
 def test_a_host_that_loses_power_in_the_middle_is_done_again_when_it_is_back(root):
     world = SiteWorld(root)
     machine = world.machine("node-1")
