@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 #: One file of a repository.
 WRITE_S = 30.0
-#: How long apt waits for a lock that somebody else holds, in seconds. Source: apt.conf(5), DPkg::Lock::Timeout.
+#: How long apt waits for a lock that somebody else holds, in seconds. Source: apt.conf(5), DPkg::Lock::Timeout: dpkg's
+#: lock alone; for that of its lists it is asked again.
 LOCK_WAIT_S = 300
 
 # Whoever installs a held package loses its hold. Source: dpkg 1.21, seen: `apt-get install
@@ -36,9 +37,17 @@ again() { [ -z "$held" ] || apt-mark hold $held; }
 trap again EXIT; trap 'exit 143' HUP INT TERM
 export DEBIAN_FRONTEND=noninteractive
 if [ -n "$(dpkg --audit)" ]; then dpkg --configure -a || exit; fi
-for file in $sources; do
-  apt-get update -q -o Dir::Etc::sourcelist="$file" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 || exit
-done
+update() {
+  n=0
+  while :; do
+    said=$(apt-get update -q -o Dir::Etc::sourcelist="$1" -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0 2>&1)
+    rc=$?; echo "$said"
+    case $said in *apt/lists/lock*) n=$((n + 5)) ;; *) return "$rc" ;; esac
+    [ "$rc" != 0 ] && [ "$n" -lt LOCK_WAIT ] || return "$rc"
+    sleep 5
+  done
+}
+for file in $sources; do update "$file" || exit; done
 apt-get install -y -q --allow-change-held-packages -o DPkg::Lock::Timeout=LOCK_WAIT -o Dpkg::Use-Pty=0 \
   -o Dpkg::Options::=--force-confold "$@" || exit
 """.replace("LOCK_WAIT", str(LOCK_WAIT_S))

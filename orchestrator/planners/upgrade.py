@@ -123,6 +123,11 @@ def upgrade(targets: Sequence[Target], hops: Sequence[Hop], request: Request) ->
     return Plan("upgrade", f"upgrade to {last}" if last else "upgrade", tuple(waves))
 
 
+def behind(target: Target, to: Version) -> bool:
+    """Whether its kubelet is older than `to`, or not whole."""
+    return target.at is None or target.at < to
+
+
 def order(targets: Sequence[Target]) -> tuple[Target, ...]:
     """Control planes in the order in which they are done: the one whose etcd member leads comes last."""
     return tuple(sorted((t for t in targets if t.control_plane), key=lambda t: t.leads))
@@ -148,8 +153,8 @@ class _Build:
         self.after = {}
         planes = [t for t in order(self.targets) if t.upgrade]
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
-        # A worker that is there already, from a run before, is not drained for nothing.
-        workers = [t for t in workers if t.at is None or t.at < hop.to]
+        # Who is there already, from a run before, is not drained for nothing.
+        workers = [t for t in workers if behind(t, hop.to)]
         if not planes and not workers:
             return []
         waves = [self._prepare(hop.to, planes, workers)]
@@ -161,10 +166,13 @@ class _Build:
             self.wave = first + len(waves)
             mode = "node" if number or begun else "apply"
             steps = list(self._static_pods(plane, hop.to, mode, apart=not one_by_one))
-            steps += self._own_kubelet(plane, hop.to, apart=False) if one_by_one else ()
+            if not behind(plane, hop.to):
+                steps.append(self._step(plane.name, "host.tidy", {}, FILE_S))
+            elif one_by_one:
+                steps += self._own_kubelet(plane, hop.to, apart=False)
             waves.append(Wave((Lane(plane.name, tuple(steps)),)))
             waves += self._pause("first-control-plane", plane.name, first + len(waves))
-        for plane in () if one_by_one else planes:
+        for plane in () if one_by_one else [p for p in planes if behind(p, hop.to)]:
             self.wave = first + len(waves)
             waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to, apart=True))),)))
         if planes:

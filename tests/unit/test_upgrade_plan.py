@@ -347,3 +347,16 @@ def test_workers_follow_in_each_hop_or_in_the_last(text, mode):
 def test_another_way_for_workers_is_refused():
     with pytest.raises(BadUsage, match="--workers=never is none"):
         workers_mode("never")
+
+
+@pytest.mark.parametrize("asks_itself", [True, False])
+def test_a_control_plane_whose_kubelet_is_there_already_is_not_drained_again(asks_itself):
+    """kubeadm runs once more, for it may have failed late; that harms nobody."""
+    done = planes("p1", at=V137.to, asks_itself=asks_itself)
+    found = plan([*done, *planes("p2", asks_itself=asks_itself)])
+
+    mine = [step.action for step in found.steps() if step.node == "p1"]
+    assert "kubeadm.upgrade" in mine
+    assert not {"node.cordon", "node.drain", "kubelet.upgrade"} & set(mine)
+    assert mine[-1] == "host.tidy"
+    assert [s.node for s in found.steps() if s.action == "kubelet.upgrade"] == ["p2"]
