@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import threading
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from lab import cluster, ssh, state
+from lab import aptsite, cluster, network, ssh, state
 from lab.cluster import Request
 from lab.state import Shape
 from lab.upgrades.access import Access
@@ -80,17 +84,6 @@ rm -f /run/holds /run/let-go
 systemd-run -q --collect --unit=lab-holder python3 /run/holder.py
 while [ ! -s /run/holds ]; do sleep 0.1; done
 cat /run/holds
-"""
-# A mirror of the old minor that calls itself the new one, too.
-MIRROR = r"""
-url=$(sed -n 's#.*\] \(http[^ ]*\) /#\1#p' /etc/apt/sources.list.d/kubernetes.list)
-for minor in 36 37; do
-  mkdir -p "/srv/mirror/core:/stable:/v1.$minor/deb"
-  for file in InRelease Packages.gz; do curl -sSf "$url$file" -o "/srv/mirror/core:/stable:/v1.$minor/deb/$file"; done
-done
-systemd-run -q --collect --unit=lab-mirror python3 -m http.server 8090 --bind 127.0.0.1 --directory /srv/mirror
-while ! curl -sSf -o /dev/null http://127.0.0.1:8090/ 2> /dev/null; do sleep 0.1; done
-sed -i 's#http://[^/]*/#http://127.0.0.1:8090/#' /etc/apt/sources.list.d/kubernetes.list
 """
 
 
@@ -168,6 +161,24 @@ def own_cluster(name, home):
             site.command.end()
         finally:
             cluster.down(name)
+
+
+@contextmanager
+def stale_mirror(directory):
+    """The address of a mirror of the old minor, which says that it is the new one, too."""
+    there = directory / "old"
+    there.mkdir()
+    for name in ("InRelease", "Packages.gz"):
+        with urllib.request.urlopen(aptsite.url("1.36") + name) as answer:
+            (there / name).write_bytes(answer.read())
+    for minor in ("1.36", "1.37"):
+        place = directory / f"core:/stable:/v{minor}"
+        place.mkdir(parents=True)
+        (place / "deb").symlink_to(there)
+    with ThreadingHTTPServer((network.GATEWAY, 0), partial(SimpleHTTPRequestHandler, directory=directory)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"{network.GATEWAY}:{server.server_port}"
+        server.shutdown()
 
 
 def as_wanted(version=NEW, *, moved=True):
