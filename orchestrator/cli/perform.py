@@ -89,7 +89,7 @@ def dry_run(choice: DryRunChoice) -> DryRun:
     return DryRun(choice.value)
 
 
-def carry_out(app: App, plan: Plan, output: Output, done: str) -> None:
+def carry_out(app: App, plan: Plan, output: Output, done: str, *, short: str = "") -> None:
     """Perform the plan, show its result, and exit with its code.
 
     Args:
@@ -97,8 +97,16 @@ def carry_out(app: App, plan: Plan, output: Output, done: str) -> None:
         plan: What is to be done.
         output: The form of the result.
         done: The past participle for a finished node, such as `drained`.
+        short: The plan for people, where it is shorter than a line a step; a dry run shows each step.
     """
-    _finish(app, app.perform(plan, shown=lambda previews: _show_plan(app, previews)), output, done)
+
+    def shown(previews: tuple[Preview, ...]) -> None:
+        if short and app.settings.dry_run is DryRun.NONE:
+            sys.stderr.write(short)
+        else:
+            _show_plan(app, previews)
+
+    _finish(app, app.perform(plan, shown=shown), output, done)
 
 
 def released(app: App, run: str, output: Output) -> None:

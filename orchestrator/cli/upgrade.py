@@ -156,6 +156,7 @@ def apply(
     """
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.engine import runs  # noqa: PLC0415
     from orchestrator.errors import Refused  # noqa: PLC0415
     from orchestrator.report import upgrades as report  # noqa: PLC0415
 
@@ -173,7 +174,9 @@ def apply(
         _say(f"the cluster is at {found.current} already: nothing to do")
     if found.strategy == "all-at-once":
         sys.stderr.write("all workers go out of service at the same time: what runs on them is down meanwhile\n")
-    perform.carry_out(app, found.plan, output, "upgraded")
+    lines = report.waves(found.plan, report.durations(runs.durations("upgrade")))
+    short = "\n".join(["plan:", *lines]) + "\n" if lines else ""
+    perform.carry_out(app, found.plan, output, "upgraded", short=short)
 
 
 def rollback(

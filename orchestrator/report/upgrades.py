@@ -117,16 +117,18 @@ def table(
         return f"the cluster is at {current} already: nothing to do"
     way = " → ".join([str(current), *(f"{h.to}{'' if h.workers else ' (control planes only)'}" for h in hops)])
     why = f" ({strategy[1]})" if strategy[1] else ""
-    lines = [f"Kubernetes {way}; strategy {strategy[0]}{why}", ""]
-    for number, wave in enumerate(plan.waves, start=1):
-        lines += _wave(number, wave, plan, took)
-    lines.append("")
+    lines = [f"Kubernetes {way}; strategy {strategy[0]}{why}", "", *waves(plan, took), ""]
     known = sum(filter(None, (_slowest(wave, plan, took) for wave in plan.waves)))
     if known:
         lines.append(f"about {known / 60:.0f} min by the times that these steps took last")
     lines.append(_verdict(findings, accepted))
     text = findings_text(findings, accepted)
     return "\n".join([*lines, *([text] if text else [])])
+
+
+def waves(plan: Plan, took: Durations) -> list[str]:
+    """The plan in short: a line for all nodes of a wave that go through the same steps."""
+    return [line for number, wave in enumerate(plan.waves, start=1) for line in _wave(number, wave, plan, took)]
 
 
 def _wave(number: int, wave: Wave, plan: Plan, took: Durations) -> list[str]:
