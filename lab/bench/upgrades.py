@@ -24,11 +24,11 @@ from lab.upgrades import application
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient, EtcdWatch, ServiceClient
 from lab.upgrades.budgets import BudgetWatch
-from lab.upgrades.textbook import IGNORED, VERSION, Step, Textbook, part
+from lab.upgrades.textbook import IGNORED, VERSION, Step, Textbook, part, parts
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lab.upgrades.application import Application
 
@@ -191,17 +191,35 @@ def _ours(access: Access, *, at_once: int, by_ssh: bool) -> tuple[Step, ...]:
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         argv = _argv(access, at_once=at_once, by_ssh=by_ssh)
         steps, last = [], [""]
+        said: list[tuple[str, float, str]] = []
         with subprocess.Popen(
             [*TIED_TO_US, *argv], env=_environ(access, Path(home)), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
             for line in process.stderr or ():
                 steps += heard(line)
+                said += kubeadm_line(line)
                 last = [*last[-15:], line]
         if process.returncode:
-            said = "".join(last)
-            raise LabError(f"`{' '.join(argv)}` ended with {process.returncode}:\n{said}", remedy="see the message")
-        return tuple(steps)
+            words = "".join(last)
+            raise LabError(f"`{' '.join(argv)}` ended with {process.returncode}:\n{words}", remedy="see the message")
+        return (*steps, *_parts(steps, said))
+
+
+def _parts(steps: Sequence[Step], said: Sequence[tuple[str, float, str]]) -> Iterator[Step]:
+    """What each component took within kubeadm's upgrade of a control plane."""
+    for step in (each for each in steps if each.what == "kubeadm.upgrade"):
+        mine = [(at, line) for node, at, line in said if node == step.node]
+        if any("Preparing for" in line for _, line in mine):
+            yield from parts(step.node, [(step.ended_at - step.took_s, ""), *mine, (step.ended_at, "")])
+
+
+def kubeadm_line(line: str) -> list[tuple[str, float, str]]:
+    """Node, time and words of an event that says where kubeadm is; nothing for another one."""
+    event = json.loads(line) if line.startswith("{") else {}
+    if event.get("event") != "kubeadm.said":
+        return []
+    return [(event["node"], datetime.fromisoformat(event["at"]).timestamp(), event["line"])]
 
 
 def _argv(access: Access, *, at_once: int, by_ssh: bool) -> list[str]:

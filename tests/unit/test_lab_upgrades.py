@@ -146,3 +146,15 @@ def test_runs_are_kept_in_a_file():
 
     assert after == before
     assert replace(after, tool=OURS).kind == (OURS, "1+2", 1)
+
+
+def test_what_kubeadm_says_through_our_events_is_split_into_its_components():
+    said = [
+        json.dumps({"event": "kubeadm.said", "node": "cp", "at": f"2026-11-24T10:00:{second:02}+00:00", "line": line})
+        for second, line in ((10, 'Preparing for "etcd" upgrade'), (30, 'Preparing for "kube-apiserver" upgrade'))
+    ]
+    lines = [each for line in (*said, "words\n") for each in upgrades.kubeadm_line(line)]
+    whole = Step("cp", "kubeadm.upgrade", lines[0][1] + 50, 60)
+
+    found = {step.what: step.took_s for step in upgrades._parts([whole], lines)}
+    assert found == {"kubeadm: before the components": 10, "kubeadm: etcd": 20, "kubeadm: kube-apiserver": 30}
