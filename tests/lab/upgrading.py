@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from lab import aptsite, cluster, network, ssh, state
+from lab import aptsite, cluster, network, progress, ssh, state
 from lab.cluster import Request
 from lab.state import Shape
 from lab.upgrades.access import Access
+from lab.upgrades.askers import ServiceClient
+from lab.upgrades.budgets import BudgetWatch
 from tests.api.command import Command
 from tests.lab.real import Real, until
 
@@ -225,3 +227,26 @@ def ended(command, process, *, code=0, timeout_s=PATIENCE_S):
     said = (command.home / "stdout").read_text() + command.stderr
     assert process.returncode == code, f"exit code {process.returncode}\n{said}"
     return said
+
+
+@contextmanager
+def watched(site, *, by=""):
+    """Somebody uses the application, and somebody watches its budget. Told when they stop."""
+    with ServiceClient(site.access, site.app, node=by or site.plane) as client, BudgetWatch(site.access) as watch:
+        yield client, watch
+        answers, held = client.stop(), watch.stop()
+        progress.say(f"application: {answers}; shortages: {held.shortages}")
+
+
+def unharmed(client, watch):
+    assert client.stop().failures == (), str(client.stop())
+    assert watch.stop().shortages == ()
+
+
+def seen(command, *actions):
+    """What became of those actions, for people."""
+    for each in events(command):
+        if each["event"] in {"step.finished", "step.failed", "retry.scheduled"} and (
+            not actions or each.get("action") in actions
+        ):
+            progress.say(f"{each['event']} {each.get('action')} {each.get('took_s', '')} {each.get('why', '')[:200]}")
