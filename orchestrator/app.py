@@ -211,7 +211,7 @@ class App:
         """
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
-        there = KubeLeases(self.session).read()
+        there = KubeLeases(self.session, self.clock).read()
         if there and there.holder and self.clock.wall() - there.renewed < there.duration_s:
             raise locked(there)
 
@@ -323,7 +323,7 @@ class App:
                     self.hands,
                     self.actions,
                     journal=journal,
-                    leases=KubeLeases(self.session),
+                    leases=KubeLeases(self.session, self.clock),
                     holder=self.owner,
                     clock=self.clock,
                     sink=self.sink,
@@ -350,6 +350,7 @@ class App:
     def _same_cluster(self, known: Contents) -> None:
         if known.meta.get("ssh"):
             self.settings = replace(self.settings, ssh=True)
+        self.session.answered = True  # when the run began
         there = known.meta.get("server")
         if there != self.session.server:
             raise BadUsage(

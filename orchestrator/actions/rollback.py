@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from orchestrator.engine.runner import Applying
 
 # Nothing is deleted: what is replaced is moved into the plan's own directory, data beside the data. The kubelet reads
-# every file of its directory, but for those that begin with a dot: a manifest appears there whole or not at all. A
-# member's data are replaced only when no etcd and no API server runs any more.
+# every file of its directory, but for those that begin with a dot: a manifest appears there whole or not at all. The
+# data come out of the copy by the older etcd's own program, with a revision raised well above any that was seen since:
+# clients that watch from a revision that does not exist yet would hear nothing until it does. They take the place of
+# the present ones only when no etcd and no API server runs any more.
+# Source: etcd's documentation, "Disaster recovery", revision difference; `etcdutl snapshot restore --help`.
 _STATIC_PODS = r"""set -eu; umask 077
 backup=$1 data=$2 mark=$3
 manifests=/etc/kubernetes/manifests keep="/etc/kubernetes/tmp/rollback-$mark"
@@ -33,11 +36,22 @@ gone() {
   done
 }
 aside() { [ ! -f "$manifests/$1.yaml" ] || mv -- "$manifests/$1.yaml" "$keep/$1.yaml"; }
+flag() { sed -n "s/.*--$1=//p" "$backup/etcd.yaml"; }
+restored() {
+  image=$(sed -n 's/^ *\(- \)\{0,1\}image: *//p' "$backup/etcd.yaml")
+  tools=$(mktemp -d /var/tmp/orchestrator.XXXXXX)
+  ctr --namespace k8s.io images mount "$image" "$tools" > /dev/null
+  trap 'ctr --namespace k8s.io images unmount "$tools" > /dev/null 2>&1; rmdir -- "$tools"' EXIT
+  rm -rf -- "$1"
+  "$tools/usr/local/bin/etcdutl" snapshot restore "$data/member/snap/db" --skip-hash-check --data-dir "$1" \
+    --bump-revision 1000000000 --mark-compacted --name "$(flag name)" \
+    --initial-cluster "$(flag name)=$(flag initial-advertise-peer-urls)" \
+    --initial-advertise-peer-urls "$(flag initial-advertise-peer-urls)" >&2
+}
 if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
+  [ -e "$keep/data-restored" ] || { restored "/var/lib/etcd.new-$mark"; sync; : > "$keep/data-restored"; }
   aside kube-apiserver; aside etcd
   gone kube-apiserver etcd
-  rm -rf -- "/var/lib/etcd.new-$mark"
-  cp -a -- "$data" "/var/lib/etcd.new-$mark"; sync
   [ ! -d /var/lib/etcd ] || [ -e "/var/lib/etcd.before-$mark" ] || mv -- /var/lib/etcd "/var/lib/etcd.before-$mark"
   [ -d /var/lib/etcd ] || mv -- "/var/lib/etcd.new-$mark" /var/lib/etcd
   : > "$keep/data-replaced"

@@ -108,6 +108,8 @@ class Lease:
         renew_s: How often it is renewed.
         beside: Starts the keeper.
         wait: Waits, in the keeper, until the event or for so many seconds; True when it was the event.
+        turns_back: The run itself takes what the cluster stores back to an earlier time, and the lease with it: a
+            record from before this run took it is not somebody else's, and is replaced.
     """
 
     def __init__(  # noqa: PLR0913  the last four are for other times than production's
@@ -122,6 +124,7 @@ class Lease:
         renew_s: float = RENEW_S,
         beside: Callable[[Callable[[], None]], None] = in_thread,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+        turns_back: bool = False,
     ) -> None:
         self._store = store
         self._holder = holder
@@ -138,6 +141,8 @@ class Lease:
         self._confirmed = self._confirmed_wall = 0.0
         self._why_lost = ""
         self._failing = False
+        self._turns_back = turns_back
+        self._since = clock.wall()
 
     _record: LeaseRecord
 
@@ -323,6 +328,8 @@ class Lease:
 
     def _taken(self, there: LeaseRecord | None) -> bool:
         """Whether it is not ours any more; notes that it is lost."""
+        if self._turns_back and (there is None or there.renewed < self._since):
+            return False
         if there is None:
             self._lose(DELETED)
         elif there.run != self._run:
@@ -349,7 +356,11 @@ class Lease:
             try:
                 self._record = self._store.replace(replace(self._record, renewed=wall))
             except ApiNotFound:
-                self._lose(DELETED)
+                if not self._turns_back:
+                    self._lose(DELETED)
+                    return
+                self._record = self._store.create(self._fresh())
+                self._confirmed, self._confirmed_wall = now, wall
             except ApiConflict:
                 self._reread()
                 if not self._why_lost:
@@ -372,7 +383,8 @@ class Lease:
         """After a conflict: a renewal of our own may have landed without its answer, or somebody labelled it."""
         there = self._store.read()
         if not self._taken(there) and there is not None:
-            self._record = there
+            mine = there if there.run == self._run else self._fresh()
+            self._record = replace(mine, resource_version=there.resource_version, uid=there.uid)
 
     def _lose(self, why: str) -> None:
         if not self._why_lost:

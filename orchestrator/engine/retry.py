@@ -51,9 +51,6 @@ LEASE_PROVE = Policy("lease-prove", 0.2, 2, 2, 90)
 LEASE_GIVE_BACK = Policy("lease-give-back", 0.2, 2, 1, 2)
 # Between an effect and seeing it: at once, then ever less often. It has no end of its own: the step's deadline does.
 SETTLE = Policy("settle", 0.2, 2, 5, math.inf)
-# A server loads its permissions in its first seconds (up to 10 seen) and forbids everything until then; a 403 that
-# is meant should not cost a person more than 20.
-FORBIDDEN_AT_START = Policy("forbidden-at-start", 0.5, 1.5, 3, 20)
 # A host that answers at all answers within seconds; one that boots is waited for by its own step, not here.
 HOST_CONNECT = Policy("host-connect", 0.5, 2, 5, 30)
 # A network that is away while a command goes on without it: until the command's own deadline.

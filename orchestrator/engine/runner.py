@@ -145,7 +145,9 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     began = clock.now()
     run.emit("run.started", title=plan.title, nodes=list(plan.nodes()), resumed=resumed)
     try:
-        with Lease(leases, holder, journal.run, clock, sink, beside=beside) as lease:
+        # A step may turn back what the cluster stores to an earlier time, the lease too; it says so itself.
+        back = any(step.params.get("turns_back") for step in plan.steps())
+        with Lease(leases, holder, journal.run, clock, sink, beside=beside, turns_back=back) as lease:
             if resumed:
                 journal.mark("resumed")
             run.carry_out(lease)

@@ -21,6 +21,7 @@ from orchestrator.errors import (
     OrchestratorError,
 )
 from orchestrator.kube import evictions, watch
+from orchestrator.kube.loading import Loading
 from orchestrator.kube.wire import (
     BudgetObject,
     ListObject,
@@ -49,8 +50,6 @@ REQUEST_TIMEOUT_S = 30.0
 FRESH_S = 1.0
 #: As above for budgets, which nothing here changes; their numbers come from a watch where they matter.
 FRESH_BUDGETS_S = 5.0
-#: How long a 403 may be one of a server that has not loaded its permissions yet.
-LOADING_S = 20.0
 #: kubectl's `--chunk-size`.
 CHUNK_SIZE = 500
 
@@ -95,7 +94,7 @@ class KubeView:
         self._chunk_size = chunk_size
         self._readings: dict[str, tuple[float, Node | PodList]] = {}
         self._budgets: tuple[float, tuple[Budget, ...] | None] = (0.0, None)
-        self._loading_since: float | None = None
+        self._loading = Loading(session, clock)
 
     def node(self, name: str) -> Node:
         """The node; see `cluster.ports`."""
@@ -219,36 +218,16 @@ class KubeView:
         timeout_s = min(REQUEST_TIMEOUT_S, self._patience_s)
         answer = self._session.send(method, path, timeout_s=timeout_s, **request)
         if answer.status < 300:
-            self._loading_since = None
+            self._loading.over()
             return answer
         err = self._session.failure(answer, what)
-        if isinstance(err, ApiForbidden) and self._permissions_are_loading():
+        if isinstance(err, ApiForbidden) and self._loading.goes_on():
             raise ApiUnreachable(
                 f"cannot {what}: the API server has just started and has not loaded its permissions yet",
                 remedy="wait until it is up",
                 status=403,
             )
         raise err
-
-    def _permissions_are_loading(self) -> bool:
-        """Whether a 403 just now came from a server that does not know its own RBAC objects yet.
-
-        Such a server forbids everything, its own `/readyz` too, which a loaded one answers for every user; so a
-        `/readyz` of 200 says that the 403 is meant. Clusters that hide `/readyz` are given up on after LOADING_S.
-
-        Source: seen on API servers 1.36 and 1.37 in their first seconds; role `system:public-info-viewer`.
-        """
-        now = self._clock.now()
-        try:
-            ready = self._session.send("GET", "/readyz", timeout_s=5.0).status == 200
-        except ApiError:
-            ready = False
-        if ready:
-            self._loading_since = None
-            return False
-        if self._loading_since is None:
-            self._loading_since = now
-        return now - self._loading_since < LOADING_S
 
     def _parse(self, decoder: msgspec.json.Decoder[T], answer: Response, what: str) -> T:
         try:
@@ -274,7 +253,7 @@ class _Asking(KubeView):
         except ApiError as err:
             return TryLater(str(err)) if err.retryable else Denied(str(err), err.remedy)
         said = evictions.read(answer.status, answer.headers, answer.body, pod)
-        if answer.status == 403 and isinstance(said, Denied) and self._permissions_are_loading():
+        if answer.status == 403 and isinstance(said, Denied) and self._loading.goes_on():
             return TryLater("the API server has just started and has not loaded its permissions yet")
         return said
 

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.lease import LeaseRecord
-from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable
+from orchestrator.errors import ApiConflict, ApiError, ApiForbidden, ApiNotFound, ApiUnreachable
+from orchestrator.kube.loading import Loading
 from orchestrator.kube.wire import Meta, WatchEvent, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator.engine.clock import Clock
     from orchestrator.kube.session import Response, Session
 
 T = TypeVar("T")
@@ -63,8 +66,9 @@ _EVENT = msgspec.json.Decoder(WatchEvent)
 class KubeLeases:
     """The one Lease of a cluster; see `engine.lease.LeaseStore`. Nothing is retried here."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, clock: Clock | None = None) -> None:
         self._session = session
+        self._loading = Loading(session, clock or SystemClock())
 
     def read(self) -> LeaseRecord | None:
         """The record, or None."""
@@ -118,7 +122,10 @@ class KubeLeases:
         answer = self._session.send(method, path, body=body, timeout_s=REQUEST_TIMEOUT_S)
         if answer.status >= 300:
             err: ApiError = self._session.failure(answer, what)
+            if isinstance(err, ApiForbidden) and self._loading.goes_on():
+                raise ApiUnreachable(f"cannot {what}: the API server is loading its permissions", remedy="wait")
             raise err
+        self._loading.over()
         return answer
 
 

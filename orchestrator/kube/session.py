@@ -87,6 +87,7 @@ class Session:
         self._pool: urllib3.PoolManager = kubernetes.client.ApiClient(configuration).rest_client.pool_manager
         self.server: str = configuration.host.rstrip("/")
         self.choice = choice
+        self.answered = False  # a request was granted, in this process or in an earlier one of the same run
         self.user_agent = "orchestrator"
 
     @property

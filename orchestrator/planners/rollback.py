@@ -75,8 +75,8 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
         params = {"version": version, "packages": list(KUBELET_PACKAGES)}
         yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
         if kept:
-            params = {"version": version, "backup": kept.directory, "data": request.data}
-            yield step("kubeadm.rollback", params, KUBEADM_S)
+            back: dict[str, Any] = {"version": version, "backup": kept.directory, "data": request.data}
+            yield step("kubeadm.rollback", {**back, "turns_back": bool(request.data)}, KUBEADM_S)
         yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")
         gate = {"checks": ["node", "components", "daemons", "api", "etcd"], "lasts_s": LASTS_S, "noted": ""}
         yield step(

@@ -106,11 +106,20 @@ def test_only_the_lease_that_was_read_is_deleted(server, leases):
 )
 def test_each_refusal_has_its_class_and_is_not_repeated_here(server, leases, method, path, call, status, kind):
     server.on(method, path, said(status, "no"))
+    server.on("GET", "/readyz", page(200, "ok", "text/plain"))
 
     with pytest.raises(kind, match="the run lock"):
         call(leases, RECORD)
 
-    assert len(server.requests) == 1
+    assert len(server.asked(method)) == 1
+
+
+def test_a_refusal_of_a_server_that_is_loading_its_permissions_passes(server, leases):
+    server.on("PUT", LEASE, said(403, "no"))
+    server.on("GET", "/readyz", said(403, "no"))
+
+    with pytest.raises(ApiUnreachable, match="loading its permissions"):
+        leases.replace(RECORD)
 
 
 def test_something_that_is_no_lease_is_no_answer_of_the_api_server(server, leases):

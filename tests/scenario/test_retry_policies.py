@@ -5,7 +5,7 @@ import math
 import pytest
 
 from orchestrator.engine import retry
-from orchestrator.engine.retry import API_READ, API_WRITE, FORBIDDEN_AT_START, LEASE_RENEW, SETTLE, Policy
+from orchestrator.engine.retry import API_READ, API_WRITE, LEASE_RENEW, SETTLE, Policy
 from orchestrator.errors import ApiForbidden, ApiThrottled, ApiUnreachable
 from tests.fakes.time import FakeClock
 
@@ -50,7 +50,7 @@ def test_pauses_grow_to_their_longest_and_are_never_less_than_half(clock):
     assert all(most / 2 <= pause <= most for pause, most in zip(clock.slept, full, strict=True))
 
 
-@pytest.mark.parametrize("policy", [API_READ, API_WRITE, LEASE_RENEW, FORBIDDEN_AT_START], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [API_READ, API_WRITE, LEASE_RENEW], ids=lambda p: p.name)
 def test_a_policy_gives_up_when_its_time_is_up_and_not_much_before(clock, policy):
     with pytest.raises(ApiUnreachable):
         retry.call(policy, failing(math.inf), clock=clock)
