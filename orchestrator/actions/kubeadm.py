@@ -30,21 +30,25 @@ _STAGES = "[upgrade"
 #: How much of what kubeadm said last an error holds.
 _SAID = 3
 
-# A kubelet whose file was replaced goes on with the old one until it is restarted.
-_RESTART = """trap - EXIT; again
-systemctl daemon-reload && systemctl restart kubelet
-"""
-
-# While kubeadm upgrades a stacked etcd, the kubelet waits half a minute in vain: it has stopped the old member, and
-# wants to delete its mirror pod then, through the API server of the same host, whose only etcd is the one that was
-# stopped (seen on three of three control planes: 34 s each). Its connection is cut then, again and again until etcd
-# runs: the call fails at once, and the kubelet goes on to start the new one. Nothing else is touched; clients of an
-# API server are made to reconnect. Source: ss(8), -K: closes sockets that match, where the kernel can.
-_HASTENED = r"""set -u
+# Two waits of a control plane that restarts lead to nothing, and are spared by closing connections; everybody at their
+# other end connects again. Source: ss(8), -K: closes sockets that match, where the kernel can.
+# 1. While a stacked etcd is replaced, the kubelet has stopped the old member, and wants to delete its mirror pod then,
+#    through the API server of the same host, whose only etcd is the one that was stopped: seen on three of three
+#    control planes, 34 s each. Without its connection the call fails at once, and it goes on to start the new one.
+# 2. An API server that is told to end closes its port at once, and then waits for clients that never leave (watches)
+#    until it is killed after 30 s: seen, 30 s; 3.5 s where their connections are closed 3 s after the port, which is
+#    what its requests in flight are left.
+_HASTEN = r"""
 hasten() {
-  without=0
+  without=0 closed=0
   while sleep 0.5; do
-    if pidof etcd > /dev/null; then without=0; continue; fi
+    if pidof kube-apiserver > /dev/null && ! ss -H -l -t -n "( sport = :$1 )" | grep -q .; then
+      closed=$((closed + 1))
+      [ "$closed" -lt 6 ] || ss -K -H -t -n state established "( sport = :$1 )" > /dev/null 2>&1
+    else
+      closed=0
+    fi
+    if pidof etcd > /dev/null || [ ! -f /etc/kubernetes/manifests/etcd.yaml ]; then without=0; continue; fi
     without=$((without + 1))
     [ $((without % 4)) = 2 ] || continue
     kubelet=$(systemctl show kubelet --property=MainPID --value)
@@ -53,14 +57,46 @@ hasten() {
     done
   done
 }
-port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
-if command -v ss > /dev/null && [ -f /etc/kubernetes/manifests/etcd.yaml ]; then
-  hasten "${port:-6443}" & beside=$!
-fi
+beside=
+hastening() {
+  manifest=/etc/kubernetes/manifests/kube-apiserver.yaml
+  if [ -f "$manifest" ] && command -v ss > /dev/null; then
+    port=$(sed -n 's/.*--secure-port=//p' "$manifest")
+    hasten "${port:-6443}" & beside=$!
+  fi
+}
+enough() { [ -z "$beside" ] || kill "$beside" 2> /dev/null || true; }
+"""
+_HASTENED = (
+    "set -u"
+    + _HASTEN
+    + r"""
+hastening
 "$@"; rc=$?
-[ -z "${beside:-}" ] || kill "$beside" 2> /dev/null
+enough
 exit "$rc"
 """
+)
+
+# A kubelet whose file was replaced goes on with the old one until it is restarted. With a new minor, its first start
+# restarts the static pods of a control plane 2 to 5 s later: that is waited for here, so that it is as short as can be.
+_RESTART = (
+    "trap - EXIT; again"
+    + _HASTEN
+    + r"""
+server=$(pidof kube-apiserver)
+hastening
+systemctl daemon-reload && systemctl restart kubelet; rc=$?
+n=0
+while [ "$rc" = 0 ] && [ -n "$beside" ] && [ -n "$server" ] && [ "$n" -lt 40 ]; do
+  [ "$(pidof kube-apiserver)" = "$server" ] || break
+  if [ "$n" -ge 16 ] && ss -H -l -t -n "( sport = :${port:-6443} )" | grep -q .; then break; fi
+  n=$((n + 1)); sleep 0.5
+done
+enough
+exit "$rc"
+"""
+)
 
 
 def servers(site: Site, control_planes: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from orchestrator.actions.kubeadm import _HASTENED, _RESTART
+from orchestrator.actions.kubeadm import _HASTEN, _HASTENED, _RESTART
 from orchestrator.actions.packages import _PREFETCH, INSTALL
 from orchestrator.cluster import queries
 from orchestrator.hosts.commands import wrapped
@@ -150,3 +150,27 @@ def test_kubeadm_ends_as_it_ends_with_whatever_runs_beside_it(host, rc):
     assert host.run(_HASTENED, "kubeadm", "upgrade", "apply", "v1.37.2") == rc
 
     assert host.did("kubeadm") == ["kubeadm upgrade apply v1.37.2"]
+
+
+# ---- waits that lead to nothing ---------------------------------------------------------------------------------
+
+SOME_SECONDS = "\nhasten 6443 & beside=$!\nsleep 4.5\nenough\n"
+
+
+@pytest.mark.parametrize(("listens", "closes"), [("", True), ("echo LISTEN", False)])
+def test_connections_are_closed_of_an_api_server_that_ends_and_of_no_other(host, listens, closes):
+    host.program("pidof", "echo 7")
+    host.program("ss", f'case "$*" in *" -l "*) {listens or ":"} ;; esac')
+
+    assert host.run("set -u" + _HASTEN + SOME_SECONDS) == 0
+
+    assert any("established" in line for line in host.did("ss")) is closes
+
+
+def test_an_api_server_that_just_closed_its_port_is_given_time_for_its_requests(host):
+    host.program("pidof", "echo 7")
+    host.program("ss")
+
+    host.run("set -u" + _HASTEN + SOME_SECONDS.replace("4.5", "2.0"))
+
+    assert not any("established" in line for line in host.did("ss"))
