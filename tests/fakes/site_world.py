@@ -86,20 +86,20 @@ class SiteWorld(World):
     def preview(self, plan):
         return runner.preview(plan, self.cluster.view(), self.actions)
 
-    def targets(self):
-        """As the use case finds them."""
+    def targets(self, *, new=False):
+        """As the use case finds them; `new`: as it found them before anything was done."""
         return [
             Target(
                 m.name,
                 m.plane,
                 leads=m.name == self.site.leader,
                 asks_itself=m.asks_itself or not m.plane,
-                at=self.site.facts(m.name).at_one,
+                at=None if new else self.site.facts(m.name).at_one,
             )
             for m in self.site.machines.values()
         ]
 
-    def upgrade(self, *versions, workers=True, **request):
+    def upgrade(self, *versions, workers=True, new=False, **request):
         """The plan of an upgrade over some versions."""
         asked = Request(
             **{
@@ -113,7 +113,7 @@ class SiteWorld(World):
             }
         )
         hops = [Hop(parse(version), workers or version == versions[-1]) for version in versions]
-        return upgrade(self.targets(), hops, asked)
+        return upgrade(self.targets(new=new), hops, asked)
 
     def uncordon(self, node):
         """Somebody does."""

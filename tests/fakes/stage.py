@@ -26,7 +26,7 @@ class Stage:
     past: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        steps = self.world.upgrade(self.to, **self.request).steps()
+        steps = self.world.upgrade(self.to, new=True, **self.request).steps()
         wanted = self.action + (f":{self.more}" if self.more else "")
         self.step = next(s for s in steps if s.node == self.node and s.id.endswith(f"/{wanted}"))
         self.events = []
