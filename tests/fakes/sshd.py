@@ -42,8 +42,8 @@ class FakeSshd:
         self.cut()
 
     def cut(self):
-        """All connections end now."""
-        for transport in self.transports:
+        """All connections that there are end now; later ones do not."""
+        for transport in tuple(self.transports):
             transport.close()
             transport.join(5)
 
