@@ -63,7 +63,7 @@ bench: $(READY) ## drains beside kubectl's, as ratios (docs/performance.md)
 lock: ## pin the dependencies anew, with hashes
 	$(BIN)/python -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install -q pip-tools
 	$(VENV)/lock/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
-	  --allow-unsafe --strip-extras --upgrade --extra dev -o requirements/dev.txt pyproject.toml
+	  --allow-unsafe --no-strip-extras --upgrade --extra dev -o requirements/dev.txt pyproject.toml
 
 clean: ## the virtual environment and caches of this directory; `python -m lab clean` for the lab's
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage dist build
