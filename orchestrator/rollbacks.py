@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import queries
-from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_etcd, parse_kept, parse_look
+from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.errors import ApiUnreachable, BadUsage, Refused
 from orchestrator.planners.rollback import Request, rollback
@@ -66,7 +67,7 @@ def prepare(
         raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
     _refuse_newer(nodes, node, to)
     planes = [n.name for n in nodes if n.control_plane]
-    etcd = _etcd(view, planes)
+    etcd = members(view, planes)
     data, losses = _data(node, host, kept, etcd)
     others = [n for n in planes if n != node]
     settled = all(parse_api(view.ask(n, queries.API, "0"))[1] == to for n in others)
@@ -123,14 +124,6 @@ def _refuse_newer(nodes: tuple[Node, ...], node: str, to: Version) -> None:
             f"{node} cannot go back to {to}: kubelets would be newer than its API server: {', '.join(newer[:10])}",
             remedy="go on instead: `orchestrator upgrade apply`",
         )
-
-
-def _etcd(view: Site, planes: list[str]) -> EtcdFacts:
-    for name in planes:
-        found = parse_etcd(view.ask(name, queries.ETCD))
-        if found.members:
-            return found
-    return EtcdFacts()
 
 
 def _data(node: str, host: HostFacts, kept: Kept | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:

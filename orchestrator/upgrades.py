@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
+from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import managed, preflight, queries
 from orchestrator.cluster.eviction import Outcome
@@ -17,7 +18,6 @@ from orchestrator.cluster.hostfacts import (
     HostFacts,
     parse_api,
     parse_edited,
-    parse_etcd,
     parse_look,
     parse_offers,
     parse_preflight,
@@ -112,7 +112,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     hosts = _together([n.name for n in nodes], lambda name: parse_look(name, view.ask(name, queries.EXAMINE)))
     _refuse_others(hosts)
     planes = tuple(name for name, host in hosts.items() if host.control_plane)
-    seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), _etcd(view, planes), view.configuration())
+    seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), members(view, planes), view.configuration())
     say("asking the package repositories")
     named = _named(wish.to, seen.current)
     if named.line < seen.current.line:
@@ -228,14 +228,6 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------
-
-
-def _etcd(view: Site, planes: Sequence[str]) -> EtcdFacts:
-    for name in planes:
-        found = parse_etcd(view.ask(name, queries.ETCD))
-        if found.members:
-            return found
-    return EtcdFacts()
 
 
 def _situation(

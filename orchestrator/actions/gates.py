@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.kubeadm import advice, state_of
+from orchestrator.actions.members import members
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_etcd, parse_watches
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_watches
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
 
@@ -305,13 +306,10 @@ def _leaders(view: Site, step: Step, clock: Clock) -> list[str]:
 
 
 def _etcd(view: Site, step: Step, clock: Clock) -> list[str]:
-    """Asked on the first host that has a member; no members at all mean an etcd outside of the cluster."""
+    """Every member, asked directly."""
     del clock
-    for name in step.params["control_planes"]:
-        found = parse_etcd(view.ask(name, queries.ETCD))
-        if found.members:
-            return [*troubles(found.members, found.statuses, found.health), *found.alarms]
-    return []
+    found = members(view, step.params["control_planes"])
+    return [*troubles(found.members, found.statuses, found.health), *found.alarms] if found.members else []
 
 
 def _budgets(view: Site, step: Step, clock: Clock) -> list[str]:
