@@ -114,8 +114,8 @@ def test_up_with_other_settings_is_refused(real, daemon, other):
     [
         (("up", "--name", "Not a name"), "small letters, digits and hyphens"),
         (("up", "--name", "wrong", "--shape", "0+1"), "--shape 1+2"),
-        (("up", "--name", "wrong", "--version", "1.2.3"), "choose one of 1.36.3"),
-        (("up", "--name", "wrong", "--offer", "1.2.3"), "choose one of 1.36.3"),
+        (("up", "--name", "wrong", "--version", "1.2.3"), "choose one of 1.35.4, 1.36.3"),
+        (("up", "--name", "wrong", "--offer", "1.2.3"), "choose one of 1.35.4, 1.36.3"),
         (("kubeconfig", "--name", "wrong"), "python -m lab up --name wrong"),
         (("power", "wrong", "off"), "nodes are: test-control-plane"),
         (("network", "wrong", "cut"), "nodes are: test-control-plane"),
