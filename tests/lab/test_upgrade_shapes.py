@@ -1,41 +1,20 @@
 """Upgrades of other shapes: three control planes behind a load balancer, and two minors in one run."""
 
-from contextlib import contextmanager
-
 import pytest
 
-from lab import cluster, progress, state
-from lab.cluster import Request
+from lab import progress
 from lab.state import Shape
 from lab.upgrades import application
-from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient, EtcdWatch, ServiceClient
 from lab.upgrades.budgets import BudgetWatch
-from tests.api.command import Command
-from tests.lab.real import Real, until
-from tests.lab.upgrading import ACCEPTED, APPLY, NEW, OLD, Site, told_in
+from tests.lab.real import until
+from tests.lab.upgrading import ACCEPTED, APPLY, NEW, OLD, own_cluster, told_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 OLDER = "1.35.4"
 LONG_S = 1800
-#: Of the API through the load balancer. Source: the issue's own bound; each answer is waited for as long.
+#: Of the API through the load balancer. What an operator was promised; each answer is waited for as long.
 AWAY_S = 5.0
-
-
-@contextmanager
-def a_cluster(name, shape, version, offered, home):
-    """One of its own, which goes with the test."""
-    with state.lock(f"tests-{name}"):
-        if state.load(name):
-            cluster.down(name)
-        try:
-            real = Real(cluster.up(Request(name, shape, version, offered)))
-            site = Site(real, Access(real.cluster), Command(real.cluster.kubeconfig, home))
-            site.command = site.operator(home / "operator")
-            yield site
-            site.command.end()
-        finally:
-            cluster.down(name)
 
 
 def everywhere(site, version):
@@ -53,7 +32,7 @@ def steps(said):
 
 
 def test_three_control_planes_serve_all_the_time(tmp_path):
-    with a_cluster("uf-three", Shape(3, 1), OLD, (OLD, NEW), tmp_path) as site:
+    with own_cluster("uf-three", tmp_path, shape=Shape(3, 1)) as site:
         app = application.deploy(site.access, anywhere=True)
         with (
             ServiceClient(site.access, app) as client,
@@ -80,7 +59,7 @@ def _control_plane(event):
 
 
 def test_two_minors_in_one_run(tmp_path):
-    with a_cluster("uf-hops", Shape(1, 2), OLDER, (OLDER, OLD, NEW), tmp_path) as site:
+    with own_cluster("uf-hops", tmp_path, version=OLDER, offered=(OLDER, OLD, NEW)) as site:
         app = application.deploy(site.access)
         with ServiceClient(site.access, app) as client, BudgetWatch(site.access) as watch:
             shown = site.command.json("upgrade", "plan", "--to", "1.37", *ACCEPTED, "--ssh")

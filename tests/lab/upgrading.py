@@ -19,6 +19,7 @@ from tests.api.command import Command
 from tests.lab.real import Real, until
 
 OLD, NEW = "1.36.3", "1.37.2"
+ONE_AND_TWO = Shape(1, 2)
 ACCEPTED = ("--accept", "SystemVerification")
 APPLY = ("upgrade", "apply", "--to", "1.37", *ACCEPTED, "--yes", "--ssh", "--log-format", "json")
 RESUME = ("resume", "last", "--log-format", "json")
@@ -150,13 +151,13 @@ class Site:
 
 
 @contextmanager
-def own_cluster(name, home):
-    """One control plane, two workers, at the old version; it goes with the test, however that ends."""
+def own_cluster(name, home, *, shape=ONE_AND_TWO, version=OLD, offered=(OLD, NEW)):
+    """A cluster at the old version; it goes with the test, however that ends."""
     with state.lock(f"tests-{name}"):
         if state.load(name):
             cluster.down(name)  # of a run that was killed
         try:
-            real = Real(cluster.up(Request(name, Shape(1, 2), OLD, (OLD, NEW))))
+            real = Real(cluster.up(Request(name, shape, version, offered)))
             site = Site(real, Access(real.cluster), Command(real.cluster.kubeconfig, home))
             site.command = site.operator(home / "operator")
             yield site
