@@ -205,7 +205,9 @@ class _Build:
             return []
         self.paused = True
         self.wave = wave
-        return [Wave((Lane(node, (self._step(node, "run.pause", {"why": f"after the {after}"}, None),)),))]
+        return [
+            Wave((Lane(node, (self._step(node, "run.pause", {"why": f"after the {after.replace('-', ' ')}"}, None),)),))
+        ]
 
     # ---- lanes --------------------------------------------------------------------------------------------------
 

@@ -269,9 +269,9 @@ def test_a_node_goes_back_into_service_only_if_this_run_took_it_out(world, found
 
 def test_a_run_pauses_once(world):
     stage = Stage(world, "run.pause", "node-1", request={"pause_after": "first-worker"})
-    assert stage.decide() == Needed("stops here: after the first-worker")
+    assert stage.decide() == Needed("stops here: after the first worker")
 
-    with pytest.raises(Interrupted, match="run run-1 pauses as asked: after the first-worker") as caught:
+    with pytest.raises(Interrupted, match="run run-1 pauses as asked: after the first worker") as caught:
         stage.apply()
 
     assert caught.value.remedy == "orchestrator resume run-1"

@@ -145,7 +145,7 @@ def test_a_pause_that_was_asked_for_comes_once(root):
     world = SiteWorld(root)
     plan = world.upgrade(TO, pause_after="first-worker")
 
-    with pytest.raises(OrchestratorError, match="pauses as asked: after the first-worker"):
+    with pytest.raises(OrchestratorError, match="pauses as asked: after the first worker"):
         world.start(plan)
     assert {name: m.running for name, m in world.site.machines.items()} == {
         "cp-1": TO,

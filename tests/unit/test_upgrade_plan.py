@@ -230,7 +230,7 @@ def test_a_pause_is_a_wave_of_its_own_and_comes_once(pause, before):
     number = next(n for n, wave in enumerate(made.waves) if wave.lanes[0].steps[0] is paused)
     assert waves(made)[1:number] == before
     assert [len(lane.steps) for lane in made.waves[number].lanes] == [1]
-    assert paused.params == {"why": f"after the {pause}"}
+    assert paused.params == {"why": f"after the {pause.replace('-', ' ')}"}
 
 
 def test_each_pause_that_can_be_asked_for_is_known():
