@@ -211,14 +211,11 @@ done
 for dir in /etc/kubernetes/tmp/kubeadm-backup-etcd-*; do
   [ -d "$dir/etcd/member" ] && head data "$dir/etcd" "$dir"
 done
-for file in /etc/apt/sources.list.d/*.bak /etc/apt/*.bak; do
-  [ -f "$file" ] && { head source "$file"; body < "$file"; }
-done
 head end
 """
 )
 
-#: What kubeadm and this tool kept of what they replaced on a control plane. Takes no words.
+#: What kubeadm kept of what it replaced on a control plane. Takes no words.
 KEPT = Query("kept", _KEPT, 30.0)
 
 # A repository is looked at beside the host's own lists, with the host's own keys and settings. The host moves its own
