@@ -131,11 +131,6 @@ class App:
         self._confirm = confirm
         self._say = say
         self._ask_secret = ask_secret
-        self._closing = contextlib.ExitStack()
-
-    def close(self) -> None:
-        """Let go of the connections to hosts."""
-        self._closing.close()
 
     @cached_property
     def session(self) -> Session:
@@ -158,6 +153,11 @@ class App:
 
         return SiteHands(self.session, self.clock, self.sink, machines=self.machines, **self._reading)
 
+    @property
+    def reader(self) -> Site:
+        """Reads for a command: a dry run has nothing to change with; for others the hands' own readings serve on."""
+        return self.hands if self.settings.dry_run is DryRun.NONE else self.view
+
     @cached_property
     def machines(self) -> Machines:
         """The hosts behind the nodes."""
@@ -167,13 +167,12 @@ class App:
 
     @cached_property
     def pool(self) -> Pool:
-        """Connections to hosts, by the user's own settings."""
+        """Connections to hosts, by the user's own settings; they end with the process."""
         from orchestrator.hosts.config import SshConfig  # noqa: PLC0415
         from orchestrator.hosts.pool import Pool  # noqa: PLC0415
         from orchestrator.hosts.secrets import Secrets  # noqa: PLC0415
 
-        hosts = Pool(SshConfig(), Secrets(self._ask_secret), self.clock, patience_s=HOST_PATIENCE_S)
-        return self._closing.enter_context(hosts)
+        return Pool(SshConfig(), Secrets(self._ask_secret), self.clock, patience_s=HOST_PATIENCE_S)
 
     def _host_of(self, node: Node) -> Machine:
         from orchestrator.hosts.locate import by_ssh, place  # noqa: PLC0415
@@ -225,8 +224,7 @@ class App:
             OrchestratorError: It failed; the run can be resumed.
         """
         dry = self.settings.dry_run is not DryRun.NONE
-        # The hands' own readings serve the run that follows; a dry run has no hands.
-        previews = preview(plan, self.view if dry else self.hands, self.actions)
+        previews = preview(plan, self.reader, self.actions)
         shown(previews)
         _refuse_blocked(previews)
         needed = any(not isinstance(p.decision, Done) for p in previews)

@@ -11,7 +11,7 @@ from orchestrator.hosts import known
 from orchestrator.hosts.commands import Sudo
 from orchestrator.hosts.config import SshConfig
 from orchestrator.hosts.locate import BySsh, Place, place
-from orchestrator.hosts.pool import Pool, each
+from orchestrator.hosts.pool import Pool, each, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,13 +93,8 @@ def keys(
         HostKeyChanged: One is not the known one, and `replacing` is not asked for; or it is revoked.
         HostError: A host does not answer; notes name the others.
     """
-    outcomes = each(where, lambda one: _shown(hosts, one, replacing=replacing))
-    errors = [o.error for o in outcomes if o.error]
-    for other in errors[1:]:
-        errors[0].add_note(str(other))
-    if errors:
-        raise errors[0]
-    return tuple((o.item, *o.value) for o in outcomes if o.value)
+    found = together(where, lambda one: _shown(hosts, one, replacing=replacing))
+    return tuple((place, *shown) for place, shown in found.items())
 
 
 def _shown(hosts: Pool, where: Place, *, replacing: bool) -> tuple[tuple[HostKey, ...], tuple[Vouched, ...]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.members import members
@@ -12,6 +10,7 @@ from orchestrator.app import DryRun
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
 from orchestrator.cluster.versions import Version, parse
+from orchestrator.engine import runs
 from orchestrator.errors import ApiUnreachable, BadUsage, Refused
 from orchestrator.planners.rollback import Request, rollback
 
@@ -47,7 +46,7 @@ def prepare(
         BadUsage: It is no control plane of the cluster.
         Refused: Nothing was kept, or the way back is closed.
     """
-    view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
+    view = app.reader
     say("reading the cluster")
     if app.settings.dry_run is DryRun.NONE:
         app.refuse_if_held()
@@ -71,9 +70,8 @@ def prepare(
     data, losses = _data(node, host, kept, etcd)
     others = [n for n in planes if n != node]
     settled = all(parse_api(view.ask(n, queries.API, "0"))[1] == to for n in others)
-    stamp = datetime.fromtimestamp(app.clock.wall(), UTC).strftime("%Y%m%dT%H%M%S")
     request = Request(
-        name=f"rollback-{stamp}-{secrets.token_hex(2)}",
+        name=runs.plan_name("rollback", app.clock.wall()),
         owner=app.owner,
         planes=tuple(planes),
         flags=flags,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +22,14 @@ from orchestrator.cluster.hostfacts import (
     parse_wanted,
 )
 from orchestrator.cluster.situation import Situation
-from orchestrator.cluster.versions import Version, downgrade, hops, parse, target
-from orchestrator.errors import BadUsage, OrchestratorError, Refused
-from orchestrator.hosts.pool import each
+from orchestrator.cluster.versions import Version, downgrade, hops, minor, parse, target
+from orchestrator.engine import runs
+from orchestrator.errors import BadUsage, Refused
+from orchestrator.hosts.pool import together
 from orchestrator.planners import upgrade as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
@@ -100,7 +99,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
         BadUsage: A node that is named is none.
         OrchestratorError: The cluster or a host could not be read: nothing is taken for good unseen.
     """
-    view: Site = app.hands if app.settings.dry_run is DryRun.NONE else app.view
+    view = app.reader
     say("reading the cluster")
     if app.settings.dry_run is DryRun.NONE:
         app.refuse_if_held()
@@ -109,7 +108,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     chosen = _chosen(nodes, wish.nodes)
     app.machines.know(nodes)
     say(f"asking {len(nodes)} hosts")
-    hosts = _together([n.name for n in nodes], lambda name: parse_look(name, view.ask(name, queries.EXAMINE)))
+    hosts = together([n.name for n in nodes], lambda name: parse_look(name, view.ask(name, queries.EXAMINE)))
     _refuse_others(hosts)
     planes = tuple(name for name, host in hosts.items() if host.control_plane)
     seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), members(view, planes), view.configuration())
@@ -206,7 +205,7 @@ def _offers(view: Site, seen: _Seen, named: Version) -> Mapping[str, Mapping[str
         return parse_offers(view.ask(name, queries.OFFERS, minor))
 
     pairs = [(name, minor) for name in seen.chosen for minor in minors if seen.hosts[name].sources]
-    answers = _together(pairs, ask)
+    answers = together(pairs, ask)
     return {name: {m: answers[name, m] for m in minors if (name, m) in answers} for name in seen.chosen}
 
 
@@ -221,7 +220,7 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
     offered = everywhere if named.line in {v.line for v in everywhere} else somewhere
     if not wish.to and named.line not in {v.line for v in offered}:
         named = seen.current  # no next minor to be had: the newest patch of this one
-    to = target(wish.to or f"{named.major}.{named.minor}", offered | ({named} if named == seen.current else set()))
+    to = target(wish.to or minor(named), offered | ({named} if named == seen.current else set()))
     kubelets = [seen.hosts[name].kubelet for name in seen.chosen]
     oldest = min((k for k in kubelets if k), default=seen.current)
     return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
@@ -237,18 +236,18 @@ def _situation(
     checked = partial(_checked, view, offers, first)
     # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
     own = [n for n in seen.planes if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
-    checks = _together(seen.chosen, checked) if first else {}
+    checks = together(seen.chosen, checked) if first else {}
     wall = app.clock.wall()
     judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
     return Situation(
         nodes=seen.nodes,
         hosts=seen.hosts,
         etcd=seen.etcd,
-        apis=_together(seen.planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0]),
+        apis=together(seen.planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0]),
         offers=offers,
         checks={name: found for name, (found, _) in checks.items()},
         wanted={name: images for name, (_, images) in checks.items() if images},
-        edited=_together(own, lambda n: parse_edited(view.ask(n, queries.EDITED, str(seen.hosts[n].server)))),
+        edited=together(own, lambda n: parse_edited(view.ask(n, queries.EDITED, str(seen.hosts[n].server)))),
         pods=view.pods(),
         budgets=view.budgets(),
         workloads=view.workloads(),
@@ -268,28 +267,12 @@ def _checked(
     view: Site, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
 ) -> tuple[tuple[tuple[Complaint, ...], str], tuple[str, ...]]:
     """What kubeadm of the next version says of one node without being installed, and the images that it wants."""
-    minor = f"{to.major}.{to.minor}" if to else ""
-    mine = offers[name].get(minor)
+    mine = offers[name].get(minor(to)) if to else None
     if to is None or mine is None or to not in mine.versions:
         return ((), ""), ()  # that it is not offered is a finding of its own
-    words = (minor, mine.versions[to], str(to))
+    words = (minor(to), mine.versions[to], str(to))
     answer = view.ask(name, queries.PREFLIGHT, *words)
     return parse_preflight(answer), parse_wanted(answer)
-
-
-def _together(items: Iterable[Any], work: Callable[[Any], Any]) -> dict[Any, Any]:
-    """Item -> what the work gave, on many hosts at once.
-
-    Raises:
-        OrchestratorError: The first failure; notes name the others. A host that cannot be asked is not passed over.
-    """
-    outcomes = each(items, work)
-    errors: list[OrchestratorError] = [o.error for o in outcomes if o.error]
-    for other in errors[1:]:
-        errors[0].add_note(str(other))
-    if errors:
-        raise errors[0]
-    return {o.item: o.value for o in outcomes}
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
@@ -311,9 +294,8 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
     ]
     workers = sum(1 for t in targets if t.upgrade and not t.control_plane)
     at_once = strategy == "all-at-once"
-    stamp = datetime.fromtimestamp(app.clock.wall(), UTC).strftime("%Y%m%dT%H%M%S")
     request = planner.Request(
-        name=f"upgrade-{stamp}-{secrets.token_hex(2)}",
+        name=runs.plan_name("upgrade", app.clock.wall()),
         owner=app.owner,
         flags={**wish.flags, **({"disable_eviction": True} if at_once else {})},
         drain_timeout_s=wish.drain_timeout_s,

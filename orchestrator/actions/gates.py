@@ -17,7 +17,7 @@ from orchestrator.actions.members import members
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_api, parse_watches
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, parse_api, parse_watches
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
 
@@ -179,7 +179,7 @@ def _deaf(found: int | None, now: int | None, waited_s: float) -> list[str]:
 
 def _owners(view: Site) -> dict[str, int]:
     """Owner -> pods ready, for those that bring pods back one by one."""
-    return {_key(w): w.ready for w in view.workloads() if w.kind not in ("DaemonSet", "Job")}
+    return {key: ready for key, (ready, _) in _wanted(view).items()}
 
 
 def _wanted(view: Site) -> dict[str, list[int]]:
@@ -209,10 +209,6 @@ def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
     """What broke within `lasts_s` of every API server's answers, seen from each host and from here."""
     names = step.params["control_planes"]
 
-    def there(name: str) -> list[str]:
-        said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
-        return [f"API server of {name}: {said}"] if said else []
-
     def here() -> list[str]:
         end = clock.now() + lasts_s
         while clock.now() < end:
@@ -221,9 +217,15 @@ def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
         return []
 
     with ThreadPoolExecutor(len(names) + 1, "gate") as crew:
-        work = [crew.submit(_passing, partial(there, name)) for name in names]
+        work = [crew.submit(_passing, partial(_server, view, name, lasts_s)) for name in names]
         work.append(crew.submit(_passing, here))
     return [said for each in work for said in each.result()]
+
+
+def _server(view: Site, name: str, lasts_s: float) -> list[str]:
+    """What is wrong with a control plane's API server, asked by its own host for so long."""
+    said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
+    return [f"API server of {name}: {said}"] if said else []
 
 
 def _passing(look: Callable[[], list[str]]) -> list[str]:
@@ -267,15 +269,13 @@ def _node(view: Site, step: Step, clock: Clock) -> list[str]:
 def _components(view: Site, step: Step, clock: Clock) -> list[str]:
     del clock
     found, wanted = looked(view, step.node), target(step)
-    return [
+    wrong = [
         f"{name} of {step.node} is {found.components.get(name) or 'not running'}, not {wanted}"
         for name in CONTROL_PLANE
         if found.components.get(name) != wanted
-    ] + [
-        f"{name} of {step.node} does not run"
-        for name in STATIC[:1]
-        if name in found.manifests.keys() - found.components
     ]
+    stopped = "etcd" in found.manifests and "etcd" not in found.components
+    return [*wrong, f"etcd of {step.node} does not run"] if stopped else wrong
 
 
 def _daemons(view: Site, step: Step, clock: Clock) -> list[str]:
@@ -288,11 +288,7 @@ def _daemons(view: Site, step: Step, clock: Clock) -> list[str]:
 def _api(view: Site, step: Step, clock: Clock) -> list[str]:
     """One look; that it lasts is seen to by `apply`."""
     del clock
-    found = []
-    for name in step.params["control_planes"]:
-        said, _ = parse_api(view.ask(name, queries.API, "0"))
-        found += [f"API server of {name}: {said}"] if said else []
-    return found
+    return [said for name in step.params["control_planes"] for said in _server(view, name, 0.0)]
 
 
 def _leaders(view: Site, step: Step, clock: Clock) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
-from orchestrator.actions.packages import ended, install, looked, standing, target, unfit
+from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit, waiting
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
@@ -104,7 +104,8 @@ def servers(site: Site, control_planes: Iterable[str]) -> dict[str, str]:
     return {name: str(looked(site, name).server or "") for name in control_planes}
 
 
-def _versions(found: HostFacts) -> dict[str, Any]:
+def versions(found: HostFacts) -> dict[str, Any]:
+    """Static pods' versions, by manifest and by process, as JSON values."""
     return {
         "manifests": {name: str(m.version) for name, m in found.manifests.items() if name in STATIC},
         "components": {name: str(v) for name, v in found.components.items() if name in STATIC},
@@ -127,7 +128,7 @@ class Upgrade:
             "control_plane": found.control_plane,
             "kubeadm": str(found.kubeadm or ""),
             "kubelet": {"installed": str(found.kubelet or ""), "running": str(found.running or "")},
-            **_versions(found),
+            **versions(found),
             "servers": servers(view, step.params["control_planes"]),
             "trace": trace.state,
             "rc": trace.rc,
@@ -139,11 +140,11 @@ class Upgrade:
         version = target(step)
         ended = now["trace"] == "ended" and now["rc"] == 0
         if now["control_plane"]:
-            behind = _behind(now, version)
+            late = behind(now, version)
             # New static pods are not all of it: kubeadm that was started has to end, and well.
-            if not behind and (ended or (step.params["mode"] == "node" and now["trace"] == "absent")):
+            if not late and (ended or (step.params["mode"] == "node" and now["trace"] == "absent")):
                 return Done(f"static pods run {version}")
-            what = f"{', '.join(behind) or 'its settings'} to {version}"
+            what = f"{', '.join(late) or 'its settings'} to {version}"
         else:
             if ended or set(now["kubelet"].values()) == {str(version)}:
                 return Done(f"settings are those of {version}")
@@ -175,9 +176,6 @@ class Upgrade:
             if line.startswith(_STAGES):
                 run.emit("kubeadm.said", line=line[:300])
 
-        def waiting(err: Exception, pause_s: float) -> None:
-            run.emit("retry.scheduled", level="warning", why=str(err), in_s=round(pause_s, 1))
-
         errand = Errand(step.params["plan"], step.id)
         timeout_s = step.timeout_s or 0.0
         try:
@@ -188,7 +186,7 @@ class Upgrade:
                 timeout_s=timeout_s,
                 anew=now["trace"] == "ended",
                 on_line=heard,
-                waiting=waiting,
+                waiting=waiting(run),
             )
         except (CommandTimedOut, CommandVanished) as err:
             err.add_note(state_of(hands, step.node, "\n".join(lines)))
@@ -228,7 +226,7 @@ def state_of(site: Site, node: str, output: str) -> str:
     else:
         text = "kubeadm replaced no manifest" if output else "what kubeadm did is in the run's directory"
     try:
-        found = _versions(looked(site, node))
+        found = versions(looked(site, node))
     except HostError as err:
         return f"{text}; what {node} runs now is not known: {err}"
     now = "; ".join(_both(name, found) for name in STATIC if name in found["manifests"] or name in found["components"])
@@ -249,7 +247,7 @@ def advice(step: Step, run: str, *, control_plane: bool) -> str:
     return "\n".join(lines)
 
 
-def _behind(now: Facts, version: Version) -> list[str]:
+def behind(now: Facts, version: Version) -> list[str]:
     """Components of Kubernetes whose manifest or process is not of the version."""
     wanted = str(version)
     return [
@@ -343,7 +341,7 @@ class Kubelet:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Install, hold again, restart: one command that outlasts a cut connection."""
         run.guard()
-        install(hands, step, now, run, _RESTART)
+        install(hands, step, now, run, script=INSTALL + _RESTART)
 
 
 def _undrained(now: Facts, step: Step, what: str) -> Blocked | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.actions.site import Errand
 from orchestrator.cluster import packages, queries
 from orchestrator.cluster.hostfacts import parse_look
-from orchestrator.cluster.versions import Version, parse
+from orchestrator.cluster.versions import Version, minor, parse
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandTimedOut, CommandVanished, FactUnreadable
@@ -63,14 +63,10 @@ cd /var/cache/apt/archives || exit
 beside apt-get download "$@" || exit
 [ "$images" = yes ] || exit 0
 dpkg-deb -x kubeadm_"${version#v}"-*.deb "$dir/new" || exit
-kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
-  -o 'jsonpath={.data.ClusterConfiguration}' > "$dir/now.yaml" || exit
-sed "s/^kubernetesVersion:.*/kubernetesVersion: $version/" "$dir/now.yaml" > "$dir/configuration.yaml"
-kubeadm="$dir/new/usr/bin/kubeadm"
 ctr --namespace k8s.io images ls -q > "$dir/there" || exit
-"$kubeadm" config images list --config "$dir/configuration.yaml" > "$dir/wanted" || exit
+wanted "$version" > "$dir/wanted" || exit
 if grep -vxF -f "$dir/there" "$dir/wanted"; then
-  "$kubeadm" config images pull --config "$dir/configuration.yaml" || exit
+  "$dir/new/usr/bin/kubeadm" config images pull --config "$dir/configuration.yaml" || exit
 fi
 """
 )
@@ -157,7 +153,7 @@ class Prefetch:
         version = target(step)
         run.guard()
         wanted = [f"{name}={pattern(version)}" for name in step.params["packages"]]
-        words = [_minor(version), str(version), "yes" if step.params["images"] else "no", *wanted]
+        words = [minor(version), str(version), "yes" if step.params["images"] else "no", *wanted]
         errand = Errand(step.params["plan"], step.id)
         argv = ["sh", "-c", _PREFETCH, "sh", *words]
         done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, waiting=waiting(run))
@@ -188,11 +184,11 @@ class Repository:
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Write the files anew, each after a copy of it."""
-        host, minor = hands.host(step.node), step.params["minor"]
+        host, wanted = hands.host(step.node), step.params["minor"]
         for path in now["sources"]:
             # The file itself, not what was shown of it: there may be credentials in it.
             source = packages.source(path, host.read(path, timeout_s=WRITE_S).decode())
-            if source is None or (text := packages.moved(source, minor)) == source.text:
+            if source is None or (text := packages.moved(source, wanted)) == source.text:
                 continue
             run.guard()
             old, mode = f"{path}.v{'-'.join(source.minors)}.bak", _mode(host, path)
@@ -232,17 +228,19 @@ def waiting(run: Applying) -> Callable[[Exception, float], None]:
     return tell
 
 
-def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str = "") -> None:
-    """Install the step's packages and hold again what was found held; then run `after`, a line for sh.
+def install(
+    hands: SiteHands, step: Step, now: Facts, run: Applying, *, script: str = INSTALL, remedy: str = ""
+) -> None:
+    """Install the step's packages and hold again what was found held, by `script`, which takes the words of INSTALL.
 
     Raises:
-        CommandFailed: apt or `after` failed. Holds are back.
+        CommandFailed: The script failed. Holds are back.
         CommandTimedOut: It hung, and was ended. Holds are back.
         CommandVanished: Its host went down.
     """
     wanted = [f"{name}={pattern(target(step))}" for name in step.params["packages"]]
     held = " ".join(run.before.get("held", now["held"]))
-    argv = ["sh", "-c", INSTALL + after, "sh", held, " ".join(now["sources"]), *wanted]
+    argv = ["sh", "-c", script, "sh", held, " ".join(now["sources"]), *wanted]
     errand = Errand(step.params["plan"], step.id)
     try:
         done = hands.finish(
@@ -254,7 +252,7 @@ def install(hands: SiteHands, step: Step, now: Facts, run: Applying, after: str 
     demand(
         hands.host(step.node),
         done,
-        remedy=f"see `dpkg --audit`, `df -h` and `apt-get update` on {step.node}, then resume",
+        remedy=remedy or f"see `dpkg --audit`, `df -h` and `apt-get update` on {step.node}, then resume",
     )
 
 
@@ -262,10 +260,6 @@ def _mode(host: Host, path: str) -> int:
     """A file's rights: one with credentials is not made readable for others."""
     argv = ["stat", "-c", "%a", "--", path]
     return int(demand(host, host.run(argv, timeout_s=WRITE_S, repeatable=True)).text, 8)
-
-
-def _minor(version: Version) -> str:
-    return f"{version.major}.{version.minor}"
 
 
 def _no_repository(node: str) -> Blocked:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import state_of
-from orchestrator.actions.packages import INSTALL, ended, looked, pattern, standing, target, unfit
+from orchestrator.actions.kubeadm import behind, state_of, versions
+from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
-from orchestrator.cluster.hostfacts import CONTROL_PLANE
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
 
@@ -73,12 +72,15 @@ kubectl -n kube-system get configmap kubeadm-config -o yaml \
 """
 
 
+_DOWNGRADE = INSTALL.replace("apt-get install -y", "apt-get install -y --allow-downgrades")
+_RESTART = "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kubelet\n"
+
+
 class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
     Params: `plan`, `version`; `backup`, the directory of their manifests; `data`, a copy of the member's data that
-    takes the place of the present ones, or "" to keep those; `configured`, the cluster's version in kubeadm's
-    settings is that of `version`, too.
+    takes the place of the present ones, or "" to keep those.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -86,8 +88,7 @@ class StaticPods:
         found = looked(view, step.node)
         trace = view.trace(step.node, Errand(step.params["plan"], step.id))
         return {
-            "manifests": {name: str(m.version) for name, m in found.manifests.items()},
-            "components": {name: str(v) for name, v in found.components.items()},
+            **versions(found),
             "trace": trace.state,
             "rc": trace.rc,
         }
@@ -95,16 +96,12 @@ class StaticPods:
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they run; where data come back, when that was done by this plan."""
         del past
-        wanted = str(target(step))
-        behind = [
-            f"{name} {now['components'].get(name, 'not running')}"
-            for name in CONTROL_PLANE
-            if now["manifests"].get(name) != wanted or now["components"].get(name) != wanted
-        ]
+        version = target(step)
+        late = behind(now, version)
         ended = now["trace"] == "ended" and now["rc"] == 0
-        if not behind and (ended or not step.params["data"]):
-            return Done(f"static pods run {wanted}")
-        what = f"{', '.join(behind) or 'etcd'} to {wanted}"
+        if not late and (ended or not step.params["data"]):
+            return Done(f"static pods run {version}")
+        what = f"{', '.join(late) or 'etcd'} to {version}"
         return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
@@ -178,12 +175,6 @@ class Downgrade:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Install the earlier ones; hold again; restart the kubelet."""
         run.guard()
-        wanted = [f"{name}={pattern(target(step))}" for name in step.params["packages"]]
-        held = " ".join(run.before.get("held", now["held"]))
-        script = INSTALL.replace("apt-get install -y", "apt-get install -y --allow-downgrades")
-        if "kubelet" in step.params["packages"]:
-            script += "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kubelet\n"
-        argv = ["sh", "-c", script, "sh", held, " ".join(now["sources"]), *wanted]
-        errand = Errand(step.params["plan"], step.id)
-        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, anew=now["ended"])
-        demand(hands.host(step.node), done, remedy=f"see `apt-cache madison kubeadm` on {step.node}, then resume")
+        script = _DOWNGRADE + (_RESTART if "kubelet" in step.params["packages"] else "")
+        remedy = f"see `apt-cache madison kubeadm` on {step.node}, then resume"
+        install(hands, step, now, run, script=script, remedy=remedy)

@@ -63,7 +63,7 @@ def targets(app: App, nodes: Sequence[str] | None, selector: str, *, allow_empty
         BadUsage: A name is no node's, or the selector matches none.
         typer.Exit: It matches none and that is allowed.
     """
-    reader = app.view if app.settings.dry_run is not DryRun.NONE else app.hands
+    reader = app.reader
     if selector:
         found = tuple(n.name for n in reader.nodes(selector))
         if found:

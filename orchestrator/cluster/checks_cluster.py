@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster import etcd as members
 from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
-from orchestrator.cluster.situation import CLUSTER, Finding, Severity, minor, named, size
-from orchestrator.cluster.versions import POLICY, Part, Version, parse, violations
+from orchestrator.cluster.situation import CLUSTER, Finding, Severity, named, size
+from orchestrator.cluster.versions import POLICY, Part, Version, minor, parse, violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,7 +9,8 @@ from orchestrator.cluster import managed
 from orchestrator.cluster.hostfacts import Offers
 from orchestrator.cluster.kubeadm import BACKUPS
 from orchestrator.cluster.packages import KUBERNETES
-from orchestrator.cluster.situation import CLUSTER, Finding, Severity, minor, named, size
+from orchestrator.cluster.situation import CLUSTER, Finding, Severity, named, size
+from orchestrator.cluster.versions import minor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

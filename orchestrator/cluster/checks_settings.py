@@ -9,8 +9,8 @@ import yaml
 
 from orchestrator.cluster import removed
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
-from orchestrator.cluster.situation import CLUSTER, Finding, Severity, minor
-from orchestrator.cluster.versions import parse
+from orchestrator.cluster.situation import CLUSTER, Finding, Severity
+from orchestrator.cluster.versions import minor, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

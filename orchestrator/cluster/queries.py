@@ -220,11 +220,12 @@ KEPT = Query("kept", _KEPT, 30.0)
 
 # A repository is looked at beside the host's own lists, with the host's own keys and settings. The host moves its own
 # source files to another minor: what stands in them, credentials too, does not leave it.
+# `wanted` lists a version's images, as its kubeadm, unpacked in `$dir/new`, names them by the cluster's own settings.
 # Source: https://pkgs.k8s.io: the minor is in the path, `/core:/stable:/v1.36/deb/`; `packages.moved` is the same here.
 BESIDE = r"""set -u
 dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
 trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
-chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts" "$dir/archives/partial"
+chmod 755 "$dir"; mkdir -p "$dir/lists/partial" "$dir/parts"
 : > "$dir/none.list"
 moved() { sed 's#\(https\{0,1\}://[^ ]*/core:/[A-Za-z_]*:/v\)[0-9]*\.[0-9]*\(/deb\)#\1'"$1"'\2#g'; }
 for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
@@ -237,6 +238,12 @@ beside() {
   "$program" -q -o Dir::Etc::sourcelist="$dir/none.list" -o Dir::Etc::sourceparts="$dir/parts" \
     -o Dir::State::lists="$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
     -o APT::Sandbox::User=root -o Acquire::Retries=1 -o Acquire::http::Timeout=15 "$@"
+}
+wanted() {
+  kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
+    -o 'jsonpath={.data.ClusterConfiguration}' > "$dir/now.yaml" || return
+  sed "s/^kubernetesVersion:.*/kubernetesVersion: $1/" "$dir/now.yaml" > "$dir/configuration.yaml"
+  "$dir/new/usr/bin/kubeadm" config images list --config "$dir/configuration.yaml"
 }
 """
 _OFFERS = (
@@ -267,11 +274,6 @@ check() {
   else
     "$dir/new/usr/bin/kubeadm" upgrade node phase preflight
   fi
-}
-wanted() {
-  kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
-    -o 'jsonpath={.data.ClusterConfiguration}' | sed "s/^kubernetesVersion:.*/kubernetesVersion: $1/" > "$dir/c.yaml"
-  "$dir/new/usr/bin/kubeadm" config images list --config "$dir/c.yaml"
 }
 if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then head wanted; wanted "$3" 2> /dev/null | body; fi
 check "$3" > "$dir/said" 2>&1; rc=$?

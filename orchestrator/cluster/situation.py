@@ -105,11 +105,6 @@ class Situation:
         return tuple(host for host in self.hosts.values() if host.control_plane)
 
 
-def minor(version: Version) -> str:
-    """`1.37`."""
-    return f"{version.major}.{version.minor}"
-
-
 def named(names: tuple[str, ...] | list[str], most: int = 5) -> str:
     """Names in one line, the first few of them and how many more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

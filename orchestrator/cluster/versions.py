@@ -59,6 +59,11 @@ class Version:
         return f"v{self.major}.{self.minor}.{self.patch}{pre}{self.vendor}"
 
 
+def minor(version: Version) -> str:
+    """`1.37`."""
+    return f"{version.major}.{version.minor}"
+
+
 class Skew(StrEnum):
     """How a kubelet's version stands to its API server's."""
 

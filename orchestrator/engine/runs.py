@@ -128,6 +128,11 @@ def _summary(place: Path) -> RunSummary | None:
     return RunSummary(place.name, state, contents.started, contents.plan.title, over)
 
 
+def plan_name(kind: str, wall: float) -> str:
+    """A name for a plan, by which what it leaves on hosts is known: its kind, UTC time to the second, and chance."""
+    return f"{kind}-{datetime.fromtimestamp(wall, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
 def durations(kind: str) -> Iterator[tuple[Plan, Mapping[str, float]]]:
     """The plan of each run of a kind, and how many seconds its steps took, the oldest first."""
     for place in sorted(root().glob(f"{kind}-*"), key=lambda place: place.name):

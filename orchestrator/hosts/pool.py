@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.hosts.container import ContainerTransport
@@ -113,6 +113,21 @@ class Outcome(Generic[K, T]):
     item: K
     value: T | None
     error: OrchestratorError | None
+
+
+def together(items: Iterable[K], work: Callable[[K], T]) -> dict[K, T]:
+    """Item -> what `work` gave for it, so many at once; in the items' order.
+
+    Raises:
+        OrchestratorError: The first failure; notes name the others. None is passed over.
+    """
+    outcomes = each(items, work)
+    errors = [o.error for o in outcomes if o.error]
+    for other in errors[1:]:
+        errors[0].add_note(str(other))
+    if errors:
+        raise errors[0]
+    return {o.item: cast("T", o.value) for o in outcomes}  # none failed
 
 
 def each(items: Iterable[K], work: Callable[[K], T], *, at_once: int = AT_ONCE) -> tuple[Outcome[K, T], ...]:

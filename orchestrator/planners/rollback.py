@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cluster.versions import minor
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
 from orchestrator.planners.upgrade import (
     FILE_S,
@@ -71,7 +72,7 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
         cordon = step("node.cordon", {"owner": request.owner, "reason": f"back to {version}"}, PATCH_S)
         yield cordon
         yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)
-        yield step("packages.repository", {"minor": f"{to.major}.{to.minor}"}, FILE_S)
+        yield step("packages.repository", {"minor": minor(to)}, FILE_S)
         params = {"version": version, "packages": list(KUBELET_PACKAGES)}
         yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
         if kept:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster.versions import Workers
+from orchestrator.cluster.versions import Workers, minor
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
 from orchestrator.errors import BadUsage
 
@@ -250,7 +250,7 @@ class _Build:
         yield from self._end(node, to, drain)
 
     def _kubeadm(self, node: str, to: Version, mode: str) -> Iterator[Step]:
-        yield self._step(node, "packages.repository", {"minor": f"{to.major}.{to.minor}"}, FILE_S)
+        yield self._step(node, "packages.repository", {"minor": minor(to)}, FILE_S)
         params: dict[str, Any] = {"version": str(to), "packages": ["kubeadm"]}
         kubeadm = self._step(node, "packages.install", params, PACKAGE_S)
         yield kubeadm

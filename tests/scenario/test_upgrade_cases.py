@@ -32,8 +32,7 @@ def application(site, *, dry_run=DryRun.CLIENT, held=None):
 
     return SimpleNamespace(
         settings=Settings(dry_run=dry_run),
-        view=site.view(),
-        hands=site.hands(),
+        reader=site.view() if dry_run is not DryRun.NONE else site.hands(),
         machines=SimpleNamespace(know=lambda _: None),
         clock=site.clock,
         owner="ann@laptop",
