@@ -31,14 +31,19 @@ def application(
 ) -> App:
     """The application as the common options describe it."""
     known = Settings(str(kubeconfig) if kubeconfig else None, context, **settings)
-    asks = confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
+    asks = attended()
     return App(
         known,
         sink(log_format),
-        asks,
+        confirm if asks else None,
         event_notice if log_format is LogFormat.JSON else notice,
         secret if asks else None,
     )
+
+
+def attended() -> bool:
+    """Somebody sits before a terminal, and can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def secret(prompt: str) -> str:

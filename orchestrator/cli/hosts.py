@@ -102,11 +102,12 @@ def trust(
 
 
 def _ask(keys: int, hosts: int) -> None:
+    from orchestrator.cli.context import attended  # noqa: PLC0415
     from orchestrator.errors import Refused  # noqa: PLC0415
     from orchestrator.report.text import count  # noqa: PLC0415
 
     what = f"{count(keys, 'key')} of {count(hosts, 'host')}"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not attended():
         raise Refused(
             f"trusting {what} has to be confirmed, and there is no terminal to ask on; nothing was changed",
             remedy="compare the fingerprints above, then pass --yes",
@@ -118,12 +119,10 @@ def _ask(keys: int, hosts: int) -> None:
 
 
 def _secrets() -> Secrets:
-    from getpass import getpass  # noqa: PLC0415
-
+    from orchestrator.cli.context import attended, secret  # noqa: PLC0415
     from orchestrator.hosts.secrets import Secrets  # noqa: PLC0415
 
-    asks = sys.stdin.isatty() and sys.stderr.isatty()
-    return Secrets((lambda prompt: getpass(f"{prompt}: ")) if asks else None)
+    return Secrets(secret if attended() else None)
 
 
 def _say(text: str) -> None:
