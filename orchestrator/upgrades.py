@@ -119,10 +119,11 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     offers = _offers(view, seen, named)
     way = _way(seen, wish, named, offers)
     say("running kubeadm's own checks")
-    found = preflight.findings(_situation(app, view, wish, seen, offers, way))
     workers = sum(1 for name in chosen if name not in planes)
     takes = sum(1 for n in nodes if not n.unschedulable and not n.taints)
     strategy, why = planner.strategy(wish.strategy, workers, takes)
+    size = wish.max_unavailable if strategy == "rolling" else 0
+    found = preflight.findings(_situation(app, view, wish, seen, offers, way, _waves(chosen, planes, size)))
     accepted = tuple(sorted({f.check for f in found} & set(wish.accept)))
     unaccepted = preflight.unaccepted(found, wish.accept)
     plan = _plan(app, wish, strategy, seen, way)
@@ -229,8 +230,21 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
 # ---- looking --------------------------------------------------------------------------------------------------------
 
 
+def _waves(chosen: Sequence[str], planes: Sequence[str], size: int) -> tuple[tuple[str, ...], ...]:
+    """Nodes that are out of service together: control planes one by one, then workers; none with a size of 0."""
+    workers = [name for name in chosen if name not in planes]
+    groups = (tuple(workers[start : start + size]) for start in range(0, len(workers), size or 1))
+    return (*((name,) for name in chosen if name in planes), *groups) if size else ()
+
+
 def _situation(
-    app: App, view: Site, wish: Wish, seen: _Seen, offers: Mapping[str, Mapping[str, Offers]], way: tuple[Hop, ...]
+    app: App,
+    view: Site,
+    wish: Wish,
+    seen: _Seen,
+    offers: Mapping[str, Mapping[str, Offers]],
+    way: tuple[Hop, ...],
+    waves: tuple[tuple[str, ...], ...],
 ) -> Situation:
     first = way[0].to if way else None
     checked = partial(_checked, view, offers, first)
@@ -260,6 +274,7 @@ def _situation(
         hops=way,
         upgrading=seen.chosen,
         now=wall,
+        waves=waves,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd as members
+from orchestrator.cluster import room
 from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
 from orchestrator.cluster.situation import CLUSTER, Finding, Severity, named, size
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from orchestrator.cluster.hostfacts import HostFacts
-    from orchestrator.cluster.model import Node, Pod
     from orchestrator.cluster.situation import Situation
     from orchestrator.cluster.versions import Violation
 
@@ -253,11 +253,13 @@ def pods(situation: Situation) -> Iterator[Finding]:
         if refused:
             yield _refused(node, dict(sorted(refused.items())))
     for name in situation.upgrading:
-        homeless = [p for p in mine if p.node == name and _moves(p) and not _fits_elsewhere(p, situation.nodes)]
+        others = [n for n in situation.nodes if n.name != name]
+        homeless = [p for p in mine if p.node == name and room.moves(p) and not any(room.takes(n, p) for n in others)]
         if homeless:
             text = f"{len(homeless)} pods have no other node to go to: {named([p.key for p in homeless])}"
             remedy = "add a node; or --strategy all-at-once, for they are away while it is upgraded"
             yield Finding("NowhereToGo", Severity.WARNING, name, text, remedy)
+    yield from _room(situation)
     single = [
         f"{w.kind} {w.namespace}/{w.name}"
         for w in situation.workloads
@@ -280,21 +282,21 @@ def _flag(reason: str) -> str:
     return next((flag for text, flag in _FLAGS.items() if reason.startswith(text)), "")
 
 
-def _moves(pod: Pod) -> bool:
-    """A drain takes it, and a controller makes another."""
-    return pod.controller is not None and pod.controller.kind != "DaemonSet" and pod.deleting_since is None
+def _amount(resource: str, amount: float) -> str:
+    """Of a resource, for people: memory and storage in bytes, all else as a number."""
+    return size(amount) if resource in ("memory", "ephemeral-storage") else f"{amount:.3g}"
 
 
-def _fits_elsewhere(pod: Pod, nodes_: Iterable[Node]) -> bool:
-    """Some other node would take it, as far as taints tell; room is not looked at."""
-    return any(
-        node.name != pod.node
-        and node.ready
-        and not node.unschedulable
-        and all(
-            any(toleration.covers(taint) for toleration in pod.tolerations)
-            for taint in node.taints
-            if taint.effect != "PreferNoSchedule"
-        )
-        for node in nodes_
-    )
+def _room(situation: Situation) -> Iterator[Finding]:
+    """Pods that would wait for room while their node is out of service."""
+    by: dict[str, list[room.Unplaced]] = {}
+    for each in room.unplaced(situation.nodes, situation.pods, situation.waves):
+        by.setdefault(each.pod.node, []).append(each)
+    for node, lacking in by.items():
+        listed = [
+            f"{e.pod.key} (requests {e.lacks} {_amount(e.lacks, e.needs)}, {_amount(e.lacks, max(e.left, 0.0))} left)"
+            for e in lacking
+        ]
+        text = f"{len(listed)} of its pods would find no room elsewhere, and wait until it is back: {named(listed)}"
+        remedy = "add a node, lower requests, or fewer nodes at once (--max-unavailable)"
+        yield Finding("NoRoom", Severity.WARNING, node, text, remedy, "\n".join(listed))

@@ -65,6 +65,8 @@ class Pod:
         mirror: Stands for a static pod; only its kubelet can remove it.
         empty_dir: Has a volume that is lost with it.
         waiting_reason: Why it is not ready, in the words of the kubelet or the scheduler, or "".
+        requests: What the scheduler counts for it, by resource; overhead and init containers are in it.
+        node_selector: Labels that its node has to have.
     """
 
     namespace: str
@@ -84,6 +86,8 @@ class Pod:
     waiting_reason: str = ""
     created: float = 0.0
     tolerations: tuple[Toleration, ...] = ()
+    requests: Mapping[str, float] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

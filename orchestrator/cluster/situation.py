@@ -68,6 +68,7 @@ class Situation:
         configuration: kubeadm's ClusterConfiguration, as YAML.
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
+        waves: Nodes that are out of service together, one group after another; none where all of them are at once.
         now: Seconds since the epoch.
     """
 
@@ -88,6 +89,7 @@ class Situation:
     upgrading: tuple[str, ...]
     now: float
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    waves: tuple[tuple[str, ...], ...] = ()
 
     @property
     def target(self) -> Version | None:

@@ -26,11 +26,11 @@ from orchestrator.kube.wire import (
     BudgetObject,
     ListObject,
     NodeObject,
-    PodObject,
     WorkloadObject,
     read_cordon,
     write_cordon,
 )
+from orchestrator.kube.wirepods import PodObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,8 @@ import msgspec
 
 from orchestrator.cluster.model import Budget, Pod, PodChange
 from orchestrator.errors import ApiError, ApiUnreachable, FactUnreadable
-from orchestrator.kube.wire import BudgetObject, PodObject, Status, WatchEvent
+from orchestrator.kube.wire import BudgetObject, Status, WatchEvent
+from orchestrator.kube.wirepods import PodObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -20,11 +19,9 @@ from orchestrator.cluster.model import (
     FieldManager,
     Node,
     OwnerRef,
-    Pod,
     Requirement,
     Selector,
     Taint,
-    Toleration,
     Workload,
 )
 
@@ -97,101 +94,6 @@ class Condition(Wire):
     last_transition_time: datetime | None = None
 
 
-class Volume(Wire):
-    """A volume, of which only emptyDir matters."""
-
-    empty_dir: dict[str, Any] | None = None
-
-
-class TolerationObject(Wire):
-    """A toleration."""
-
-    key: str = ""
-    operator: str = ""
-    value: str = ""
-    effect: str = ""
-
-
-class PodSpec(Wire):
-    """A pod's spec."""
-
-    node_name: str = ""
-    volumes: list[Volume] | None = None
-    tolerations: list[TolerationObject] | None = None
-    termination_grace_period_seconds: int | None = None
-
-
-class Waiting(Wire):
-    """Why a container waits."""
-
-    reason: str = ""
-
-
-class ContainerState(Wire):
-    """The state of a container."""
-
-    waiting: Waiting | None = None
-
-
-class ContainerStatus(Wire):
-    """A container's status."""
-
-    state: ContainerState | None = None
-
-
-class PodStatus(Wire):
-    """A pod's status."""
-
-    phase: str = ""
-    reason: str = ""
-    conditions: list[Condition] | None = None
-    container_statuses: list[ContainerStatus] | None = None
-
-
-class PodObject(Wire):
-    """A pod."""
-
-    metadata: Meta
-    spec: PodSpec = msgspec.field(default_factory=PodSpec)
-    status: PodStatus = msgspec.field(default_factory=PodStatus)
-
-    def fact(self) -> Pod:
-        """The pod as the model has it."""
-        meta, status = self.metadata, self.status
-        ready = next((c for c in status.conditions or () if c.type == "Ready"), None)
-        grace = float(meta.deletion_grace_period_seconds or 0)
-        own_grace = self.spec.termination_grace_period_seconds
-        return Pod(
-            namespace=meta.namespace,
-            name=meta.name,
-            uid=meta.uid,
-            node=self.spec.node_name,
-            phase=status.phase,
-            ready=ready is not None and ready.status == "True",
-            ready_since=_epoch(ready.last_transition_time) if ready else None,
-            controller=meta.controller(),
-            labels=meta.labels or {},
-            # deletionTimestamp is the end of the grace period, not its start.
-            deleting_since=None if meta.deletion_timestamp is None else meta.deletion_timestamp.timestamp() - grace,
-            deletion_grace_s=grace,
-            grace_s=30.0 if own_grace is None else float(own_grace),
-            mirror="kubernetes.io/config.mirror" in (meta.annotations or {}),
-            empty_dir=any(v.empty_dir is not None for v in self.spec.volumes or ()),
-            waiting_reason=self._waiting(),
-            created=_epoch(meta.creation_timestamp) or 0.0,
-            tolerations=tuple(_toleration(t.key, t.operator, t.value, t.effect) for t in self.spec.tolerations or ()),
-        )
-
-    def _waiting(self) -> str:
-        for container in self.status.container_statuses or ():
-            if container.state and container.state.waiting and container.state.waiting.reason:
-                return container.state.waiting.reason
-        for condition in self.status.conditions or ():
-            if condition.type in ("PodScheduled", "Ready") and condition.status == "False" and condition.reason:
-                return condition.reason
-        return self.status.reason
-
-
 class TaintObject(Wire):
     """A taint."""
 
@@ -254,10 +156,10 @@ class NodeObject(Wire):
             unschedulable=spec.unschedulable,
             ready=ready is not None and ready.status == "True",
             ready_reason=(ready.reason or ready.status) if ready else "no Ready condition",
-            ready_since=_epoch(ready.last_transition_time) if ready else None,
+            ready_since=epoch(ready.last_transition_time) if ready else None,
             cordon=read_cordon((meta.annotations or {}).get(CORDON_ANNOTATION)),
             cordoned_by=_cordoned_by(meta.managed_fields or []) if spec.unschedulable else None,
-            taints=tuple(Taint(t.key, t.value, t.effect, _epoch(t.time_added)) for t in spec.taints or ()),
+            taints=tuple(Taint(t.key, t.value, t.effect, epoch(t.time_added)) for t in spec.taints or ()),
             roles=tuple(sorted(k.removeprefix(ROLE_PREFIX) for k in labels if k.startswith(ROLE_PREFIX))),
             kubelet_version=status.node_info.kubelet_version,
             os_image=status.node_info.os_image,
@@ -268,7 +170,7 @@ class NodeObject(Wire):
             provider_id=spec.provider_id,
             labels=labels,
             allocatable={k: quantity(v) for k, v in (status.allocatable or {}).items()},
-            created=_epoch(meta.creation_timestamp) or 0.0,
+            created=epoch(meta.creation_timestamp) or 0.0,
         )
 
 
@@ -470,13 +372,8 @@ def quantity(text: str) -> float:
     return float(match[1]) * _FACTOR[match[2] or ""]
 
 
-@lru_cache(maxsize=4096)
-def _toleration(key: str, operator: str, value: str, effect: str) -> Toleration:
-    """The same few stand in every pod: one object for all of them."""
-    return Toleration(key, operator, value, effect)
-
-
-def _epoch(at: datetime | None) -> float | None:
+def epoch(at: datetime | None) -> float | None:
+    """A time of the API in seconds since the epoch."""
     return at.timestamp() if at else None
 
 
@@ -488,5 +385,5 @@ def _cordoned_by(fields: list[Managed]) -> FieldManager | None:
     """
     for entry in fields:
         if "f:unschedulable" in entry.fields_v1.get("f:spec", {}):
-            return FieldManager(entry.manager, _epoch(entry.time))
+            return FieldManager(entry.manager, epoch(entry.time))
     return None

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.cluster.ports import BudgetExhausted, Denied, Evicted, Gone, TryLater
 from orchestrator.kube.cluster import KubeHands, KubeRehearsal
-from orchestrator.kube.wire import PodObject
+from orchestrator.kube.wirepods import PodObject
 from tests.fakes import wire
 from tests.fakes.certificates import Certificates
 from tests.fakes.server import ApiServer, HangUp, Silence, ok, page, said

@@ -10,7 +10,7 @@ from orchestrator.cluster.model import PodList
 from orchestrator.errors import ApiError, ApiForbidden, FactUnreadable
 from orchestrator.kube import watch
 from orchestrator.kube.cluster import KubeView
-from orchestrator.kube.wire import PodObject
+from orchestrator.kube.wirepods import PodObject
 from tests.fakes import wire
 from tests.fakes.server import PATIENCE_S, HangUp, Stream, ok, page, said
 from tests.fakes.sink import Recorder

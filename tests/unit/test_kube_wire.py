@@ -10,13 +10,13 @@ from orchestrator.cluster.model import CordonRecord, OwnerRef, Requirement, Tain
 from orchestrator.kube.wire import (
     BudgetObject,
     NodeObject,
-    PodObject,
     WorkloadObject,
     quantity,
     read_cordon,
     read_status,
     write_cordon,
 )
+from orchestrator.kube.wirepods import PodObject
 
 CORDON = "kube-orchestrator.io/cordon"
 
@@ -263,3 +263,52 @@ def test_what_is_no_quantity_is_no_number_and_not_zero(text):
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"kind": "Pod"}', b"404 page not found"])
 def test_only_a_status_is_a_status(body):
     assert read_status(body) is None
+
+
+# ---- what a pod requests ----------------------------------------------------------------------------------------
+
+
+def container(*, sidecar=False, **requests):
+    made = {"name": "c", "resources": {"requests": requests}}
+    return {**made, "restartPolicy": "Always"} if sidecar else made
+
+
+@pytest.mark.parametrize(
+    ("spec", "cpu"),
+    [
+        ({}, None),
+        ({"containers": [{"name": "c"}, {"name": "d", "resources": {}}]}, None),
+        ({"containers": [container(cpu="250m"), container(cpu="1")]}, 1.25),
+        # An init container runs before the others: the larger of the two counts.
+        ({"containers": [container(cpu="1")], "initContainers": [container(cpu="3"), container(cpu="2")]}, 3.0),
+        ({"containers": [container(cpu="4")], "initContainers": [container(cpu="3")]}, 4.0),
+        # A sidecar runs beside the containers, and beside the init containers after it.
+        ({"containers": [container(cpu="1")], "initContainers": [container(cpu="2", sidecar=True)]}, 3.0),
+        (
+            {
+                "containers": [container(cpu="1")],
+                "initContainers": [container(cpu="2", sidecar=True), container(cpu="5")],
+            },
+            7.0,
+        ),
+        (
+            {
+                "containers": [container(cpu="1")],
+                "initContainers": [container(cpu="5"), container(cpu="2", sidecar=True)],
+            },
+            5.0,
+        ),
+        # Of the pod as a whole, in place of its containers'.
+        ({"containers": [container(cpu="1")], "resources": {"requests": {"cpu": "3"}}}, 3.0),
+        ({"containers": [container(cpu="1")], "overhead": {"cpu": "500m"}}, 1.5),
+    ],
+)
+def test_a_pod_requests_what_the_scheduler_counts(spec, cpu):
+    assert pod(spec=spec).requests.get("cpu") == cpu
+
+
+def test_requests_are_in_the_models_units_and_of_every_resource():
+    found = pod(spec={"containers": [container(memory="1Gi", **{"example.com/gpu": "2"})], "nodeSelector": {"a": "b"}})
+
+    assert found.requests == {"memory": 2.0**30, "example.com/gpu": 2.0}
+    assert found.node_selector == {"a": "b"}
