@@ -115,10 +115,13 @@ class Place:
         everything = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "-f", "-", stdin=json.dumps(everything))
 
+    def read(self, *words):
+        """What kubectl found here."""
+        return json.loads(self.kubectl("get", *words, "-o", "json"))
+
     def pods(self):
         """Name -> pod."""
-        found = json.loads(self.kubectl("get", "pods", "-o", "json"))["items"]
-        return {pod["metadata"]["name"]: pod for pod in found}
+        return {pod["metadata"]["name"]: pod for pod in self.read("pods")["items"]}
 
     def until_ready(self, number):
         until(f"{number} pods of {self.name}", lambda: sum(map(ready, self.pods().values())) == number)
@@ -126,6 +129,23 @@ class Place:
     def attempt(self, pod, *command):
         """The outcome of a command in a pod, whatever it is."""
         return self.real.attempt("--namespace", self.name, "exec", pod, "--", "/bin/busybox", *command)
+
+    def until_named(self, pod, *names):
+        """Returns once every DNS server of the cluster knows these Services: each has a watch of its own, and one that
+        lost it when the API server was away comes back to it after up to a minute."""
+        found = self.real.read("pods", "--namespace=kube-system", "--selector=k8s-app=kube-dns")["items"]
+        servers = [entry["status"]["podIP"] for entry in found]
+        services = {name: self.read("service", name)["spec"]["clusterIP"] for name in names}
+
+        def knows(server, name):
+            return services[name] in self.said(pod, "nslookup", f"{name}.{self.name}.svc.cluster.local", server)
+
+        until(f"DNS to know {names}", lambda: all(knows(server, name) for server in servers for name in names))
+
+    def said(self, pod, *command):
+        """All that a command in a pod said."""
+        done = self.attempt(pod, *command)
+        return done.stdout + done.stderr
 
     def fetched(self, pod, address):
         """What a pod gets from an address; why not, when it gets nothing."""

@@ -20,6 +20,7 @@ def pair(place):
         *(service(name) for name in ("left", "right")),
     )
     place.until_ready(2)
+    place.until_named("left", "left", "right")
     return {name: found["status"]["podIP"] for name, found in place.pods().items()}
 
 
