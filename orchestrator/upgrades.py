@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.actions.drain import survey
 from orchestrator.actions.members import members
 from orchestrator.app import DryRun
-from orchestrator.cluster import managed, preflight, queries
+from orchestrator.cluster import managed, preflight, queries, removed
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import (
     EtcdFacts,
@@ -269,7 +269,8 @@ def _situation(
             n: {v.pod.key: tuple(r.text for r in v.reasons) for v in found.having(Outcome.REFUSE)}
             for n, found in judged.items()
         },
-        deprecated=view.deprecated() or (),
+        deprecated=view.deprecated(),
+        written=view.written(removed.until(seen.current, way[-1].to)) if way else (),
         configuration=seen.configuration,
         hops=way,
         upgrading=seen.chosen,

@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.actions.drain import survey
 from orchestrator.actions.kubeadm import advice, state_of
 from orchestrator.actions.members import members
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
+from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, parse_api, parse_watches
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
@@ -56,7 +58,8 @@ class Gate:
     - `watches`: as many watches on pods and Services as the step `noted` found;
     - `owners`: as many pods ready as it found;
     - `budgets`: none below what it needs;
-    and `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`.
+    and `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`; `drain`, where the gate is for a
+    drain only: flags of it, with which pods are looked for that would move; without any there is nothing to wait for.
 
     Args:
         clock: For how long something lasts.
@@ -72,6 +75,8 @@ class Gate:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
+        if "drain" in step.params and not _to_drain(view, step, self._clock):
+            return {"wrong": [], "owners": {}, "watches": None, "well_s": 0.0, "waited_s": 0.0}
         checks = step.params["checks"]
         wrong = [text for check in checks for text in _passing(partial(_CHECKS[check], view, step, self._clock))]
         owners: dict[str, list[int]] = {}
@@ -157,6 +162,15 @@ class Note:
         """Nothing: the journal has the facts by now."""
         del hands, now, run
         self._noted.add(step.id)
+
+
+def _to_drain(view: Site, step: Step, clock: Clock) -> bool:
+    """Whether the drain would move a pod. While that cannot be told, it may be."""
+    flags = {**step.params["drain"], "cordon": ""}
+    found: list[str] = _passing(
+        lambda: [v.pod.key for v in survey(view, step.node, flags, clock.wall()).having(Outcome.EVICT)]
+    )
+    return bool(found)
 
 
 def watching(view: Site, step: Step) -> int | None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 from orchestrator.cluster.ports import Hands, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from orchestrator.cluster.model import Written
     from orchestrator.cluster.queries import Query
     from orchestrator.engine.host import Completed, Host
 
@@ -80,6 +81,13 @@ class Site(View, Protocol):
 
     def deprecated(self) -> tuple[str, ...] | None:
         """APIs that are asked for and will be removed, as `GROUP/VERSION/RESOURCE@RELEASE`; None if that is hidden."""
+        ...
+
+    def written(self, versions: Iterable[str]) -> tuple[Written, ...] | None:
+        """Who set fields of objects through these API versions (`GROUP/VERSION` or `GROUP/VERSION/RESOURCE`).
+
+        None if some of it is hidden.
+        """
         ...
 
     def kept(self, name: str) -> Path | None:

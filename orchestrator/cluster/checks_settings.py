@@ -167,7 +167,9 @@ def apis(situation: Situation) -> Iterator[Finding]:
     target = situation.target
     if target is None:
         return
-    for each in situation.deprecated:
+    yield from _unread(situation)
+    yield from _written(situation, target)
+    for each in situation.deprecated or ():
         name, _, release = each.rpartition("@")
         name = name.removeprefix("/")
         gone = removed.apis([name], target)
@@ -184,6 +186,29 @@ def apis(situation: Situation) -> Iterator[Finding]:
         else:
             text = f"clients ask for {name}, which {since} will not serve; {minor(target)} still does"
             yield Finding("DeprecatedApis", Severity.WARNING, CLUSTER, text, remedy)
+
+
+def _unread(situation: Situation) -> Iterator[Finding]:
+    hidden = {
+        "which API versions clients ask for (/metrics of the API server)": situation.deprecated,
+        "through which API versions objects were written (a list of them)": situation.written,
+    }
+    for what, known in hidden.items():
+        if known is None:
+            text = f"this user may not read {what}: what uses versions that go is not known"
+            yield Finding("ApisUnread", Severity.NOTE, CLUSTER, text, "docs/rbac.md has the permission")
+
+
+def _written(situation: Situation, target: Version) -> Iterator[Finding]:
+    """Objects stay as they are, and are served in other versions: who wrote them will write again."""
+    for each in situation.written or ():
+        for gone in removed.apis([each.api], target):
+            text = (
+                f"{each.manager or 'somebody'} wrote {each.count} objects as {each.api}, which {gone.since} does not "
+                f"serve any more: {each.example}{' and others' if each.count > 1 else ''}"
+            )
+            remedy = f"have its manifests use {gone.instead or 'a version that is served'} before"
+            yield Finding("WrittenInRemovedApis", Severity.WARNING, CLUSTER, text, remedy)
 
 
 # ---- what the kubelet starts with -------------------------------------------------------------------------------

@@ -295,6 +295,23 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """Objects with fields that somebody set through one API version, by their managedFields.
+
+    Attributes:
+        api: `GROUP/VERSION/RESOURCE`.
+        manager: Who, by the name that the client gave.
+        count: How many objects.
+        example: One of them, `namespace/name`, or its name.
+    """
+
+    api: str
+    manager: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """A controller that runs pods: Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or another kind.
 

@@ -315,6 +315,11 @@ def apis(group_versions: Iterable[str], target: Version) -> tuple[Removed, ...]:
     return tuple(each for each in found if each is not None)
 
 
+def until(now: Version, target: Version) -> tuple[str, ...]:
+    """API versions that are served at `now`, as far as this knows, and not at `target`."""
+    return tuple(name for gone in sorted(APIS) if now.line < (1, gone) <= target.line for name in APIS[gone])
+
+
 def _api(name: str, target: Version) -> Removed | None:
     whole = "/".join(name.split("/")[:2])
     for minor in sorted(APIS):

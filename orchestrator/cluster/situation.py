@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, Offers
     from orchestrator.cluster.kubeadm import Complaint
-    from orchestrator.cluster.model import Budget, Node, Pod, Workload
+    from orchestrator.cluster.model import Budget, Node, Pod, Workload, Written
     from orchestrator.cluster.versions import Hop, Version
 
 #: Where a finding is that is of no one node.
@@ -64,7 +64,8 @@ class Situation:
         edited: Control plane -> the diff of manifests that were edited by hand, "" when none was.
         refused: Node -> pod -> why a drain with the plan's flags would refuse it.
         deprecated: `GROUP/VERSION/RESOURCE@RELEASE` that clients asked for, and the release that removes it, "" where
-            none is named. The group of core is empty.
+            none is named. The group of core is empty. None where it may not be read.
+        written: Who set fields through API versions that go on the way. None where it may not be read.
         configuration: kubeadm's ClusterConfiguration, as YAML.
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
@@ -83,13 +84,14 @@ class Situation:
     budgets: tuple[Budget, ...]
     workloads: tuple[Workload, ...]
     refused: Mapping[str, Mapping[str, tuple[str, ...]]]
-    deprecated: tuple[str, ...]
+    deprecated: tuple[str, ...] | None
     configuration: str
     hops: tuple[Hop, ...]
     upgrading: tuple[str, ...]
     now: float
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     waves: tuple[tuple[str, ...], ...] = ()
+    written: tuple[Written, ...] | None = ()
 
     @property
     def target(self) -> Version | None:

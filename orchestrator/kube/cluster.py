@@ -181,10 +181,10 @@ class KubeView:
         self._readings[key] = (self._clock.now(), value)  # type: ignore[assignment]
         return value
 
-    def _get(self, path: str, query: dict[str, str], what: str) -> Response:
-        return self._retried(retry.API_READ, lambda: self._attempt("GET", path, what, query=query))
+    def _get(self, path: str, query: dict[str, str], what: str, **request: Any) -> Response:
+        return self._retried(retry.API_READ, lambda: self._attempt("GET", path, what, query=query, **request))
 
-    def _list(self, path: str, kind: type[T], query: dict[str, str], what: str) -> tuple[list[T], str]:
+    def _list(self, path: str, kind: type[T], query: dict[str, str], what: str, **request: Any) -> tuple[list[T], str]:
         """All items, page by page, and the resource version of the list.
 
         Source: API concepts, "Retrieving large results sets in chunks": 410 on a later page means the place is
@@ -195,7 +195,7 @@ class KubeView:
         paging = {"limit": str(self._chunk_size)} if self._chunk_size else {}
         while True:
             try:
-                page = self._parse(decoder, self._get(path, {**query, **paging}, what), what)
+                page = self._parse(decoder, self._get(path, {**query, **paging}, what, **request), what)
             except ApiError as err:
                 if err.status != watch.GONE or "continue" not in paging:
                     raise

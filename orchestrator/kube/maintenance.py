@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
+from orchestrator.cluster.model import Written
 from orchestrator.errors import ApiForbidden, ApiNotFound
 from orchestrator.kube.cluster import KubeView
 from orchestrator.kube.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
 _REQUESTED = re.compile(r"^apiserver_requested_deprecated_apis\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
@@ -29,6 +35,42 @@ class _ConfigMap(Wire):
     data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+class _Preferred(Wire):
+    group_version: str = ""
+
+
+class _Group(Wire):
+    preferred_version: _Preferred = msgspec.field(default_factory=_Preferred)
+
+
+class _Resource(Wire):
+    name: str
+    verbs: list[str] = msgspec.field(default_factory=list)
+
+
+class _Resources(Wire):
+    resources: list[_Resource] = msgspec.field(default_factory=list)
+
+
+class _Manager(Wire):
+    manager: str = ""
+    api_version: str = ""
+
+
+class _Meta(Wire):
+    name: str = ""
+    namespace: str = ""
+    managed_fields: list[_Manager] | None = None
+
+
+class _Object(Wire):
+    metadata: _Meta
+
+
+#: Source: API concepts, "Metadata-only fetches": one such list for every kind, whatever its spec is.
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_GROUP = msgspec.json.Decoder(_Group)
+_RESOURCES = msgspec.json.Decoder(_Resources)
 _LEASE = msgspec.json.Decoder(_Lease)
 _CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
 
@@ -91,3 +133,44 @@ class KubeMaintenance(KubeView):
                 name = "/".join(part for part in (group, known.get("version", ""), known.get("resource", "")) if part)
                 found.append(f"{name}@{known.get('removed_release', '')}")
         return tuple(sorted(set(found)))
+
+    def written(self, versions: Iterable[str]) -> tuple[Written, ...] | None:
+        """Who set fields of objects through these API versions, `GROUP/VERSION` or `GROUP/VERSION/RESOURCE`.
+
+        Objects are listed in their group's preferred version: a request in an old one would count as a use of it.
+        Source: server-side field management: each entry of managedFields names the API version of the request.
+
+        Returns:
+            By API version and manager; None where some of it may not be read.
+        """
+        groups: dict[str, list[list[str]]] = {}
+        for version in versions:
+            parts = version.split("/")
+            groups.setdefault(parts[0], []).append(parts)
+        try:
+            found = [entry for group, mine in groups.items() for entry in self._written(group, mine)]
+        except ApiForbidden:
+            return None
+        counts = Counter((api, manager) for api, manager, _ in found)
+        examples = {(api, manager): example for api, manager, example in reversed(found)}
+        return tuple(Written(*key, count, examples[key]) for key, count in sorted(counts.items()))
+
+    def _written(self, group: str, versions: list[list[str]]) -> Iterator[tuple[str, str, str]]:
+        """API version with resource, manager, object: one for each entry of managedFields in one of the versions."""
+        what = f"read the resources of {group}"
+        try:
+            answer = self._get(f"/apis/{quote(group)}", {}, what)
+        except ApiNotFound:
+            return
+        preferred = self._parse(_GROUP, answer, what).preferred_version.group_version
+        for resource in self._parse(_RESOURCES, self._get(f"/apis/{preferred}", {}, what), what).resources:
+            gone = {f"{group}/{version}" for _, version, *name in versions if name in ([], [resource.name])}
+            if not gone or "list" not in resource.verbs or "/" in resource.name:
+                continue
+            path = f"/apis/{preferred}/{resource.name}"
+            for each in self._list(path, _Object, {}, f"list {resource.name}.{group}", accept=_METADATA)[0]:
+                meta = each.metadata
+                key = f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+                for entry in meta.managed_fields or ():
+                    if entry.api_version in gone:
+                        yield f"{entry.api_version}/{resource.name}", entry.manager, key

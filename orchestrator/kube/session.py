@@ -124,6 +124,7 @@ class Session:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout_s: float,
     ) -> Response:
         """One request and its answer, whatever its status.
@@ -133,7 +134,7 @@ class Session:
             ApiUnauthorized: The TLS handshake failed on a certificate.
         """
         payload = None if body is None else msgspec.json.encode(body)
-        answer = self._request(method, path, query, payload, content_type, timeout_s, preload=True)
+        answer = self._request(method, path, query, payload, content_type, timeout_s, preload=True, accept=accept)
         return Response(answer.status, answer.headers, answer.data)
 
     def stream(self, path: str, *, query: Mapping[str, str], read_timeout_s: float) -> Stream:
@@ -167,9 +168,10 @@ class Session:
         timeout_s: float,
         *,
         preload: bool,
+        accept: str = "application/json",
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"User-Agent": self.user_agent, "Accept": "application/json"}
+        headers = {"User-Agent": self.user_agent, "Accept": accept}
         if payload is not None:
             headers["Content-Type"] = content_type
         for setting in self._configuration.auth_settings().values():

@@ -224,7 +224,7 @@ class _Build:
         if apart:
             yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
         # Who lost its watch by the restart of an API server starts and ends no pods: a drain now would only wait.
-        yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0)
+        yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0, drain=self.request.flags)
 
     def _own_kubelet(self, target: Target, to: Version, *, apart: bool) -> Iterator[Step]:
         """A control plane's kubelet, whose first start restarts its static pods once more."""
@@ -301,8 +301,11 @@ class _Build:
     def _note(self, node: str) -> Step:
         return self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
 
-    def _gate(self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float) -> Step:
+    def _gate(
+        self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float, **more: Mapping[str, Any]
+    ) -> Step:
         params = {
+            **more,
             "checks": list(checks),
             "version": str(to),
             "control_planes": self._planes,

@@ -226,6 +226,11 @@ class FakeSiteView(FakeView):
         with self._asked("deprecated"):
             return ()
 
+    def written(self, versions):
+        with self._asked("written"):
+            assert all(version.count("/") in (1, 2) for version in versions)
+            return ()
+
     def kept(self, name):
         path = self._site.kept / name
         return path if path.is_file() else None

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.cluster.model import Written
 from orchestrator.errors import ApiError
 from orchestrator.kube.maintenance import KubeMaintenance
 from tests.fakes.server import ok, page, said
@@ -72,3 +73,66 @@ def test_a_server_that_is_not_well_is_not_taken_for_a_missing_object(server, vie
     for ask in (view.configuration, lambda: view.heartbeat("n1")):
         with pytest.raises(ApiError):
             ask()
+
+
+# ---- who wrote in versions that go ------------------------------------------------------------------------------
+
+GROUP = ok({"preferredVersion": {"groupVersion": "flow.io/v1"}})
+RESOURCES = ok(
+    {
+        "resources": [
+            {"name": "schemas", "verbs": ["get", "list"]},
+            {"name": "schemas/status", "verbs": ["get", "list"]},
+            {"name": "reviews", "verbs": ["create"]},
+            {"name": "levels", "verbs": ["list"]},
+        ]
+    }
+)
+
+
+def written(name, *managers, namespace=""):
+    fields = [{"manager": who, "apiVersion": version} for who, version in managers]
+    return {"metadata": {"name": name, "namespace": namespace, "managedFields": fields}}
+
+
+def test_objects_tell_who_wrote_them_in_a_version_that_goes(server, view):
+    server.on("GET", "/apis/flow.io", GROUP)
+    server.on("GET", "/apis/flow.io/v1", RESOURCES)
+    helm, admin = ("helm", "flow.io/v1beta3"), ("kubectl", "flow.io/v1beta3")
+    schemas = [written("a", helm, ("kubectl", "flow.io/v1")), written("b", helm, admin, namespace="shop"), written("c")]
+    server.on("GET", "/apis/flow.io/v1/schemas", ok({"items": schemas}))
+    server.on("GET", "/apis/flow.io/v1/levels", ok({"items": [written("l", helm)]}))
+
+    found = view.written(["flow.io/v1beta3"])
+
+    assert found == (
+        Written("flow.io/v1beta3/levels", "helm", 1, "l"),
+        Written("flow.io/v1beta3/schemas", "helm", 2, "a"),
+        Written("flow.io/v1beta3/schemas", "kubectl", 1, "shop/b"),
+    )
+
+
+def test_only_the_resource_that_goes_is_listed_and_by_its_metadata(server, view):
+    server.on("GET", "/apis/flow.io", GROUP)
+    server.on("GET", "/apis/flow.io/v1", RESOURCES)
+    server.on("GET", "/apis/flow.io/v1/levels", ok({"items": []}))
+
+    assert view.written(["flow.io/v1beta3/levels", "flow.io/v1alpha1/others"]) == ()
+
+    (asked,) = [r for r in server.requests if r.path == "/apis/flow.io/v1/levels"]
+    assert "PartialObjectMetadataList" in asked.headers["Accept"]
+
+
+def test_a_group_that_is_not_there_has_nothing_written(server, view):
+    server.on("GET", "/apis/gone.io", said(404, "no such group"))
+
+    assert view.written(["gone.io/v1beta1"]) == ()
+
+
+def test_objects_that_may_not_be_listed_are_not_taken_for_none(server, view):
+    server.on("GET", "/readyz", page(200, "[+]etcd ok\n", "text/plain"))
+    server.on("GET", "/apis/flow.io", GROUP)
+    server.on("GET", "/apis/flow.io/v1", RESOURCES)
+    server.on("GET", "/apis/flow.io/v1/levels", said(403, "forbidden", reason="Forbidden"))
+
+    assert view.written(["flow.io/v1beta3/levels"]) is None

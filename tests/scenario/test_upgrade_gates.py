@@ -320,3 +320,25 @@ def test_a_note_is_made_once_a_process(world):
     note.restart()
 
     assert note.decide() == Needed("2 owners to note")
+
+
+# ---- a gate that is for a drain only ----------------------------------------------------------------------------
+
+
+def followed(world):
+    """The gate before the drain of a control plane, where no scheduler leads."""
+    leaderless(world)
+    return Stage(world, "cluster.gate", "cp-1", more="followed", past=dict(BEGUN))
+
+
+def test_with_nothing_to_drain_nobody_is_waited_for(world):
+    assert isinstance(followed(world).decide(), Done)
+
+
+def test_with_a_pod_to_drain_a_leader_is_waited_for(world):
+    world.site.add_controller("ReplicaSet", "default", "web", 1, on=["cp-1"])
+
+    decision = followed(world).decide()
+
+    assert isinstance(decision, Needed)
+    assert "no kube-scheduler leads" in str(decision)

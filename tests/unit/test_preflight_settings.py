@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.cluster.model import Written
 from orchestrator.cluster.preflight import Severity
 from orchestrator.cluster.versions import parse
 from tests.fakes.situations import (
@@ -194,3 +195,28 @@ def test_an_old_containerd_is_told_before_it_stops_working(runtime, to, severity
 
     assert [f.severity for f in reported] == ([severity] if severity else [])
     assert all(runtime in f.text for f in reported)
+
+
+def test_who_wrote_objects_in_a_version_that_goes_is_told_with_an_example():
+    entry = Written("networking.k8s.io/v1beta1/servicecidrs", "helm", 3, "extra")
+
+    one = only(situation(written=(entry,)), "WrittenInRemovedApis")
+
+    assert one.severity is Severity.WARNING
+    assert "helm wrote 3 objects as networking.k8s.io/v1beta1/servicecidrs, which 1.37 does not" in one.text
+    assert one.text.endswith("extra and others")
+    assert "networking.k8s.io/v1 " in one.remedy
+
+
+def test_of_a_version_that_stays_who_wrote_is_no_matter():
+    entry = Written("networking.k8s.io/v1/ingresses", "helm", 1, "shop/web")
+
+    assert found(situation(written=(entry,)), "WrittenInRemovedApis") == []
+
+
+@pytest.mark.parametrize("hidden", [{"deprecated": None}, {"written": None}])
+def test_what_may_not_be_read_is_told_to_be_unknown(hidden):
+    one = only(situation(**hidden), "ApisUnread")
+
+    assert one.severity is Severity.NOTE
+    assert "may not read" in one.text

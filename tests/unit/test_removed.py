@@ -110,3 +110,10 @@ def test_the_data_is_well_formed_and_nothing_stands_in_it_twice():
     assert all(re.fullmatch(r"[A-Za-z0-9]+", gate) for gate in gates)
     assert all(re.fullmatch(r"[a-z.0-9]+/v\d\w*(/[a-z]+)?", api) for api in apis)
     assert {flag for _, flag in flags} >= removed.CLEANED
+
+
+def test_api_versions_that_go_on_the_way_are_those_after_the_current_minor_up_to_the_target():
+    assert "networking.k8s.io/v1beta1/servicecidrs" in removed.until(parse("1.36.3"), parse("1.37.2"))
+    assert "scheduling.k8s.io/v1alpha1" not in removed.until(parse("1.36.3"), parse("1.37.2"))
+    assert "scheduling.k8s.io/v1alpha1" in removed.until(parse("1.35.0"), parse("1.37.2"))
+    assert removed.until(parse("1.37.0"), parse("1.37.2")) == ()
