@@ -24,6 +24,9 @@ OrchestratorError                1  (never raised itself)
 ├── Locked                      21  another run holds the cluster
 ├── LeaseLost                   21  this run held the cluster and holds it no more
 ├── GoalNotReached              30  applied, but not there within its time
+├── BackupError                 40  a backup is not there, not whole, or could not be stored
+│   ├── SnapshotInvalid         40  a file is no whole snapshot, or not the one that was recorded
+│   └── StoreError              40  a destination could not be read or written
 └── Interrupted                130  a person or a signal stopped it
 """
 
@@ -204,6 +207,20 @@ class GoalNotReached(OrchestratorError):
     """The step was applied but did not reach its goal in the time it was given."""
 
     exit_code = 30
+
+
+class BackupError(OrchestratorError):
+    """There is no backup, or none as it has to be."""
+
+    exit_code = 40
+
+
+class SnapshotInvalid(BackupError):
+    """A file is not a whole snapshot, not the one that was recorded, or cannot be decrypted."""
+
+
+class StoreError(BackupError):
+    """A destination could not be read or written."""
 
 
 class Interrupted(OrchestratorError):

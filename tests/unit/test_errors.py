@@ -17,7 +17,12 @@ def below(kind):
 
 RAISED = below(OrchestratorError)[1:]
 #: Failures that a script need not tell apart.
-ALIKE = (set(below(ApiError)), set(below(errors.HostError)), {errors.Locked, errors.LeaseLost})
+ALIKE = (
+    set(below(ApiError)),
+    set(below(errors.HostError)),
+    set(below(errors.BackupError)),
+    {errors.Locked, errors.LeaseLost},
+)
 
 
 @pytest.mark.parametrize("kind", RAISED)
