@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.actions.site import Errand
+    from orchestrator.cluster.frame import Query
     from orchestrator.cluster.model import Node
-    from orchestrator.cluster.queries import Query
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.events import Sink
     from orchestrator.engine.host import Completed, Host

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from orchestrator.cluster.frame import Query
     from orchestrator.cluster.model import Written
-    from orchestrator.cluster.queries import Query
     from orchestrator.engine.host import Completed, Host
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import hosts, nodes, runs, survey, upgrade
+from orchestrator.cli import etcd, hosts, nodes, runs, survey, upgrade
 from orchestrator.cli.output import ReaderGone
 from orchestrator.errors import BadUsage, OrchestratorError
 
@@ -31,6 +31,7 @@ INTERRUPTED = 130
 survey.register(app)
 nodes.register(app)
 upgrade.register(app)
+etcd.register(app)
 runs.register(app)
 hosts.register(app)
 

@@ -53,6 +53,8 @@ class Status:
         db_size_bytes: Of its file; `in_use_bytes` is what defragmenting would leave.
         quota_bytes: Beyond which it takes no writes; 0 where it does not tell.
         leader: The member that it takes for the leader; 0 without one.
+        revision: Of its keys.
+        cluster: The id of the cluster.
     """
 
     endpoint: str
@@ -68,6 +70,8 @@ class Status:
     raft_applied: int
     learner: bool
     errors: tuple[str, ...]
+    revision: int = 0
+    cluster: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class _WireMembers(_Wire):
 
 class _WireHeader(_Wire):
     member_id: int
+    cluster_id: int = 0
+    revision: int = 0
 
 
 class _WireState(_Wire):
@@ -280,6 +286,8 @@ def _status(each: _WireStatus) -> Status:
         raft_applied=state.raftAppliedIndex,
         learner=state.isLearner,
         errors=tuple(state.errors),
+        revision=state.header.revision,
+        cluster=state.header.cluster_id,
     )
 
 

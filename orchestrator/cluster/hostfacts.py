@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd, kubeadm, packages
-from orchestrator.cluster.queries import sections
+from orchestrator.cluster.frame import sections
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.errors import FactUnreadable
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.cluster.etcd import Member, Status
+    from orchestrator.cluster.frame import Section
     from orchestrator.cluster.kubeadm import Certificate, Complaint
     from orchestrator.cluster.packages import Package, Source
-    from orchestrator.cluster.queries import Section
 
 #: Components of a control plane that kubeadm runs as static pods, etcd included.
 STATIC = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -1,76 +1,23 @@
-"""What hosts are asked, as scripts that only read; and the frame in which they answer. Pure.
+"""What hosts are asked, as scripts that only read. Pure.
 
 A host is asked nothing else by who may only look (`actions.site.Site`). What a script writes is below a directory of
 its own in `/var/tmp`, which it removes.
-
-Answers are sections: a line `@@NAME WORDS`, then lines, each behind a space, so that no content can look like a head.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST
+from orchestrator.cluster.frame import FRAME, Query
 
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One question.
-
-    Attributes:
-        name: For records and errors.
-        script: For sh; its words are `$1`, `$2`, …
-        timeout_s: It takes no longer.
-    """
-
-    name: str
-    script: str
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One part of an answer.
-
-    Attributes:
-        words: Behind its name.
-        text: Its lines.
-    """
-
-    words: tuple[str, ...]
-    text: str
-
-
-def sections(answer: str) -> dict[str, list[Section]]:
-    """Name -> sections of that name, in order; what stands before the first head does not count."""
-    found: dict[str, list[Section]] = {}
-    name = ""
-    words: tuple[str, ...] = ()
-    lines: list[str] = []
-
-    def close() -> None:
-        if name:
-            found.setdefault(name, []).append(Section(words, "\n".join(lines)))
-
-    for line in answer.split("\n"):
-        if line.startswith("@@"):
-            close()
-            name, *rest = line[2:].split() or [""]
-            words, lines = tuple(rest), []
-        elif line.startswith(" "):
-            lines.append(line[1:])
-    close()
-    return found
-
-
-_FRAME = r"""set -u
-head() { echo "@@$*"; }
-body() { sed -e 's/^/ /' -e '$a\'; }
-ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
-"""
+__all__ = [
+    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "EXAMINE", "KEPT", "LOOK", "OFFERS",
+    "PREFLIGHT", "WATCHES", "Query",
+]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
 # outside, through /proc. Source: proc(5): an executable that was replaced reads `… (deleted)`.
 _LOOK = (
-    _FRAME
+    FRAME
     + r"""
 ask boot cat /proc/sys/kernel/random/boot_id
 ask left ls /var/lib/orchestrator
@@ -133,31 +80,9 @@ if [ -f /etc/kubernetes/admin.conf ]; then ask certificates kubeadm certs check-
 #: As LOOK, and what a preflight wants: disks, locks, certificates, images, settings. Takes no words.
 EXAMINE = Query("examine", _EXAMINE, 60.0)
 
-# The client of the member's own version, out of the running container. Source: seen on etcd 3.6 and 3.7 of kubeadm,
-# whose images have no shell. An answer of some members comes with an exit code of 1.
-_ETCD = (
-    _FRAME
-    + r"""
-pid=$(pidof -s etcd) || exit 0
-bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
-pki=/etc/kubernetes/pki/etcd
-etcdctl() {
-  "$bin/etcdctl" --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" \
-    --key="$pki/server.key" --command-timeout=5s -w json "$@"
-}
-ask members etcdctl member list
-ask status etcdctl endpoint status --cluster
-ask health etcdctl endpoint health --cluster
-ask alarms etcdctl alarm list
-"""
-)
-
-#: Every etcd member, asked directly by one that runs on this host; no section where none does. Takes no words.
-ETCD = Query("etcd", _ETCD, 60.0)
-
 # Source: kubeadm's admin.conf may name a load balancer: this host's own API server is asked by its own address.
 _SERVER = (
-    _FRAME
+    FRAME
     + r"""
 address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
 port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
@@ -201,7 +126,7 @@ WATCHES = Query("watches", _WATCHES, 30.0)
 # Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;
 # before it replaces a stacked etcd, it copies the member's data.
 _KEPT = (
-    _FRAME
+    FRAME
     + r"""
 for dir in /etc/kubernetes/tmp/kubeadm-backup-manifests-*; do
   for file in "$dir"/*.yaml; do
@@ -248,7 +173,7 @@ wanted() {
 """
 _OFFERS = (
     BESIDE
-    + _FRAME
+    + FRAME
     + r"""
 beside apt-get update > "$dir/said" 2>&1; rc=$?
 head update "$rc"; body < "$dir/said"
@@ -261,7 +186,7 @@ OFFERS = Query("offers", _OFFERS, 120.0)
 
 _PREFLIGHT = (
     BESIDE
-    + _FRAME
+    + FRAME
     + r"""
 new() {
   beside apt-get update && cd "$dir" && beside apt-get download "kubeadm=$2" && dpkg-deb -x kubeadm_*.deb "$dir/new"
@@ -286,7 +211,7 @@ head end; tail -n 3 "$dir/said" | body
 PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
 
 _EDITED = (
-    _FRAME
+    FRAME
     + r"""
 head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 """
@@ -296,4 +221,4 @@ head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
-ALL = (LOOK, EXAMINE, ETCD, API, WATCHES, KEPT, OFFERS, PREFLIGHT, EDITED)
+ALL = (LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, API, WATCHES, KEPT, OFFERS, PREFLIGHT, EDITED)

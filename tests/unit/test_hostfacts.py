@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster import hostfacts
+from orchestrator.cluster.frame import Section, sections
 from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, Manifest
 from orchestrator.cluster.kubeadm import Complaint
-from orchestrator.cluster.queries import Section, sections
 from orchestrator.cluster.versions import parse
 from orchestrator.errors import FactUnreadable
 

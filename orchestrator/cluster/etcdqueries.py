@@ -1,0 +1,125 @@
+"""What hosts are asked about etcd; see `cluster.queries`. Pure."""
+
+from __future__ import annotations
+
+from orchestrator.cluster.frame import FRAME, Query
+
+# The member of etcd that runs on a host, and etcd's own programs, which are in its container and seldom elsewhere. What
+# they write is on the host, for only their root is looked through. Source: proc(5), `/proc/PID/root`.
+MEMBER = r"""
+pid=$(pidof -s etcd) || pid=
+root=; [ -z "$pid" ] || root="/proc/$pid/root"
+flag() {
+  value=$(tr '\0' '\n' < "/proc/$pid/cmdline" | sed -n -e "s/^--*$1=//p" -e "/^--*$1\$/{n;p;}" | tail -n 1)
+  name=ETCD_$(echo "$1" | tr a-z- A-Z_)
+  [ -n "$value" ] || value=$(tr '\0' '\n' < "/proc/$pid/environ" | sed -n "s/^$name=//p" | tail -n 1)
+  echo "$value"
+}
+tool() {
+  for dir in "$root/usr/local/bin" "$root/usr/bin" "$root/bin" /usr/local/bin /usr/bin; do
+    if [ -x "$dir/$1" ]; then echo "$dir/$1"; return; fi
+  done
+}
+etcdctl() {
+  urls=$(flag listen-client-urls | tr , '\n')
+  url=$(echo "$urls" | grep -E '//(127\.0\.0\.1|localhost|\[::1\])[:/]' | sed 1q)
+  [ -n "$url" ] || url=$(flag advertise-client-urls | cut -d, -f1)
+  set -- --endpoints="$url" --command-timeout="${patience:-5s}" -w json "$@"
+  case $url in https:*)
+    set -- --cacert="$root$(flag trusted-ca-file)" --cert="$root$(flag cert-file)" --key="$root$(flag key-file)" "$@"
+  esac
+  "$(tool etcdctl)" "$@"
+}
+"""
+
+# The client of the member's own version, out of the running container. Source: seen on etcd 3.6 and 3.7 of kubeadm,
+# whose images have no shell. An answer of some members comes with an exit code of 1.
+_ETCD = (
+    FRAME
+    + r"""
+pid=$(pidof -s etcd) || exit 0
+bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
+pki=/etc/kubernetes/pki/etcd
+etcdctl() {
+  "$bin/etcdctl" --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" \
+    --key="$pki/server.key" --command-timeout=5s -w json "$@"
+}
+ask members etcdctl member list
+ask status etcdctl endpoint status --cluster
+ask health etcdctl endpoint health --cluster
+ask alarms etcdctl alarm list
+"""
+)
+
+#: Every etcd member, asked directly by one that runs on this host; no section where none does. Takes no words.
+ETCD = Query("etcd", _ETCD, 60.0)
+
+# What else there is to know of the member on a host: how it was started, where its data are, what it measured.
+# Source: proc(5); etcd takes each flag from its environment too, as ETCD_NAME; kubeadm's hostPath of `etcd-data` is
+# what its containers see at --data-dir. Its metrics are plain HTTP on loopback, where kubeadm left them.
+_ETCD_HOST = (
+    FRAME
+    + MEMBER
+    + r"""
+pods=/etc/kubernetes/manifests
+if [ -f "$pods/etcd.yaml" ]; then head manifest "$pods/etcd.yaml"; body < "$pods/etcd.yaml"; fi
+ask servers sed -n 's/.*--etcd-servers=//p' "$pods/kube-apiserver.yaml"
+ask authority sha256sum /etc/kubernetes/pki/ca.crt
+data=$(awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { if (path) print path }' \
+  "$pods/etcd.yaml" 2> /dev/null | tail -n 1)
+metrics() {
+  for url in $(flag listen-metrics-urls | tr , ' '); do
+    case $url in http://*) ;; *) continue ;; esac
+    where=${url#http://}
+    bash -c 'exec 3<> "/dev/tcp/$0/$1" && printf "GET /metrics HTTP/1.0\r\n\r\n" >&3 && timeout 5 cat <&3' \
+      "${where%:*}" "${where##*:}" && return
+  done
+}
+if [ -n "$pid" ]; then
+  head process "$pid"
+  for name in name data-dir wal-dir cert-file key-file trusted-ca-file client-cert-auth listen-client-urls \
+    advertise-client-urls listen-peer-urls initial-advertise-peer-urls peer-cert-file peer-key-file \
+    peer-trusted-ca-file quota-backend-bytes listen-metrics-urls; do
+    echo "$name=$(flag "$name")"
+  done | body
+  ask cgroup cat "/proc/$pid/cgroup"
+  ask version "/proc/$pid/root$(readlink "/proc/$pid/exe")" --version
+  for name in etcdctl etcdutl; do
+    program=$(tool "$name"); if [ -n "$program" ]; then head tool "$name" "$program"; fi
+  done
+  [ -n "$data" ] || data=$(flag data-dir)
+  ask status etcdctl endpoint status
+  ask health etcdctl endpoint health
+  head metrics
+  metrics 2> /dev/null | grep -E '^etcd_disk_(wal_fsync|backend_(commit|defrag))_duration_seconds_(sum|count)' | body
+fi
+if [ -n "$data" ] && [ -d "$data" ]; then
+  head data "$data"
+  {
+    stat -c '%u %g %a %C' "$data"
+    if mountpoint -q "$data"; then echo yes; else echo no; fi
+    df -P -B1 "$data" | tail -n 1
+    du -s -B1 "$data" | cut -f1
+    ls -A "$data"
+  } 2> /dev/null | body
+fi
+stamp=/var/lib/orchestrator/etcd-defragmented
+if [ -f "$stamp" ]; then ask defragmented stat -c %Y "$stamp"; fi
+head end
+"""
+)
+
+#: The member of etcd on this host: flags, files, data directory, version, programs, latencies. Takes no words.
+ETCD_HOST = Query("etcd-host", _ETCD_HOST, 60.0)
+
+_ETCD_HASH = (
+    FRAME
+    + MEMBER
+    + r"""
+if [ -n "$pid" ]; then ask hash etcdctl endpoint hashkv --rev "$1"; fi
+head end
+"""
+)
+
+#: The hash of the keys of the member on this host. Takes a revision, 0 for the latest.
+ETCD_HASH = Query("etcd-hash", _ETCD_HASH, 120.0)

@@ -1,0 +1,65 @@
+"""The frame in which a host answers a question, and a question itself. Pure.
+
+Answers are sections: a line `@@NAME WORDS`, then lines, each behind a space, so that no content can look like a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question.
+
+    Attributes:
+        name: For records and errors.
+        script: For sh; its words are `$1`, `$2`, …
+        timeout_s: It takes no longer.
+    """
+
+    name: str
+    script: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of an answer.
+
+    Attributes:
+        words: Behind its name.
+        text: Its lines.
+    """
+
+    words: tuple[str, ...]
+    text: str
+
+
+def sections(answer: str) -> dict[str, list[Section]]:
+    """Name -> sections of that name, in order; what stands before the first head does not count."""
+    found: dict[str, list[Section]] = {}
+    name = ""
+    words: tuple[str, ...] = ()
+    lines: list[str] = []
+
+    def close() -> None:
+        if name:
+            found.setdefault(name, []).append(Section(words, "\n".join(lines)))
+
+    for line in answer.split("\n"):
+        if line.startswith("@@"):
+            close()
+            name, *rest = line[2:].split() or [""]
+            words, lines = tuple(rest), []
+        elif line.startswith(" "):
+            lines.append(line[1:])
+    close()
+    return found
+
+
+FRAME = r"""set -u
+head() { echo "@@$*"; }
+body() { sed -e 's/^/ /' -e '$a\'; }
+ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
+"""
