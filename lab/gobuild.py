@@ -76,6 +76,11 @@ def kwok() -> Path:
     return _built(_kwok())
 
 
+def versitygw() -> Path:
+    """A directory with versitygw, a server of S3's protocol over a directory."""
+    return _built(_versitygw())
+
+
 def module_files(module: str, version: str) -> Path:
     """The read-only directory of a module's files, fetched if need be and checked against its pinned checksum.
 
@@ -100,6 +105,7 @@ def programs() -> tuple[Program, ...]:
         *(_coredns(release.coredns) for release in releases),
         _kind(),
         _kwok(),
+        _versitygw(),
     )
 
 
@@ -135,6 +141,11 @@ def _kwok() -> Program:
     module = "sigs.k8s.io/kwok"
     link = {f"{module}/pkg/consts.Version": f"v{versions.KWOK}"}
     return Program("kwok", versions.KWOK, {f"{module}/cmd/kwok": "kwok"}, (module,), link)
+
+
+def _versitygw() -> Program:
+    module = "github.com/versity/versitygw"
+    return Program("versitygw", versions.VERSITYGW, {f"{module}/cmd/versitygw": "versitygw"}, (module,), {})
 
 
 def _built(program: Program) -> Path:

@@ -163,7 +163,7 @@ class App:
         """The hosts behind the nodes."""
         from orchestrator.site import Machines  # noqa: PLC0415
 
-        return Machines(self._host_of, self.clock, runs.root().parent / "snapshots")
+        return Machines(self._host_of, self.clock, runs.root().parent / "snapshots", self.elsewhere)
 
     @cached_property
     def pool(self) -> Pool:
@@ -178,6 +178,12 @@ class App:
         from orchestrator.hosts.locate import by_ssh, place  # noqa: PLC0415
 
         return self.pool.host(by_ssh(node) if self.settings.ssh else place(node))
+
+    def elsewhere(self, text: str) -> Machine:
+        """A host that is no node: where backups go, by `sftp://[USER@]HOST[:PORT]`."""
+        from orchestrator.hosts.locate import named  # noqa: PLC0415
+
+        return self.pool.host(named(text))
 
     @cached_property
     def rehearsal(self) -> KubeRehearsal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.actions.backups import Recovery, Retain, Store, Unstage
 from orchestrator.actions.drain import Drain
 from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
@@ -35,7 +36,11 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "node.restore_scheduling": RestoreScheduling(),
         "node.return": Return(),
         "node.drain": Drain(crew, clock),
-        "etcd.snapshot": Snapshot(),
+        "etcd.snapshot": Snapshot(clock),
+        "etcd.recovery": Recovery(),
+        "etcd.store": Store(),
+        "etcd.retain": Retain(clock),
+        "etcd.unstage": Unstage(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

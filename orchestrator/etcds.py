@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import yaml
-
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import Etcd, parse_host
+from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.errors import Refused
 from orchestrator.hosts.pool import together
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.cluster.etcdhosts import EtcdHost
     from orchestrator.cluster.model import Node
-
-#: Where a cluster does not tell its name. Source: kubeadm's default for ClusterConfiguration.clusterName.
-CLUSTER = "kubernetes"
 
 
 def survey(app: App) -> Etcd:
@@ -55,17 +51,8 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
         found |= {name: host for name, host in others.items() if host.how}
     external = next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
-    return Etcd(name_of(configuration), at, found, members(view, members_at), external)
+    return Etcd(cluster_name(configuration), at, found, members(view, members_at), external)
 
 
 def _asked(view: Site, names: list[str]) -> dict[str, EtcdHost]:
     return together(names, lambda name: parse_host(name, view.ask(name, queries.ETCD_HOST)))
-
-
-def name_of(configuration: str) -> str:
-    """The cluster's name in kubeadm's ClusterConfiguration."""
-    try:
-        found = yaml.safe_load(configuration)
-    except yaml.YAMLError:
-        return CLUSTER
-    return str(found.get("clusterName") or CLUSTER) if isinstance(found, dict) else CLUSTER

@@ -7,9 +7,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.site import Trace
+from orchestrator.backup.catalogue import ReadOnly
+from orchestrator.backup.stores import open_store
 from orchestrator.cluster import queries
 from orchestrator.engine.events import Event
 from orchestrator.engine.host import demand
+from orchestrator.errors import BadUsage
 from orchestrator.hosts import detached
 from orchestrator.hosts.detached import Unit
 from orchestrator.hosts.local import LocalTransport
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.actions.site import Errand
+    from orchestrator.backup.catalogue import Shelf
+    from orchestrator.backup.stores import Store
     from orchestrator.cluster.frame import Query
     from orchestrator.cluster.model import Node
     from orchestrator.engine.clock import Clock
@@ -43,9 +48,17 @@ class Machines:
         reach: The host of a node.
         clock: For how old an answer is.
         kept: The directory of what was fetched from hosts.
+        elsewhere: A host that is no node, by `[user@]host[:port]`.
     """
 
-    def __init__(self, reach: Callable[[Node], Machine], clock: Clock, kept: Path) -> None:
+    def __init__(
+        self,
+        reach: Callable[[Node], Machine],
+        clock: Clock,
+        kept: Path,
+        elsewhere: Callable[[str], Host] | None = None,
+    ) -> None:
+        self.elsewhere = elsewhere or _nowhere
         self._reach = reach
         self._clock = clock
         self._known: dict[str, Machine] = {}
@@ -113,8 +126,28 @@ class SiteView(KubeMaintenance):
         path = self._machines.kept / name
         return path if path.is_file() else None
 
+    def place(self, name: str) -> Path:
+        """Where such a file is, or would be."""
+        return self._machines.kept / name
+
+    def shelf(self, url: str, node: str) -> Shelf:
+        """A destination of backups, to read."""
+        return ReadOnly(self._store(url, node))
+
+    def _store(self, url: str, node: str) -> Store:
+        def host(place: str) -> Host:
+            if place.startswith("sftp://"):
+                return self._machines.elsewhere(place)
+            return self._recorded(node if place == "node" else place)
+
+        return open_store(url, host=host)
+
     def _recorded(self, node: str) -> Host:
         return self._machines.machine(self, node)
+
+
+def _nowhere(place: str) -> Host:
+    raise BadUsage(f"{place} cannot be reached from here", remedy="name a directory")
 
 
 class SiteHands(SiteView, KubeHands):
@@ -172,10 +205,15 @@ class SiteHands(SiteView, KubeHands):
         finally:
             self._machines.forget(node)
 
+    def store(self, url: str, node: str) -> Store:
+        """A destination of backups, to write."""
+        return self._store(url, node)
+
     def keep(self, node: str, path: str, name: str, *, timeout_s: float) -> Path:
         """Fetch a file, to be found by `kept` later."""
-        self._machines.kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         local = self._machines.kept / name
+        for directory in (self._machines.kept, local.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._recorded(node).fetch(path, local, timeout_s=timeout_s)
         return local
 

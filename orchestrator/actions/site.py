@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from orchestrator.backup.catalogue import Shelf
+    from orchestrator.backup.stores import Store
     from orchestrator.cluster.frame import Query
     from orchestrator.cluster.model import Written
     from orchestrator.engine.host import Completed, Host
@@ -94,6 +96,18 @@ class Site(View, Protocol):
         """The file of that name that was fetched from a host before, None where there is none."""
         ...
 
+    def place(self, name: str) -> Path:
+        """Where a file of that name is, or would be, on this machine."""
+        ...
+
+    def shelf(self, url: str, node: str) -> Shelf:
+        """A destination of backups, to read; `node:` in its URL stands for the host of `node`.
+
+        Raises:
+            BadUsage: It is none.
+        """
+        ...
+
 
 class SiteHands(Site, Hands, Protocol):
     """Changes a cluster and its hosts."""
@@ -125,6 +139,10 @@ class SiteHands(Site, Hands, Protocol):
         Raises:
             HostError: See `hosts.detached.run_detached`.
         """
+        ...
+
+    def store(self, url: str, node: str) -> Store:
+        """A destination of backups, to write; otherwise as `shelf`."""
         ...
 
     def keep(self, node: str, path: str, name: str, *, timeout_s: float) -> Path:

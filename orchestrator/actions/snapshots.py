@@ -1,48 +1,65 @@
-"""A snapshot of etcd, taken on a host, verified, and fetched off it before anything is changed."""
+"""A snapshot of etcd: taken on a host, fetched off it, proven here, and recorded, before anything is changed."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from typing import TYPE_CHECKING
 
+from orchestrator import __version__
+from orchestrator.actions.members import members
+from orchestrator.actions.packages import looked
+from orchestrator.backup import records
+from orchestrator.backup.records import Part, Peer, Record
+from orchestrator.backup.snapshot import SECTOR_BYTES, TRAILER_BYTES, examine
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcdhosts import parse_host
+from orchestrator.cluster.etcdqueries import MEMBER
+from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import FactUnreadable
+from orchestrator.errors import FactUnreadable, OrchestratorError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.backup.snapshot import Snapshot as Proven
+    from orchestrator.cluster.etcdhosts import EtcdHost
+    from orchestrator.engine.clock import Clock
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
 
 #: To copy it.
-FETCH_S = 600.0
-#: Source: etcd server, `snapshot save`: the database, then the SHA-256 of all that.
-_TRAILER_BYTES = 32
-_PAGE_BYTES = 512
+FETCH_S = 1800.0
 _DIRECTORY = "/var/lib/orchestrator"
 
-# etcd's own programs, out of the running container: they write on the host, for only their root is looked through.
-_SAVE = r"""set -u; umask 077
-file=$1
-pid=$(pidof -s etcd) || { echo "no etcd runs on this host" >&2; exit 3; }
-bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
-pki=/etc/kubernetes/pki/etcd
-mkdir -p -m 700 -- "$(dirname -- "$file")"; rm -f -- "$file" "$file.part"
-"$bin/etcdctl" --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" \
-  --key="$pki/server.key" snapshot save "$file" >&2 || exit
-"$bin/etcdutl" snapshot status "$file" -w json
+# Source: etcdctl, `snapshot save`: one endpoint; without a time limit it waits for ever for one that does not answer.
+# It writes FILE.part, syncs and renames it. Room is looked for first: the file is as large as the database.
+_SAVE = (
+    "set -u; umask 077"
+    + MEMBER
+    + r"""
+file=$1 patience=$2 needed=$3
+[ -n "$pid" ] || { echo "no etcd runs on this host" >&2; exit 3; }
+[ -n "$(tool etcdctl)" ] || { echo "there is no etcdctl, neither on this host nor in etcd's container" >&2; exit 4; }
+dir=$(dirname -- "$file")
+mkdir -p -m 700 -- "$dir"; rm -f -- "$file" "$file.part"
+free=$(df -P -B1 "$dir" | tail -n 1 | awk '{ print $4 }')
+[ "$free" -ge "$needed" ] || { echo "$dir has $free bytes free; the snapshot needs $needed" >&2; exit 5; }
+etcdctl snapshot save "$file" >&2 || { rc=$?; rm -f -- "$file" "$file.part"; exit "$rc"; }
 """
+)
+#: Room for a database that grows while it is copied.
+_ROOM = 1.1
 
 
 def intact(path: Path) -> bool:
     """Whether a snapshot's contents are those that etcd signed with their hash."""
     size = path.stat().st_size
-    if size <= _TRAILER_BYTES or size % _PAGE_BYTES != _TRAILER_BYTES:
+    if size <= TRAILER_BYTES or size % SECTOR_BYTES != TRAILER_BYTES:
         return False
-    sha256, left = hashlib.sha256(), size - _TRAILER_BYTES
+    sha256, left = hashlib.sha256(), size - TRAILER_BYTES
     with path.open("rb") as file:
         while left:
             piece = file.read(min(1 << 20, left))
@@ -51,16 +68,29 @@ def intact(path: Path) -> bool:
         return file.read() == sha256.digest()
 
 
-class Snapshot:
-    """`etcd.snapshot`: a snapshot of the cluster's etcd is here, off the host, and proven.
+def recorded(path: Path) -> Record | None:
+    """The record beside a snapshot that was fetched; None without one."""
+    place = path.with_suffix(records.RECORD)
+    return records.decode(place.read_bytes(), place.name, str(place.parent)) if place.is_file() else None
 
-    Params: `plan`; `file`, its name here.
+
+class Snapshot:
+    """`etcd.snapshot`: a snapshot of the cluster's etcd is here, off the host, proven, and recorded.
+
+    Params: `plan`; `file`, its name here; `reason`, one of `backup.records.REASONS`.
+
+    Args:
+        clock: For its time.
     """
 
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
     def probe(self, view: Site, step: Step) -> Facts:
-        """Whether it is here, and whole."""
+        """Whether it is here, whole, and recorded."""
         path = view.kept(step.params["file"])
-        return {"path": str(path or ""), "intact": path is not None and intact(path)}
+        there = path is not None and recorded(path) is not None and intact(path)
+        return {"path": str(path or ""), "intact": there}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when it is."""
@@ -68,32 +98,75 @@ class Snapshot:
         return Done(f"verified: {now['path']}") if now["intact"] else Needed("none of this plan yet")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Save it on the host, have etcd judge it, fetch it, judge it here, and remove it there.
+        """Save it on the host, fetch it, prove it here by reading all of it, record it, and remove it there.
 
         Raises:
             CommandFailed: etcd did not save it.
-            FactUnreadable: It is not whole.
+            SnapshotInvalid: It is not whole.
         """
         del now
         run.guard()
-        path = f"{_DIRECTORY}/{step.params['plan']}/{step.params['file']}"
+        path = f"{_DIRECTORY}/{step.params['plan']}/{step.params['file'].rpartition('/')[2]}"
         host, timeout_s = hands.host(step.node), step.timeout_s or FETCH_S
-        done = host.run(["sh", "-c", _SAVE, "sh", path], timeout_s=timeout_s, repeatable=True)
-        demand(host, done, remedy=f"see that etcd runs on {step.node} and /var has room")
-        try:
-            status = json.loads(done.stdout)
-            keys, revision = int(status["totalKey"]), int(status["revision"])
-        except (ValueError, KeyError, TypeError) as err:
-            raise FactUnreadable(
-                f"{step.node}: etcdutl's judgement of the snapshot cannot be read: {done.text[:120]!r}",
-                remedy=f"run `etcdutl snapshot status` by hand on {step.node}",
-            ) from err
+        found = parse_host(step.node, hands.ask(step.node, queries.ETCD_HOST))
+        needed = int(_ROOM * found.status.db_size_bytes) if found.status else 0
+        words = [path, f"{timeout_s:.0f}s", str(needed)]
+        done = host.run(["sh", "-c", _SAVE, "sh", *words], timeout_s=timeout_s, repeatable=True)
+        demand(host, done, remedy=f"see that etcd runs on {step.node} and {_DIRECTORY} has room")
+        at = self._clock.wall()
         local = hands.keep(step.node, path, step.params["file"], timeout_s=FETCH_S)
-        if not intact(local) or keys == 0:
-            raise FactUnreadable(
-                f"the snapshot of {step.node} is not whole ({local}, {keys} keys)",
-                remedy="look at etcd's log there; resume takes another",
-            )
+        try:
+            proven = examine(local)
+            if proven.keys == 0:
+                raise FactUnreadable(f"the snapshot of {step.node} has no keys ({local})", remedy="look at etcd there")
+        except OrchestratorError:
+            local.unlink(missing_ok=True)
+            raise
+        record = _record(hands, step, found, proven, at, run.run)
+        _write(local.with_suffix(records.RECORD), records.encode(record))
         host.run(["rm", "-f", "--", path], timeout_s=30.0, repeatable=True)
-        size_bytes = local.stat().st_size
+        size_bytes, keys, revision = proven.size_bytes, proven.keys, proven.revision
         run.emit("etcd.snapshot", file=str(local), size_bytes=size_bytes, keys=keys, revision=revision)
+
+
+def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, run: str) -> Record:
+    name = cluster_name(view.configuration())
+    facts = members(view, (step.node,))
+    cluster_id = next((s.cluster for s in facts.statuses), 0)
+    return Record(
+        name=records.named(name, at, proven.revision),
+        at=at,
+        reason=step.params["reason"],
+        run=run,
+        cluster=name,
+        cluster_id=f"{cluster_id:x}",
+        authority=found.authority,
+        node=step.node,
+        etcd=found.version,
+        storage=proven.storage,
+        kubernetes=str(looked(view, step.node).server or ""),
+        revision=proven.revision,
+        compact_revision=proven.compact_revision,
+        raft_index=proven.consistent_index,
+        raft_term=proven.term,
+        keys=proven.keys,
+        prefixes=dict(proven.prefixes),
+        alarms=proven.alarms,
+        size_bytes=proven.size_bytes,
+        sha256=proven.sha256,
+        data=Part(file=step.params["file"].rpartition("/")[2], size_bytes=proven.size_bytes, sha256=proven.sha256),
+        members=tuple(
+            Peer(id=f"{m.id:x}", name=m.name, peer_urls=m.peer_urls, client_urls=m.client_urls) for m in facts.members
+        ),
+        tool=__version__,
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A small file of this user's, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123  the mode
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

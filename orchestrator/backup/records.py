@@ -6,6 +6,7 @@ is this record, and, where it was wanted, `NAME.recovery.tar` with the same endi
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime
 
@@ -18,10 +19,12 @@ SHAPE = 1
 RECORD = ".json"
 DATA = ".db"
 RECOVERY = ".recovery.tar"
+#: How a file was stored: plain, compressed, encrypted.
+ENDINGS = ("", ".zst", ".age", ".zst.age")
 #: Why a snapshot was taken: those before an upgrade stay until their run has ended well.
 REASONS = ("manual", "scheduled", "pre-upgrade", "pre-restore")
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,80}[a-z0-9])?-\d{8}T\d{6}Z-r\d+")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,80}[a-z0-9])?-[0-9]{8}T[0-9]{6}Z-r[0-9]+")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,20 +144,39 @@ def encode(record: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
-def decode(content: bytes, where: str) -> Record:
+class _Shape(msgspec.Struct):
+    """What every version of a record has."""
+
+    shape: int = SHAPE
+    tool: str = ""
+
+
+def decode(content: bytes, file: str, where: str) -> Record:
     """A record.
+
+    Args:
+        content: Of its file.
+        file: The name of that file: those that it speaks of begin with it, so that none can speak of another's.
+        where: The destination, for people.
 
     Raises:
         SnapshotInvalid: It is none, or of a later version of this tool.
     """
+    where = f"{where}/{file}"
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        seen = msgspec.json.decode(content, type=_Shape)
+        if seen.shape > SHAPE:
+            raise SnapshotInvalid(
+                f"{where} was written by a later version of orchestrator ({seen.tool})", remedy="upgrade orchestrator"
+            )
     try:
         record = msgspec.json.decode(content, type=Record)
     except (msgspec.MsgspecError, UnicodeDecodeError) as err:
         raise SnapshotInvalid(f"{where} is no record of a snapshot: {err}", remedy="see what wrote that file") from err
-    if record.shape > SHAPE:
-        raise SnapshotInvalid(
-            f"{where} was written by a later version of orchestrator ({record.tool})", remedy="upgrade orchestrator"
-        )
-    if not _NAME.fullmatch(record.name) or any("/" in part.file or part.file.startswith(".") for part in record.files):
+    stem = file.removesuffix(RECORD)
+    if not _NAME.fullmatch(record.name) or any(
+        part.file not in {stem + kind + end for end in ENDINGS} or part.size_bytes < 0
+        for part, kind in zip(record.files, (DATA, RECOVERY), strict=False)
+    ):
         raise SnapshotInvalid(f"{where} names files that it may not", remedy="see what wrote that file")
     return record

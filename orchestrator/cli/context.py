@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.app import App, Settings, notice
 from orchestrator.cli.options import LogFormat
+from orchestrator.engine.events import Silent
 from orchestrator.errors import BadUsage
 
 if TYPE_CHECKING:
@@ -27,14 +28,15 @@ def application(
     kubeconfig: Path | None,
     context: str | None,
     log_format: LogFormat = LogFormat.TEXT,
+    quiet: bool = False,
     **settings: Any,
 ) -> App:
-    """The application as the common options describe it."""
+    """The application as the common options describe it; `quiet` tells nothing of its progress."""
     known = Settings(str(kubeconfig) if kubeconfig else None, context, **settings)
     asks = attended()
     return App(
         known,
-        sink(log_format),
+        Silent() if quiet else sink(log_format),
         confirm if asks else None,
         event_notice if log_format is LogFormat.JSON else notice,
         secret if asks else None,

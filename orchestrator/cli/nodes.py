@@ -163,7 +163,7 @@ def drain(
     timeout_s = duration(timeout, "--timeout")
     app: App = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, chunk_size=chunk_size,
-        dry_run=perform.dry_run(dry_run), **({"patience_s": min(60.0, timeout_s)} if timeout_s else {}),
+        dry_run=perform.dry_run(dry_run), patience_s=min(60.0, timeout_s or 60.0),
     )  # fmt: skip
     flags: dict[str, Any] = {
         "force": force,

@@ -99,6 +99,11 @@ def carry_out(app: App, plan: Plan, output: Output, done: str, *, short: str = "
         done: The past participle for a finished node, such as `drained`.
         short: The plan for people, where it is shorter than a line a step; a dry run shows each step.
     """
+    finish(app, performed(app, plan, short=short), output, done)
+
+
+def performed(app: App, plan: Plan, *, short: str = "") -> Outcome:
+    """How the plan went, which is shown first; `short` as in `carry_out`."""
 
     def shown(previews: tuple[Preview, ...]) -> None:
         if short and app.settings.dry_run is DryRun.NONE:
@@ -106,12 +111,12 @@ def carry_out(app: App, plan: Plan, output: Output, done: str, *, short: str = "
         else:
             _show_plan(app, previews)
 
-    _finish(app, app.perform(plan, shown=shown), output, done)
+    return app.perform(plan, shown=shown)
 
 
 def released(app: App, run: str, output: Output) -> None:
     """Release a run, show the result, and exit with its code."""
-    _finish(app, app.release(run, shown=lambda previews: _show_plan(app, previews)), output, "as it was found")
+    finish(app, app.release(run, shown=lambda previews: _show_plan(app, previews)), output, "as it was found")
 
 
 def _show_plan(app: App, previews: tuple[Preview, ...]) -> None:
@@ -119,7 +124,8 @@ def _show_plan(app: App, previews: tuple[Preview, ...]) -> None:
         sys.stderr.write(plans.text(previews))
 
 
-def _finish(app: App, outcome: Outcome, output: Output, done: str) -> None:
+def finish(app: App, outcome: Outcome, output: Output, done: str) -> None:
+    """Show the result, and exit with its code."""
     answers = app.rehearse(outcome.previews) if app.settings.dry_run is DryRun.SERVER else ()
     if answers:
         sys.stderr.write(plans.answers_text(answers))

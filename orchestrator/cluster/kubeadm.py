@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+import yaml
 
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.errors import FactUnreadable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Source: kubeadm's default for ClusterConfiguration.clusterName.
+CLUSTER = "kubernetes"
 VERSION = ("kubeadm", "version", "-o", "short")
 CERTIFICATES = ("kubeadm", "certs", "check-expiration", "-o", "json")
 #: Where it keeps copies of what it replaced: manifests, etcd's data, the kubelet's configuration. They accumulate.
@@ -211,3 +214,12 @@ def _decoded(kind: type[T], stdout: str, command: str) -> T:
 
 def _unreadable(command: str, why: str) -> FactUnreadable:
     return FactUnreadable(f"the answer of `kubeadm {command}` cannot be read: {why}", remedy="run it by hand there")
+
+
+def cluster_name(configuration: str) -> str:
+    """The cluster's name in a ClusterConfiguration, kubeadm's default where it has none."""
+    try:
+        found = yaml.safe_load(configuration)
+    except yaml.YAMLError:
+        return CLUSTER
+    return str(found.get("clusterName") or CLUSTER) if isinstance(found, dict) else CLUSTER

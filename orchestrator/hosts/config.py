@@ -110,17 +110,19 @@ class SshConfig:
                 f"{user_file}: {err}", remedy=f"repair it: `ssh -G localhost` has to read {user_file}"
             ) from err
 
-    def route(self, alias: str, address: str = "") -> Route:
+    def route(self, alias: str, address: str = "", user: str = "", port: int = 0) -> Route:
         """The way to a host.
 
         Args:
             alias: Its name.
             address: Where it is, unless HostName says otherwise.
+            user: Who logs in, whatever the settings say; "" leaves it to them.
+            port: Likewise; 0 leaves it to them.
 
         Raises:
             BadUsage: A setting cannot be meant.
         """
-        return self._route(alias, address, "", 0, 0)
+        return self._route(alias, address, user, port, 0)
 
     def _route(self, alias: str, address: str, user: str, port: int, depth: int) -> Route:
         if depth >= MOST_HOPS:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from orchestrator.errors import FactUnreadable
+from orchestrator.errors import BadUsage, FactUnreadable
 
 if TYPE_CHECKING:
     from orchestrator.cluster.model import Node
@@ -38,16 +39,33 @@ class BySsh:
     Attributes:
         alias: Its name for `~/.ssh/config`.
         address: Where it is, unless that says otherwise; "" when nobody says.
+        user: Who logs in; "" leaves it to the settings.
+        port: 0 leaves it to the settings.
     """
 
     alias: str
     address: str
+    user: str = ""
+    port: int = 0
 
     def __str__(self) -> str:
         return f"ssh {self.address or self.alias}"
 
 
 Place = InContainer | BySsh
+
+
+def named(text: str) -> BySsh:
+    """Where `sftp://[USER@]HOST[:PORT]` is. HOST may be a name of `~/.ssh/config`.
+
+    Raises:
+        BadUsage: It names no host.
+    """
+    parts = urlsplit(text)
+    if not parts.hostname:
+        raise BadUsage(f"{text} names no host", remedy="write sftp://[USER@]HOST[:PORT]/DIR")
+    host = parts.netloc.rpartition("@")[2]
+    return BySsh(host.removesuffix(f":{parts.port}") if parts.port else host, "", parts.username or "", parts.port or 0)
 
 
 def place(node: Node) -> Place:

@@ -92,7 +92,7 @@ class Pool:
         Raises:
             BadUsage: The SSH settings for it cannot be meant.
         """
-        return self._config.route(place.alias, place.address)
+        return self._config.route(place.alias, place.address, place.user, place.port)
 
     def _transport(self, place: Place) -> tuple[str, Transport]:
         if isinstance(place, BySsh):

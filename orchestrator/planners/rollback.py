@@ -68,7 +68,7 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
     def steps() -> Iterator[Step]:
         version = str(to)
         if request.snapshot:
-            yield step("etcd.snapshot", {"file": f"{request.name}.db"}, SNAPSHOT_S)
+            yield step("etcd.snapshot", {"file": f"{request.name}.db", "reason": "pre-upgrade"}, SNAPSHOT_S)
         cordon = step("node.cordon", {"owner": request.owner, "reason": f"back to {version}"}, PATCH_S)
         yield cordon
         yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)

@@ -194,7 +194,9 @@ class _Build:
             steps = []
             if target is next(iter(planes), None):
                 file = f"{self.request.name}-{to}.db"
-                steps.append(self._step(target.name, "etcd.snapshot", {"file": file}, SNAPSHOT_S))
+                steps.append(
+                    self._step(target.name, "etcd.snapshot", {"file": file, "reason": "pre-upgrade"}, SNAPSHOT_S)
+                )
             params = {"version": str(to), "packages": list(ALL_PACKAGES), "images": target.control_plane}
             steps.append(self._step(target.name, "packages.prefetch", params, FETCH_S))
             lanes.append(Lane(target.name, tuple(steps)))

@@ -63,3 +63,99 @@ class EtcdStatus(Shape):
     troubles: list[str]
     members: list[EtcdMemberShape]
     hosts: list[EtcdHostShape]
+
+
+class PlaceShape(Shape):
+    """Where a snapshot is."""
+
+    url: str
+    wrong: str
+
+
+class DrillShape(Shape):
+    """The last rehearsal of a restore."""
+
+    at: str
+    ok: bool
+    where: str
+    text: str
+
+
+class SnapshotShape(Shape):
+    """A snapshot."""
+
+    name: str
+    at: str
+    reason: str
+    run: str | None
+    cluster: str
+    authority: str
+    node: str
+    etcd_version: str
+    kubernetes_version: str
+    revision: int
+    keys: int
+    size_bytes: int
+    stored_size_bytes: int
+    sha256: str
+    encrypted: bool
+    recovery_set: bool
+    members: list[str]
+    pin: str
+    drill: DrillShape | None
+    places: list[PlaceShape]
+
+
+class UnreadableShape(Shape):
+    """A destination, or a record at one, that could not be read."""
+
+    where: str
+    why: str
+
+
+class SnapshotList(Shape):
+    """The result of `etcd list`, and of `etcd backup` for the one that was taken."""
+
+    api_version: str
+    kind: str
+    read_at: str
+    snapshots: list[SnapshotShape]
+    unreadable: list[UnreadableShape]
+    strays: list[str]
+
+
+class SnapshotVerified(Shape):
+    """The result of `etcd verify`."""
+
+    api_version: str
+    kind: str
+    where: str
+    size_bytes: int
+    sha256: str
+    revision: int
+    compact_revision: int
+    keys: int
+    leases: int
+    storage_version: str
+    members: list[str]
+    alarms: list[str]
+    prefixes: dict[str, int]
+
+
+class JudgedShape(Shape):
+    """A snapshot and what the policy says of it."""
+
+    where: str
+    name: str
+    at: str
+    keep: bool
+    rules: list[str]
+
+
+class SnapshotsPruned(Shape):
+    """The result of `etcd prune`."""
+
+    api_version: str
+    kind: str
+    dry_run: bool
+    snapshots: list[JudgedShape]

@@ -1,0 +1,331 @@
+"""A snapshot on its way to where it is kept: what new machines need beside it, destinations, retention."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator.actions.snapshots import recorded
+from orchestrator.backup import catalogue, records, retention
+from orchestrator.backup.records import Part
+from orchestrator.backup.seal import Sealed, seal
+from orchestrator.backup.stores import parent
+from orchestrator.cluster.etcdqueries import MEMBER
+from orchestrator.engine.host import demand
+from orchestrator.engine.plan import Done, Needed
+from orchestrator.errors import FactUnreadable, OrchestratorError
+
+if TYPE_CHECKING:
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.backup.records import Record
+    from orchestrator.backup.stores import Store as Destination
+    from orchestrator.engine.clock import Clock
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+STAGING = "staging"
+#: A destination that ends so is one plain file, as etcdutl takes it.
+PLAIN = ".db"
+
+# Source: kubeadm's documentation, "Certificate management" and its phases: with the authorities, the key of service
+# accounts and the configuration, kubeadm makes everything else anew. Files that flags of the API server name (keys of
+# encryption at rest, audit policy, …) are in its manifest only by their path.
+_COLLECT = (
+    "set -u; umask 077"
+    + MEMBER
+    + r"""
+dir=$(mktemp -d /var/lib/orchestrator.XXXXXX) || exit 1
+trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
+mkdir "$dir/tools"
+kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
+  kubelet-config kube-proxy -o yaml > "$dir/configmaps.yaml" 2> /dev/null || rm -f "$dir/configmaps.yaml"
+for name in etcdctl etcdutl; do
+  program=$(tool "$name"); [ -z "$program" ] || cp "$program" "$dir/tools/$name"
+done
+cd / || exit
+{
+  find etc/kubernetes/pki etc/kubernetes/manifests etc/kubernetes/*.conf -type f
+  for file in var/lib/kubelet/config.yaml var/lib/kubelet/kubeadm-flags.env etc/default/kubelet; do
+    [ ! -f "$file" ] || echo "$file"
+  done
+  sed -n 's#^ *- "\{0,1\}--[a-z-]*=/\([^ "]*\)"\{0,1\}$#\1#p' etc/kubernetes/manifests/kube-apiserver.yaml |
+    while read -r file; do [ ! -f "$file" ] || echo "$file"; done
+} 2> /dev/null | sort -u > "$dir/list"
+tar --create --file=- --directory=/ --files-from="$dir/list" --directory="$dir" tools \
+  $(cd "$dir" && ls configmaps.yaml 2> /dev/null)
+"""
+)
+
+
+class Recovery:
+    """`etcd.recovery`: what new machines need of the cluster is here, encrypted.
+
+    Params: `plan`; `file`, its name here; `recipients`, at least one: keys are stored encrypted, or not at all.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Whether it is here."""
+        return {"there": view.kept(step.params["file"]) is not None}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when it is."""
+        del step, past
+        return Done("collected") if now["there"] else Needed("certificates, keys, manifests and settings to collect")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Have the host pack it, and encrypt what comes before any of it is on a disk here.
+
+        Raises:
+            CommandFailed: The host could not pack it.
+        """
+        del now
+        run.guard()
+        host = hands.host(step.node)
+        timeout_s = step.timeout_s or 0.0
+        with tempfile.TemporaryFile() as memory:  # it has no name, so nothing of it stays behind
+            done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
+            demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
+            memory.write(done.stdout)
+            memory.flush()
+            memory.seek(0)
+            target = hands.place(step.params["file"])
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            part = target.with_name(f".{target.name}.part")
+            part.unlink(missing_ok=True)
+            seal(Path(f"/dev/fd/{memory.fileno()}"), part, level=3, recipients=step.params["recipients"])
+            part.replace(target)
+        run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A destination.
+
+    Attributes:
+        url: Of its directory.
+        file: The one plain file that is wanted there; "" for a directory of backups.
+    """
+
+    url: str
+    file: str
+
+    def record_name(self, record: Record) -> str:
+        """The name of the record there."""
+        return (self.file.removesuffix(PLAIN) if self.file else record.name) + records.RECORD
+
+
+def placed(destination: str) -> _Place:
+    """A destination as the directory that is opened, and the one file in it where that is meant.
+
+    Raises:
+        BadUsage: It names neither.
+    """
+    return _Place(*parent(destination)) if destination.endswith(PLAIN) else _Place(destination, "")
+
+
+class Store:
+    """`etcd.store`: the snapshot is at every destination, whole, with its record.
+
+    Params: `plan`; `file`, the snapshot's name here; `recovery`, that of what new machines need, or "";
+    `destinations`; `recipients`; `level`, zstd's, or None; `pin`.
+    """
+
+    def __init__(self) -> None:
+        self._sealed: dict[str, tuple[Path, Sealed]] = {}
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Destination -> True when it has all of it, False when not, or why it cannot be told."""
+        path = view.kept(step.params["file"])
+        draft = recorded(path) if path else None
+        if draft is None:
+            return {"stored": {}}
+        return {"stored": {url: _has(view, step, url, draft) for url in step.params["destinations"]}}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when all of them have it."""
+        del past
+        missing = [url for url in step.params["destinations"] if now["stored"].get(url) is not True]
+        return Needed(f"to {', '.join(missing)}") if missing else Done("at every destination")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Compress and encrypt it once, and put it to each destination that lacks it.
+
+        Raises:
+            OrchestratorError: One of them did not take it; its notes say which have it.
+        """
+        path = hands.kept(step.params["file"])
+        draft = recorded(path) if path else None
+        if path is None or draft is None:
+            raise FactUnreadable("the snapshot that was taken is not here any more", remedy="start a new backup")
+        failed: list[tuple[str, OrchestratorError]] = []
+        done = [url for url, there in now["stored"].items() if there is True]
+        for url in step.params["destinations"]:
+            if url in done:
+                continue
+            run.guard()
+            try:
+                self._put(hands, step, path, draft, url, run)
+                done.append(url)
+            except OrchestratorError as err:
+                failed.append((url, err))
+        if failed:
+            first = failed[0][1]
+            for other, also in failed[1:]:
+                first.add_note(f"{other}: {also}")
+            first.add_note(f"stored at {', '.join(done)}" if done else "it is stored nowhere; the snapshot is here yet")
+            raise first
+
+    def _put(self, hands: SiteHands, step: Step, path: Path, draft: Record, url: str, run: Applying) -> None:
+        place = placed(url)
+        store = hands.store(place.url, step.node)
+        if place.file:
+            data, file = Part(file=place.file, size_bytes=draft.size_bytes, sha256=draft.sha256), path
+            record = msgspec.structs.replace(draft, data=data, pin=step.params["pin"])
+        else:
+            file, sealed = self._seal(step, path)
+            ending = file.name.partition(PLAIN)[2]
+            data = _part(f"{draft.name}{PLAIN}{ending}", sealed)
+            record = msgspec.structs.replace(
+                draft,
+                data=data,
+                recovery=self._recovery(hands, step, store, draft),
+                recipients=tuple(step.params["recipients"]),
+                pin=step.params["pin"],
+            )
+        store.put(file, data.file, data.sha256)
+        store.put_bytes(records.encode(record), place.record_name(record))
+        run.emit("etcd.stored", destination=store.url, file=data.file, size_bytes=data.size_bytes)
+
+    def _seal(self, step: Step, path: Path) -> tuple[Path, Sealed]:
+        """The file as it is stored; made once by a process: what an earlier one left may be half of it."""
+        if step.id not in self._sealed:
+            level, recipients = step.params["level"], step.params["recipients"]
+            target = path.with_name(path.name + (".zst" if level is not None else "") + (".age" if recipients else ""))
+            if target == path:
+                self._sealed[step.id] = path, _measured(path)
+            else:
+                target.unlink(missing_ok=True)
+                self._sealed[step.id] = target, seal(path, target, level=level, recipients=recipients)
+        return self._sealed[step.id]
+
+    def _recovery(self, hands: SiteHands, step: Step, store: Destination, draft: Record) -> Part | None:
+        path = hands.kept(step.params["recovery"]) if step.params["recovery"] else None
+        if path is None:
+            return None
+        part = _part(f"{draft.name}{records.RECOVERY}.zst.age", _measured(path))
+        store.put(path, part.file, part.sha256)
+        return part
+
+
+class Retain:
+    """`etcd.retain`: of this cluster's snapshots, destinations hold those that the policy keeps.
+
+    Params: `destinations`; `keep`, the policy; `unfinished`, runs whose snapshots stay; `file`, the snapshot here.
+
+    Args:
+        clock: For ages.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Destination -> names of what goes, each with its reason; nothing before there is a new snapshot."""
+        path = view.kept(step.params["file"])
+        mine = recorded(path) if path else None
+        if mine is None:
+            return {"going": None}
+        going = {}
+        for url in step.params["destinations"]:
+            if not placed(url).file:
+                going[url] = {j.record.name: j.rules[0] for j in self._judged(view, step, url, mine) if not j.keep}
+        return {"going": going}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing goes."""
+        del past
+        if now["going"] is None:
+            return Needed(f"what {step.params['keep']} does not keep")
+        names = [name for going in now["going"].values() for name in going]
+        return Needed(f"{len(names)} to remove: {', '.join(names[:3])}") if names else Done("nothing to remove")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Remove the files of each, its record last: what is left of a half removed one is seen, and removed later."""
+        for url, going in (now["going"] or {}).items():
+            store = hands.store(url, step.node)
+            for held in catalogue.read(store).held:
+                if held.record.name in going:
+                    run.guard()
+                    for file in held.files:
+                        store.remove(file)
+                    why = going[held.record.name]
+                    run.emit("etcd.removed", destination=store.url, snapshot=held.record.name, why=why)
+
+    def _judged(self, view: Site, step: Step, url: str, mine: Record) -> tuple[retention.Judged, ...]:
+        held = catalogue.read(view.shelf(url, step.node)).held
+        ours = [h for h in held if (h.record.cluster, h.record.authority) == (mine.cluster, mine.authority)]
+        whole = {h.record.name for h in ours if not h.wrong}
+        policy = retention.parse(step.params["keep"])
+        return retention.judge(
+            [h.record for h in ours],
+            policy,
+            self._clock.wall(),
+            unfinished=step.params["unfinished"],
+            good=lambda record: record.name in whole,
+        )
+
+
+class Unstage:
+    """`etcd.unstage`: what a backup made here on its way is gone.
+
+    Params: `plan`.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Names of what is here."""
+        return {"left": sorted(path.name for path in _staged(view, step))}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing is. There is something after the first step."""
+        del step
+        return Needed("what was made here on the way") if now["left"] or not past else Done("nothing is left here")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Remove it."""
+        del now
+        run.guard()
+        for path in _staged(hands, step):
+            path.unlink(missing_ok=True)
+
+
+def _part(file: str, sealed: Sealed) -> Part:
+    return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+
+
+def _measured(path: Path) -> Sealed:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Sealed(path.stat().st_size, sha256)
+
+
+def _staged(view: Site, step: Step) -> list[Path]:
+    directory = view.place(STAGING)
+    return list(directory.glob(f"*{step.params['plan']}.*")) if directory.is_dir() else []
+
+
+def _has(view: Site, step: Step, url: str, draft: Record) -> bool | str:
+    place = placed(url)
+    try:
+        held = catalogue.read(view.shelf(place.url, step.node)).held
+    except OrchestratorError as err:
+        return str(err)
+    return any(
+        h.record.sha256 == draft.sha256 and not h.wrong and (not place.file or h.record.data.file == place.file)
+        for h in held
+    )

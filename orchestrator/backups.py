@@ -1,0 +1,471 @@
+"""The use cases of backups of etcd: one taken, and what destinations hold listed, proven and pruned."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from orchestrator import etcds
+from orchestrator.actions.backups import STAGING, placed
+from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
+from orchestrator.backup.snapshot import examine
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcdhosts import parse_hash
+from orchestrator.engine import runs
+from orchestrator.errors import ApiError, BackupError, BadUsage, HostError, OrchestratorError, Refused, SnapshotInvalid
+from orchestrator.hosts.pool import together
+from orchestrator.planners import backup as planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestrator.actions.site import Site
+    from orchestrator.app import App
+    from orchestrator.backup.catalogue import Catalogue, Held
+    from orchestrator.backup.records import Record
+    from orchestrator.backup.snapshot import Snapshot
+    from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.engine.host import Host
+    from orchestrator.engine.plan import Plan
+
+#: Room here for the snapshot as it is fetched, and as it is stored.
+_ROOM = 2.2
+#: Half-written files of runs that were killed are removed when they are older.
+_LEFT_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator asks for.
+
+    Attributes:
+        destinations: None stands for the directory of this user.
+        node: Whose member; "" for a healthy follower.
+        recovery: What new machines need, too; without a recipient it is left out, and said.
+    """
+
+    destinations: tuple[str, ...]
+    recipients: tuple[str, ...]
+    node: str = ""
+    reason: str = "manual"
+    compress: bool = True
+    recovery: bool = True
+    keep: str = ""
+    pin: str = ""
+
+
+def home() -> Path:
+    """Where snapshots of this user are kept unless another destination is named."""
+    return runs.root().parent / "snapshots"
+
+
+# ---- one is taken -----------------------------------------------------------------------------------------------
+
+
+def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
+    """The plan of a backup, once everything that would spoil it has been looked for.
+
+    Args:
+        app: The cluster.
+        wish: What is wanted.
+        say: Told what is worth knowing.
+
+    Raises:
+        BadUsage: A destination, a recipient or a policy cannot be meant.
+        Refused: No member is well enough, members differ, or there is no room here.
+    """
+    recipients = seal.check_recipients(wish.recipients)
+    where = destinations(wish)
+    if wish.keep:
+        retention.parse(wish.keep)
+    for url in where:  # what cannot be meant is said before anything is asked
+        stores.open_store(placed(url).url, host=_anybody)
+    found = etcds.survey(app)
+    node = _source(found, wish.node)
+    _refuse_differing(app.reader, found)
+    for alarm in found.facts.alarms:
+        say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
+    _refuse_full(found, node)
+    if wish.recovery and not recipients:
+        say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
+    request = planner.Request(
+        name=runs.plan_name(planner.KIND, app.clock.wall()),
+        node=node,
+        destinations=where,
+        reason=wish.reason,
+        recipients=recipients,
+        level=3 if wish.compress else None,
+        recovery=wish.recovery and bool(recipients),
+        keep=wish.keep,
+        pin=wish.pin,
+        unfinished=unfinished(),
+    )
+    return planner.backup(request)
+
+
+def _anybody(place: str) -> Host:
+    """Of a destination that is only looked at for its form: nothing is done with its host."""
+    return cast("Host", place)
+
+
+def destinations(wish: Wish) -> tuple[str, ...]:
+    """Where the snapshot goes, each once."""
+    return tuple(dict.fromkeys(wish.destinations)) or (str(home()),)
+
+
+def unfinished() -> tuple[str, ...]:
+    """Runs from here that have not ended well."""
+    return tuple(run.id for run in runs.listing() if not run.over)
+
+
+def _source(found: Etcd, wanted: str) -> str:
+    """The node of a healthy member, a follower where there is one. Source: a learner cannot be read from."""
+    if found.external:
+        raise Refused(
+            f"etcd is on other machines ({found.external}), which cannot be reached from here",
+            remedy="back it up there: etcdctl snapshot save; `orchestrator etcd verify FILE` proves it",
+        )
+    able: dict[str, bool] = {}
+    for member in found.facts.members:
+        status, node = found.status_of(member), found.node_of(member)
+        if status and node and not member.learner and not found.health_of(member):
+            able[node] = status.leader == status.id
+    if wanted and wanted not in able:
+        known = ", ".join(able) or "none"
+        raise Refused(f"{wanted} has no healthy member of etcd", remedy=f"those that have one: {known}")
+    if not able:
+        raise Refused(
+            "no member of etcd is well: " + ("; ".join(found.troubles) or "none answers"),
+            remedy="orchestrator etcd status; a copy of member/snap/db can be read with --no-trailer",
+        )
+    return wanted or min(able, key=lambda node: (able[node], node))
+
+
+def _refuse_differing(view: Site, found: Etcd) -> None:
+    """Members have to have the same keys at one revision, else a snapshot of one is not one of the cluster."""
+    revisions = [s.revision for s in found.facts.statuses if not s.learner]
+    running = [name for name, host in found.hosts.items() if host.runs]
+    if len(running) < 2 or not revisions:
+        return
+    at = str(min(revisions))
+    hashes = together(running, lambda name: parse_hash(view.ask(name, queries.ETCD_HASH, at)))
+    known = {name: each.hash for name, each in hashes.items() if each}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{name} {value:x}" for name, value in sorted(known.items()))
+        raise Refused(
+            f"members of etcd differ at revision {at}: {listed}",
+            remedy="one of them is corrupt: etcdctl endpoint hashkv --cluster; name a sound one with --node",
+        )
+
+
+def _refuse_full(found: Etcd, node: str) -> None:
+    status = found.hosts[node].status
+    place = home()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(place).free, _ROOM * (status.db_size_bytes if status else 0)
+    if free < needed:
+        raise Refused(
+            f"{place} has {free} bytes free; a snapshot on its way needs {needed:.0f}",
+            remedy="make room there, or set XDG_STATE_HOME to another disk",
+        )
+
+
+# ---- what there is ----------------------------------------------------------------------------------------------
+
+
+class Library:
+    """Destinations, opened without a cluster where none of them is a node's disk.
+
+    Args:
+        app: For hosts.
+        destinations: As they are named; none for the directory of this user.
+    """
+
+    def __init__(self, app: App, destinations: Sequence[str]) -> None:
+        self._app = app
+        self.urls = tuple(dict.fromkeys(placed(d).url for d in destinations)) or (str(home()),)
+
+    def store(self, url: str) -> stores.Store:
+        """One of them.
+
+        Raises:
+            BadUsage: It is none.
+        """
+        return stores.open_store(url, host=self._host)
+
+    def _host(self, place: str) -> Host:
+        if place.startswith("sftp://"):
+            return self._app.elsewhere(place)
+        return self._app.machines.machine(self._app.hands, place)  # no run is under way that records it
+
+    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
+        """What each holds, of one cluster where it is named, and those that could not be read with why."""
+        found, failed = [], []
+        for url in self.urls:
+            try:
+                each = catalogue.read(self.store(url))
+                mine = tuple(h for h in each.held if cluster in ("", h.record.cluster))
+                found.append(replace(each, held=mine))
+            except (BackupError, HostError, ApiError) as err:
+                failed.append((url, err))
+        return tuple(found), tuple(failed)
+
+    def find(self, name: str) -> Held:
+        """The snapshot that is meant: its name, the beginning of it, or `last` for the newest that is whole.
+
+        Raises:
+            BadUsage: There is none, or several begin so.
+        """
+        found, failed = self.catalogues()
+        held = sorted((h for each in found for h in each.held), key=lambda h: -h.record.at)
+        if name == "last":
+            held = [h for h in held if not h.wrong][:1]
+        else:
+            held = [h for h in held if h.record.name == name] or [h for h in held if h.record.name.startswith(name)]
+        if not held:
+            away = "".join(f"; {url} could not be read: {err}" for url, err in failed)
+            raise BadUsage(
+                f"there is no snapshot {name!r} at {', '.join(self.urls)}{away}", remedy="orchestrator etcd list"
+            )
+        if len({h.record.name for h in held}) > 1:
+            names = ", ".join(sorted({h.record.name for h in held})[:5])
+            raise BadUsage(f"several snapshots begin with {name!r}", remedy=f"one of: {names}")
+        return next((h for h in held if not h.wrong), held[0])
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._app.clock.wall()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that a run took.
+
+    Attributes:
+        catalogues: Of its destinations, with nothing else in them.
+        urls: Where it is.
+    """
+
+    record: Record
+    catalogues: tuple[Catalogue, ...]
+    urls: tuple[str, ...]
+
+
+def of_run(app: App, destinations: Sequence[str], run: str) -> Taken:
+    """What a run took, as it is found at its destinations.
+
+    Raises:
+        BackupError: None of them has it.
+    """
+    library = Library(app, destinations)
+    found, _ = library.catalogues()
+    mine = tuple(replace(c, held=tuple(h for h in c.held if h.record.run == run), unread=(), strays=()) for c in found)
+    held = [h for c in mine for h in c.held if not h.wrong]
+    if not held:
+        raise BackupError(f"the snapshot of {run} is at none of {', '.join(library.urls)}", remedy="see what took it")
+    return Taken(held[0].record, tuple(c for c in mine if c.held), tuple(h.url for h in held))
+
+
+def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: float) -> None:
+    """Put how a backup went into the file of metrics, by what its destinations hold of it.
+
+    Args:
+        app: For the clock and hosts.
+        path: The file.
+        destinations: Where it was to go.
+        run: The one that took it; "" when it did not come to that.
+        began: Seconds since the epoch.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    stored: dict[str, Record] = {}
+    for url in destinations:
+        with contextlib.suppress(BackupError, HostError, ApiError):
+            taken = of_run(app, [url], run) if run else None
+            if taken:
+                stored[url] = taken.record
+    whole = bool(destinations) and len(stored) == len(destinations)
+    now = app.clock.wall()
+    record = next(iter(stored.values()), None)
+    copies = tuple(
+        metrics.Copy(destination=url, ok=url in stored, success_at=stored[url].at if url in stored else None)
+        for url in destinations
+    )
+    new = metrics.Metrics(
+        cluster=record.cluster if record else _cluster_of(path, app), attempt_at=now, attempt_ok=whole, copies=copies
+    )
+    if record and whole:
+        new = msgspec.structs.replace(
+            new,
+            success_at=record.at,
+            size_bytes=record.size_bytes,
+            stored_size_bytes=record.data.size_bytes,
+            duration_s=now - began,
+            revision=record.revision,
+            verified=True,
+            keys=record.keys,
+        )
+    metrics.update(path, new)
+
+
+def _cluster_of(path: Path, app: App) -> str:
+    """The cluster that failed: the only one of the file, or else the context's name."""
+    try:
+        known = [each.cluster for each in metrics.parse(path.read_text(errors="replace"))]
+    except OSError:
+        known = []
+    return known[0] if len(known) == 1 else app.settings.context or "unknown"
+
+
+def too_old(catalogues: Sequence[Catalogue], age_s: float, now: float) -> str:
+    """Why there is no snapshot that is whole and younger than that; "" when there is one."""
+    whole = [h.record for c in catalogues for h in c.held if not h.wrong]
+    newest = max((r.at for r in whole), default=None)
+    if newest is None:
+        return "there is no snapshot that is whole"
+    if now - newest <= age_s:
+        return ""
+    return f"the newest snapshot is {(now - newest) / 3600:.1f} h old; it may be {age_s / 3600:.1f} h"
+
+
+# ---- proof ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A snapshot that was read whole.
+
+    Attributes:
+        where: The file, or name and destination.
+        record: None for a file without one.
+    """
+
+    where: str
+    snapshot: Snapshot
+    record: Record | None
+
+
+def plain_copy(library: Library, held: Held, directory: Path, identities: Sequence[Path]) -> Path:
+    """The plain snapshot of a record, fetched, its sums compared, decrypted and decompressed.
+
+    Raises:
+        BackupError: It is not there, or not as recorded.
+        BadUsage: It is encrypted, and no identity was given.
+    """
+    record = held.record
+    if record.encrypted and not identities:
+        raise BadUsage(f"{record.name} is encrypted", remedy="give the file of an identity: --identity FILE")
+    stored, plain = directory / record.data.file, directory / f"{record.name}.plain.db"
+    library.store(held.url).get(record.data.file, stored, limit_bytes=record.data.size_bytes)
+    if (found := sha256_of(stored)) != record.data.sha256:
+        raise SnapshotInvalid(
+            f"{held.url}: {record.data.file} has sha256 {found[:16]}…, {record.data.sha256[:16]}… was recorded",
+            remedy="it was changed or damaged there: use another snapshot, or another destination",
+        )
+    if record.encrypted or record.data.file.endswith(".zst"):
+        compressed = ".zst" in record.data.file.partition(records.DATA)[2]
+        opened = seal.unseal(stored, plain, compressed=compressed, identities=identities, limit_bytes=record.size_bytes)
+        stored.unlink()
+        if opened.sha256 != record.sha256:
+            raise SnapshotInvalid(f"{held.url}: {record.name} is not the one recorded", remedy="use another snapshot")
+        return plain
+    return stored
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Verified:
+    """Read all of a snapshot: one that is recorded, by its name, or any file.
+
+    Raises:
+        BackupError: It is not whole, or not as recorded.
+    """
+    path = Path(name)
+    if "/" in name or path.is_file():
+        if not path.is_file():
+            raise BadUsage(f"there is no file {name}", remedy="name a file, or a snapshot of `orchestrator etcd list`")
+        beside = path.with_suffix(records.RECORD)
+        record = records.decode(beside.read_bytes(), beside.name, str(beside.parent)) if beside.is_file() else None
+        found = examine(path, trailer=trailer)
+        if record and not record.encrypted and record.data.file == path.name and record.sha256 != found.sha256:
+            raise SnapshotInvalid(f"{path} is not the one that {beside} records", remedy="use another snapshot")
+        return Verified(str(path), found, record)
+    held = library.find(name)
+    if held.wrong:
+        raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
+    with staging() as directory:
+        copy = plain_copy(library, held, directory, identities)
+        return Verified(f"{held.record.name} at {held.url}", examine(copy), held.record)
+
+
+@contextlib.contextmanager
+def staging() -> Iterator[Path]:
+    """A directory for plain copies, beside this user's snapshots: a temporary one may be too small, or in memory."""
+    place = home() / STAGING
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        yield Path(directory)
+
+
+# ---- what goes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """One destination, judged by a policy."""
+
+    url: str
+    judged: tuple[retention.Judged, ...]
+    left: tuple[str, ...] = ()
+
+
+def prune(library: Library, policy: retention.Policy, now: float, *, dry_run: bool) -> tuple[Pruned, ...]:
+    """What the policy keeps and lets go at each destination; what it lets go is removed unless it is a dry run.
+
+    Raises:
+        BackupError: A destination could not be read or written; those before it are done.
+    """
+    done = []
+    for url in library.urls:
+        store = library.store(url)
+        held = catalogue.read(store).held
+        whole = {h.record.name for h in held if not h.wrong}
+        judged = retention.judge([h.record for h in held], policy, now, unfinished=unfinished(), good=whole)
+        left: tuple[str, ...] = ()
+        if not dry_run:
+            left = store.tidy(_LEFT_S, now)
+            going = {each.record.name for each in judged if not each.keep}
+            for file in (file for h in held if h.record.name in going for file in h.files):
+                store.remove(file)
+        done.append(Pruned(store.url, judged, left))
+    return tuple(done)
+
+
+def pin(library: Library, name: str, why: str) -> tuple[str, ...]:
+    """Keep a snapshot for ever, or with "" no longer, at every destination that has it; which those are.
+
+    Raises:
+        BadUsage: There is none of that name.
+    """
+    record = library.find(name).record
+    found, _ = library.catalogues()
+    done = []
+    for each in found:
+        for held in (h for h in each.held if h.record.name == record.name):
+            store = library.store(each.url)
+            changed = msgspec.structs.replace(held.record, pin=why)
+            store.put_bytes(records.encode(changed), held.file)
+            done.append(store.url)
+    return tuple(done)
