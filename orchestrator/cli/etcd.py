@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import backup
+from orchestrator.cli import backup, drill
 from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOption, Output, OutputOption
 
 Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     etcd = typer.Typer(help="etcd: its members, and backups that are proven.")
     backup.register(etcd)
+    drill.register(etcd)
     etcd.command("status", epilog="Example:  orchestrator etcd status -o json | jq .members")(status)
     app.add_typer(etcd, name="etcd", rich_help_panel=None)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.backup.catalogue import Catalogue
+    from orchestrator.backup.drilled import Drilled
     from orchestrator.backup.records import Record
     from orchestrator.backup.retention import Judged
     from orchestrator.backup.snapshot import Snapshot
@@ -184,4 +185,37 @@ def pruned_document(found: Sequence[tuple[str, Sequence[Judged]]], *, dry_run: b
             for url, judged in found
             for j in judged
         ],
+    )
+
+
+# ---- rehearsed --------------------------------------------------------------------------------------------------
+
+
+def drill(found: Drilled) -> str:
+    """What became of a drill."""
+    counts = [(name, str(count)) for name, count in found.counts.items()]
+    lines = [
+        f"{found.name}: {'FAILED' if found.wrong else 'it restores'}, tried on {found.where}",
+        f"  restored in   {found.restore_s:.1f} s, etcd {found.etcd} answered after {found.start_s:.1f} s more",
+        f"  revision      {found.revision}, hash {found.hash:x}",
+        *(f"  WRONG         {text}" for text in found.wrong),
+    ]
+    return "\n".join([*lines, "", *columns(("KEYS UNDER", "LIVE"), counts)] if counts else lines)
+
+
+def drill_document(found: Drilled) -> etcdshapes.DrillResult:
+    """The result of `etcd drill`."""
+    return etcdshapes.DrillResult(
+        api_version=API_VERSION,
+        kind="DrillResult",
+        snapshot=found.name,
+        where=found.where,
+        etcd_version=found.etcd,
+        ok=not found.wrong,
+        wrong=list(found.wrong),
+        restore_s=found.restore_s,
+        start_s=found.start_s,
+        revision=found.revision,
+        hash=found.hash,
+        counts=dict(found.counts),
     )

@@ -159,3 +159,20 @@ class SnapshotsPruned(Shape):
     kind: str
     dry_run: bool
     snapshots: list[JudgedShape]
+
+
+class DrillResult(Shape):
+    """The result of `etcd drill`."""
+
+    api_version: str
+    kind: str
+    snapshot: str
+    where: str
+    etcd_version: str
+    ok: bool
+    wrong: list[str]
+    restore_s: float
+    start_s: float
+    revision: int
+    hash: int
+    counts: dict[str, int]
