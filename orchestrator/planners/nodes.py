@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.planners.backup import KIND as BACKUP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,8 +51,19 @@ def drain(nodes: Iterable[str], *, owner: str, reason: str, flags: Mapping[str, 
     return Plan("drain", _title("drain", names), (first, *drains))
 
 
+#: Steps that clear away what a run made on its way, which nobody needs once it is given up.
+_CLEARING = ("etcd.unstage", "host.tidy")
+
+
 def release(run: str, plan: Plan, past: Past) -> Plan:
-    """What `run` cordoned, as it was found: only steps that were started, each with what it found."""
+    """What `run` cordoned, as it was found: only steps that were started, each with what it found.
+
+    A backup cordons nothing: what it made on its way, here and on the host, is cleared away.
+    """
+    if plan.kind == BACKUP and past:
+        steps = (s for s in plan.steps() if s.action in _CLEARING)
+        cleared = tuple(replace(s, params={**s.params, "of_run": run}) for s in steps)
+        return Plan("release", f"release {run}", (Wave((Lane(cleared[0].node, cleared),)),) if cleared else ())
     started = [s for s in plan.steps() if s.action == "node.cordon" and s.id in past]
     lanes = tuple(
         Lane(
@@ -72,7 +85,7 @@ def release(run: str, plan: Plan, past: Past) -> Plan:
 
 def released_run(plan: Plan) -> str:
     """The run that a plan of `release` puts back, or "" for any other plan."""
-    return next((str(step.params["of_run"]) for step in plan.steps() if step.action == "node.restore_scheduling"), "")
+    return next((str(step.params["of_run"]) for step in plan.steps() if "of_run" in step.params), "")
 
 
 def _cordons(nodes: tuple[str, ...], *, owner: str, reason: str) -> Wave:

@@ -1,0 +1,247 @@
+"""Backups of a real etcd: taken, stored, proven, pruned, rehearsed, and what happens when one is killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from datetime import UTC, datetime
+
+import pyrage
+import pytest
+import zstandard
+
+from lab import gobuild
+from lab.processes import run
+from orchestrator.backup.snapshot import examine
+from tests.api.command import PROGRAM
+from tests.lab.real import CONTROL_PLANE, until
+
+pytestmark = pytest.mark.lab
+NODE_FILE = "/opt/snapshot-pre-boot.db"
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory):
+    """An identity of age: its file, and who it is for others."""
+    made = pyrage.x25519.Identity.generate()
+    path = tmp_path_factory.mktemp("age") / "identity.txt"
+    path.touch(mode=0o600)
+    path.write_text(f"{made}\n")
+    return path, str(made.to_public())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "backups"
+
+
+def listed(orchestrator, store, *words):
+    return orchestrator.json("etcd", "list", "--from", str(store), *words)["snapshots"]
+
+
+def tried(orchestrator, *words):
+    """The exit code of a command, whatever it is."""
+    done = subprocess.run([PROGRAM, *words], env=orchestrator.environ, capture_output=True, timeout=120, check=False)
+    return done.returncode
+
+
+def left_on_the_host(real):
+    """What runs left there, and processes of drills."""
+    said = real.ssh(CONTROL_PLANE, "ls /var/lib/orchestrator 2> /dev/null; pgrep -fa 'name [d]rill'; true")
+    return said.splitlines()
+
+
+def test_status_answers_which_version_at_what_address_and_where_the_certificate_is(orchestrator):
+    text = orchestrator("etcd", "status").stdout
+    found = orchestrator.json("etcd", "status")
+
+    (host,) = found["hosts"]
+    (member,) = found["members"]
+    assert host["certFile"] == "/etc/kubernetes/pki/etcd/server.crt"
+    assert "https://127.0.0.1:2379" in host["listenClientUrls"]
+    assert (host["how"], host["dataDir"], host["mount"]) == ("static pod", "/var/lib/etcd", False)
+    assert (member["version"], member["health"], member["leader"]) == ("3.6.8", "", True)
+    assert member["dbSizeBytes"] > 0
+    assert member["revision"] > 0
+    assert host["latencyS"] > 0
+    for told in ("3.6.8", "/etc/kubernetes/pki/etcd/server.crt", "/var/lib/etcd", "well"):
+        assert told in text
+
+
+def test_a_snapshot_is_the_state_of_the_cluster_at_that_moment(real, place, orchestrator, store):
+    place.kubectl("create", "configmap", "before", "--from-literal=a=b")
+
+    orchestrator("etcd", "backup", "--to", str(store), "--no-compress")
+
+    (record,) = listed(orchestrator, store)
+    (file,) = store.glob("*.db")
+    assert oct(file.stat().st_mode & 0o777) == "0o600"
+    assert record["keys"] == examine(file).keys
+    assert record["members"] == [CONTROL_PLANE]
+    assert f"/registry/configmaps/{place.name}/before".encode() in file.read_bytes()
+    assert record["recoverySet"] is False  # nobody to encrypt it for
+    assert left_on_the_host(real) == []
+
+
+def test_a_plain_file_on_the_control_planes_own_disk_is_one_that_etcdutl_restores(real, orchestrator):
+    orchestrator("etcd", "backup", "--to", f"node:{NODE_FILE}")
+
+    said = real.ssh(
+        CONTROL_PLANE,
+        f"stat -c %a {NODE_FILE}; bin=/proc/$(pidof -s etcd)/root/usr/local/bin; d=$(mktemp -d);"
+        f" $bin/etcdutl snapshot restore {NODE_FILE} --data-dir $d/data > /dev/null 2>&1 && ls $d/data; rm -r $d",
+    )
+
+    assert said.split() == ["600", "member"]
+
+
+def test_what_is_encrypted_opens_with_its_identity_and_holds_what_new_machines_need(orchestrator, store, key, tmp_path):
+    identity, recipient = key
+    orchestrator("etcd", "backup", "--to", str(store), "--recipient", recipient)
+    (sealed,) = store.glob("*.recovery.tar.zst.age")
+    for file in store.iterdir():
+        assert b"PRIVATE KEY" not in file.read_bytes()
+
+    refused = orchestrator("etcd", "verify", "last", "--from", str(store), code=2)
+    proven = orchestrator.json("etcd", "verify", "last", "--from", str(store), "-i", str(identity))
+    compressed = pyrage.decrypt(sealed.read_bytes(), [pyrage.x25519.Identity.from_str(identity.read_text().strip())])
+
+    assert "--identity" in refused.stderr
+    assert proven["keys"] == listed(orchestrator, store)[0]["keys"]
+    (tmp_path / "set.tar.zst").write_bytes(compressed)
+    with (tmp_path / "set.tar.zst").open("rb") as packed, (tmp_path / "set.tar").open("wb") as tar:
+        zstandard.ZstdDecompressor().copy_stream(packed, tar)
+    names = run(["tar", "tf", str(tmp_path / "set.tar")]).split()
+    for needed in (
+        "etc/kubernetes/pki/ca.key", "etc/kubernetes/pki/sa.key", "etc/kubernetes/pki/etcd/ca.key",
+        "etc/kubernetes/manifests/etcd.yaml", "etc/kubernetes/admin.conf", "var/lib/kubelet/config.yaml",
+        "tools/etcdutl", "configmaps.yaml",
+    ):  # fmt: skip
+        assert needed in names
+
+
+def test_cron_hears_nothing_of_success_and_monitoring_all_of_it(orchestrator, store, tmp_path):
+    metrics = tmp_path / "etcd.prom"
+
+    done = orchestrator("etcd", "backup", "--to", str(store), "--scheduled", "-q", "--metrics-file", str(metrics))
+
+    assert (done.stdout, done.stderr) == ("", "")
+    told = dict(re.findall(r'^orchestrator_etcd_backup_(\w+)\{cluster="test"\} (\S+)$', metrics.read_text(), re.M))
+    (record,) = listed(orchestrator, store)
+    assert record["reason"] == "scheduled"
+    assert float(told["revision"]) == record["revision"]
+    assert told["last_attempt_success"] == "1"
+    assert told["verified"] == "1"
+
+
+def test_a_destination_that_is_away_is_a_failure_that_says_what_succeeded(orchestrator, store, tmp_path):
+    metrics, file = tmp_path / "etcd.prom", tmp_path / "file"
+    file.touch()
+    away = str(file / "backups")
+
+    done = orchestrator("etcd", "backup", "--to", str(store), "--to", away, "--metrics-file", str(metrics), code=40)
+
+    assert f"stored at {store}" in done.stderr
+    assert len(listed(orchestrator, store)) == 1
+    told = metrics.read_text()
+    assert f'destination_success{{cluster="test",destination="{store}"}} 1' in told
+    assert f'destination_success{{cluster="test",destination="{away}"}} 0' in told
+    file.unlink()
+    orchestrator("resume", "last")
+    assert [s["name"] for s in listed(orchestrator, away)] == [s["name"] for s in listed(orchestrator, store)]
+
+
+def test_a_backup_that_is_killed_goes_on_and_leaves_nothing(real, orchestrator, store):
+    process = orchestrator.start("etcd", "backup", "--to", str(store))
+    until("its start", lambda: "snapshot" in orchestrator.stderr)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    until("the lease to end", lambda: tried(orchestrator, "resume", "last") == 0)
+
+    (record,) = listed(orchestrator, store)
+    assert record["places"][0]["wrong"] == ""
+    orchestrator("etcd", "verify", "last", "--from", str(store))
+    assert left_on_the_host(real) == []
+    assert list((orchestrator.home / "state/orchestrator/snapshots/staging").iterdir()) == []
+
+
+def test_a_second_run_at_the_same_time_is_refused_with_the_name_of_the_first(real, orchestrator, store):
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "kube-orchestrator", "namespace": "kube-system"},
+        "spec": {"holderIdentity": "bob@elsewhere", "leaseDurationSeconds": 300, "acquireTime": now, "renewTime": now},
+    }
+    real.kubectl("create", "-f", "-", stdin=json.dumps(lease))
+    try:
+        done = orchestrator("etcd", "backup", "--to", str(store), code=21)
+    finally:
+        real.kubectl("-n", "kube-system", "delete", "lease", "kube-orchestrator")
+
+    assert "bob@elsewhere" in done.stderr
+    assert listed(orchestrator, store) == []
+
+
+def test_what_the_policy_does_not_keep_goes_and_the_pinned_stays(orchestrator, store):
+    for _ in range(2):
+        orchestrator("etcd", "backup", "--to", str(store))
+    oldest = listed(orchestrator, store)[-1]["name"]
+    orchestrator("etcd", "pin", oldest, "--reason", "kept on purpose", "--from", str(store))
+
+    orchestrator("etcd", "backup", "--to", str(store), "--keep", "last=1")
+
+    found = listed(orchestrator, store)
+    assert (len(found), found[1]["name"]) == (2, oldest)
+    told = orchestrator("etcd", "prune", "--keep", "last=1", "--from", str(store), "--dry-run").stdout
+    assert "kept on purpose" in told
+
+
+def test_a_restore_is_rehearsed_on_the_control_plane_and_here(real, orchestrator, store):
+    orchestrator("etcd", "backup", "--to", str(store))
+    programs = str(gobuild.etcd("3.7.0"))
+
+    there = orchestrator.json("etcd", "drill", "--from", str(store))
+    here = orchestrator.json("etcd", "drill", "--from", str(store), "--here", "--programs", programs)
+
+    (record,) = listed(orchestrator, store)
+    for found, version in ((there, "3.6.8"), (here, "3.7.0")):
+        assert (found["ok"], found["etcdVersion"], found["revision"]) == (True, version, record["revision"])
+        assert found["counts"]["all"] == record["keys"]
+    assert there["hash"] == here["hash"]
+    assert record["drill"]["ok"] is True
+    assert left_on_the_host(real) == []
+
+
+def test_a_snapshot_that_was_damaged_fails_its_proof_and_its_drill(orchestrator, store):
+    orchestrator("etcd", "backup", "--to", str(store), "--no-compress")
+    (file,) = store.glob("*.db")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+    for command in ("verify", "drill"):
+        done = orchestrator("etcd", command, "last", "--from", str(store), code=40)
+        assert file.name in done.stderr
+
+
+def test_a_missed_backup_is_noticed(orchestrator, store):
+    nothing = orchestrator("etcd", "list", "--from", str(store), "--max-age", "26h", code=40)
+    orchestrator("etcd", "backup", "--to", str(store))
+    orchestrator("etcd", "list", "--from", str(store), "--max-age", "26h")
+
+    old = orchestrator("etcd", "list", "--from", str(store), "--max-age", "1ms", code=40)
+
+    assert "no snapshot" in nothing.stderr
+    assert "old" in old.stderr
+
+
+def test_results_are_documents(orchestrator, store):
+    orchestrator("etcd", "backup", "--to", str(store))
+
+    taken = json.loads(orchestrator("etcd", "backup", "--to", str(store), "-o", "json").stdout)
+
+    assert taken["kind"] == "SnapshotList"
+    assert len(taken["snapshots"]) == 1
