@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.cluster.model import Node
     from orchestrator.cluster.ports import EvictionAnswer
     from orchestrator.engine.events import Sink
+    from orchestrator.engine.lease import LeaseStore
     from orchestrator.engine.plan import Plan
     from orchestrator.engine.runner import Action, Preview
     from orchestrator.hosts.machine import Machine
@@ -41,6 +42,8 @@ DONE = 0
 WORK_NEEDED = 3
 #: Plans that are asked about though they are of one node: something can be lost by them.
 ALWAYS_ASKED = frozenset({"rollback"})
+#: Plans during which the API server takes no writes: their lock is on a control plane's disk.
+WITHOUT_API = frozenset({"disarm"})
 #: How long a host that does not answer is tried. A step that waits for one that boots tries it again.
 HOST_PATIENCE_S = 30.0
 
@@ -317,8 +320,6 @@ class App:
         return outcome
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
-        from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
-
         self.hands.record(runs.directory(journal.run), journal, self.sink)
         with stopping(self._say) as stop:
             try:
@@ -327,7 +328,7 @@ class App:
                     self.hands,
                     self.actions,
                     journal=journal,
-                    leases=KubeLeases(self.session, self.clock),
+                    leases=self._leases(journal.plan),
                     holder=self.owner,
                     clock=self.clock,
                     sink=self.sink,
@@ -338,6 +339,16 @@ class App:
                 if journal.past:
                     err.run = journal.run
                 raise
+
+    def _leases(self, plan: Plan) -> LeaseStore:
+        """Where the run's lock is: a Lease of the cluster, or a control plane's disk where the API takes no writes."""
+        if plan.kind in WITHOUT_API:
+            from orchestrator.hostlease import HostLeases  # noqa: PLC0415
+
+            return HostLeases(self.machines.machine(self.hands, min(plan.nodes())), self.clock)
+        from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
+
+        return KubeLeases(self.session, self.clock)
 
     def _ask(self, plan: Plan) -> None:
         if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.actions.backups import Recovery, Retain, Store, Unstage
 from orchestrator.actions.drain import Drain
+from orchestrator.actions.etcdcare import Compact, Defragment, Disarm
 from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
@@ -41,6 +42,9 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "etcd.store": Store(),
         "etcd.retain": Retain(clock),
         "etcd.unstage": Unstage(),
+        "etcd.defragment": Defragment(),
+        "etcd.compact": Compact(),
+        "etcd.disarm": Disarm(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

@@ -8,10 +8,14 @@ from orchestrator.actions.members import members
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import Etcd, parse_host
 from orchestrator.cluster.kubeadm import cluster_name
+from orchestrator.engine.plan import Plan
 from orchestrator.errors import Refused
 from orchestrator.hosts.pool import together
+from orchestrator.planners import etcdcare as planner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.actions.site import Site
     from orchestrator.app import App
     from orchestrator.cluster.etcdhosts import EtcdHost
@@ -52,6 +56,56 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
     external = next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
     return Etcd(cluster_name(configuration), at, found, members(view, members_at), external)
+
+
+def care(found: Etcd) -> tuple[str, ...]:
+    """Nodes of the members in the order in which they are cared for: the leader's last.
+
+    Raises:
+        Refused: A member is on none of them, or does not answer.
+    """
+    order = []
+    for member in found.facts.members:
+        status, node = found.status_of(member), found.node_of(member)
+        if not status or not node or not found.hosts[node].tools.get("etcdctl"):
+            why = "does not answer" if not status else f"is on {node or 'no known node'}, where there is no etcdctl"
+            raise Refused(f"member {member.name or f'{member.id:x}'} {why}", remedy="orchestrator etcd status")
+        order.append((status.leader == status.id, node))
+    if not order:
+        raise Refused("no member of etcd answers", remedy="orchestrator etcd status")
+    return tuple(node for _, node in sorted(order))
+
+
+def defragment(app: App, *, share: float, least_bytes: int) -> Plan:
+    """The plan that gives unused space back, one member after another.
+
+    Raises:
+        Refused: A member cannot be cared for.
+    """
+    return planner.defragment(care(survey(app)), share=share, least_bytes=least_bytes)
+
+
+def disarm(app: App, say: Callable[[str], None]) -> Plan:
+    """The plan that brings etcd out of the alarm NOSPACE.
+
+    Raises:
+        Refused: Another alarm is raised, which this does not mend; or a member cannot be cared for.
+    """
+    found = survey(app)
+    others = [alarm for alarm in found.facts.alarms if not alarm.startswith("NOSPACE")]
+    if others:
+        raise Refused(
+            f"etcd raised the alarm {', '.join(others)}: that member's data are not the others'",
+            remedy="take a snapshot of a sound member (orchestrator etcd backup --node …), then replace that member",
+        )
+    if not found.facts.alarms:
+        say("etcd has raised no alarm: nothing to do")
+        return Plan(planner.DISARM, "bring etcd out of its alarm", ())
+    app.refuse_if_held()
+    for alarm in found.facts.alarms:
+        say(f"etcd raised the alarm {alarm}: it takes no writes but deletions")
+    revision = min(s.revision for s in found.facts.statuses)
+    return planner.disarm(care(found), revision=revision)
 
 
 def _asked(view: Site, names: list[str]) -> dict[str, EtcdHost]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import backup, drill
-from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOption, Output, OutputOption
+from orchestrator.cli.options import (
+    Context,
+    DryRunChoice,
+    DryRunOption,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    Output,
+    OutputOption,
+    Owner,
+    Yes,
+)
 
 Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 
@@ -21,6 +33,8 @@ def register(app: typer.Typer) -> None:
     backup.register(etcd)
     drill.register(etcd)
     etcd.command("status", epilog="Example:  orchestrator etcd status -o json | jq .members")(status)
+    etcd.command("defrag", epilog="Example:  orchestrator etcd defrag --dry-run")(defrag)
+    etcd.command("disarm", epilog="Example:  orchestrator etcd disarm --dry-run")(disarm)
     app.add_typer(etcd, name="etcd", rich_help_panel=None)
 
 
@@ -44,3 +58,65 @@ def status(
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S, ssh=ssh)
     found = etcds.survey(app)
     show(output, "EtcdStatus", bodies.body(report.document(found)), report.table(found))
+
+
+def defrag(
+    above: Annotated[
+        float, typer.Option("--above", min=0.0, max=1.0, help="Only members of which a larger share is unused.")
+    ] = 0.5,
+    least: Annotated[
+        int, typer.Option("--at-least", metavar="MB", min=0, help="Only where more than so much is unused.")
+    ] = 64,
+    ssh: Ssh = False,
+    owner: Owner = "",
+    dry_run: DryRunOption = DryRunChoice.NONE,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Give unused space of etcd's databases back, one member after another, the leader last.
+
+    A member answers nothing while its database is rewritten; it is touched only while all others are well.
+    """
+    from orchestrator import etcds  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
+        dry_run=perform.dry_run(dry_run),
+    )  # fmt: skip
+    plan = etcds.defragment(app, share=above, least_bytes=least * 1_000_000)
+    perform.carry_out(app, plan, output, "defragmented")
+
+
+def disarm(
+    ssh: Ssh = False,
+    owner: Owner = "",
+    dry_run: DryRunOption = DryRunChoice.NONE,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Bring etcd out of the alarm NOSPACE: old revisions dropped, members defragmented, the alarm cleared.
+
+    While the alarm is raised the API takes no writes, so the run's lock is on a control plane's disk.
+    """
+    from orchestrator import etcds  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
+        dry_run=perform.dry_run(dry_run),
+    )  # fmt: skip
+    plan = etcds.disarm(app, _say)
+    perform.carry_out(app, plan, output, "cared for")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
