@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 TIMEOUT_S = 4.0
 #: Between two looks while it is watched.
 LOOK_S = 1.0
-_CONFLICT, _MISSING = 17, 2
+_CONFLICT, _MISSING = 41, 44
 
 # Source: flock(1): whoever has the lock on the file beside may compare and write; it goes with the process.
 _SCRIPT = r"""
 set -u; umask 077
 dir=${4:-/var/lib/orchestrator}; file=$dir/run-lock
-mkdir -p -m 700 "$dir"; exec 9> "$dir/.run-lock"; flock -w 3 9 || { echo "the lock's file is busy" >&2; exit 75; }
+mkdir -p -m 700 "$dir" || exit 1; exec 9> "$dir/.run-lock"; flock -w 3 9 || { echo "the lock's file is busy" >&2; exit 75; }
 there=; [ ! -f "$file" ] || there=$(sed -n 1p "$file")
 case $1 in
   read) [ -z "$there" ] || cat "$file"; exit 0 ;;
-  create) [ -z "$there" ] || exit 17 ;;
-  *) [ -n "$there" ] || exit 2; [ "$there" = "$2" ] || exit 17 ;;
+  create) [ -z "$there" ] || exit 41 ;;
+  *) [ -n "$there" ] || exit 44; [ "$there" = "$2" ] || exit 41 ;;
 esac
 if [ "$1" = delete ]; then rm -f -- "$file"; exit; fi
 printf '%s\n' "$3" > "$file.new" && sync "$file.new" && mv -- "$file.new" "$file"

@@ -11,10 +11,10 @@ import pyrage
 import pytest
 import zstandard
 
-from lab import gobuild
+from lab import docker, gobuild
 from lab.processes import run
 from orchestrator.backup.snapshot import examine
-from tests.api.command import PROGRAM
+from tests.api.command import PROGRAM, Command
 from tests.lab.real import CONTROL_PLANE, until
 
 pytestmark = pytest.mark.lab
@@ -29,6 +29,14 @@ def key(tmp_path_factory):
     path.touch(mode=0o600)
     path.write_text(f"{made}\n")
     return path, str(made.to_public())
+
+
+@pytest.fixture
+def orchestrator(real, tmp_path):
+    """The command; nodes are containers of the lab's own daemon."""
+    command = Command(real.cluster.kubeconfig, tmp_path, {"DOCKER_HOST": f"unix://{docker.current().socket}"})
+    yield command
+    command.end()
 
 
 @pytest.fixture
@@ -127,7 +135,9 @@ def test_cron_hears_nothing_of_success_and_monitoring_all_of_it(orchestrator, st
     done = orchestrator("etcd", "backup", "--to", str(store), "--scheduled", "-q", "--metrics-file", str(metrics))
 
     assert (done.stdout, done.stderr) == ("", "")
-    told = dict(re.findall(r'^orchestrator_etcd_backup_(\w+)\{cluster="test"\} (\S+)$', metrics.read_text(), re.M))
+    told = dict(
+        re.findall(r'^orchestrator_etcd_backup_(\w+)\{cluster="test"\} (\S+)$', metrics.read_text(), re.MULTILINE)
+    )
     (record,) = listed(orchestrator, store)
     assert record["reason"] == "scheduled"
     assert float(told["revision"]) == record["revision"]
