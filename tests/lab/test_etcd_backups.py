@@ -1,5 +1,6 @@
 """Backups of a real etcd: taken, stored, proven, pruned, rehearsed, and what happens when one is killed."""
 
+import base64
 import json
 import os
 import re
@@ -255,3 +256,44 @@ def test_results_are_documents(orchestrator, store):
 
     assert taken["kind"] == "SnapshotList"
     assert len(taken["snapshots"]) == 1
+
+
+def test_unused_space_is_given_back_and_the_cluster_goes_on(orchestrator):
+    orchestrator("etcd", "defrag", "--above", "0", "--at-least", "0")
+
+    again = orchestrator("etcd", "defrag")
+
+    assert "already defragmented" in again.stdout
+    assert orchestrator.json("etcd", "status")["hosts"][0]["defragmented"] is not None
+
+
+@pytest.mark.lab_full
+def test_etcd_comes_out_of_its_alarm_when_there_is_room_again(real, place, orchestrator, tmp_path):
+    manifest = "/etc/kubernetes/manifests/etcd.yaml"
+    blob = tmp_path / "blob"
+    blob.write_text(base64.b64encode(os.urandom(600_000)).decode())
+
+    def quota(line):
+        old = real.ssh(CONTROL_PLANE, "pidof -s etcd")
+        real.ssh(
+            CONTROL_PLANE, f"sed -i -e /quota-backend-bytes/d -e 's/^    - --snapshot-count=.*/{line}&/' {manifest}"
+        )
+        until("another etcd", lambda: real.ssh(CONTROL_PLANE, "pidof -s etcd; true") not in (old, ""), 180)
+        until("the API", lambda: real.attempt("get", "--raw", "/readyz").returncode == 0, 180)
+
+    quota(r"    - --quota-backend-bytes=8000000\n")
+    made = 0
+    while real.attempt("-n", place.name, "create", "configmap", f"blob{made}", f"--from-file={blob}").returncode == 0:
+        made += 1
+        assert made < 30
+    until("the alarm", lambda: orchestrator.json("etcd", "status")["alarms"])
+
+    full = orchestrator("etcd", "disarm", "--yes", code=20)
+    for number in range(made):
+        place.kubectl("delete", "configmap", f"blob{number}")
+    orchestrator("etcd", "disarm", "--yes")
+
+    assert "would be raised again at once" in full.stderr
+    assert orchestrator.json("etcd", "status")["alarms"] == []
+    place.kubectl("create", "configmap", "after")
+    quota("")
