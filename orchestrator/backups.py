@@ -186,10 +186,12 @@ class Library:
     Args:
         app: For hosts.
         destinations: As they are named; none for the directory of this user.
+        node: The one that `node:` in a destination stands for; "" where none is known.
     """
 
-    def __init__(self, app: App, destinations: Sequence[str]) -> None:
+    def __init__(self, app: App, destinations: Sequence[str], node: str = "") -> None:
         self._app = app
+        self._node = node
         self.urls = tuple(dict.fromkeys(placed(d).url for d in destinations)) or (str(home()),)
 
     def store(self, url: str) -> stores.Store:
@@ -203,7 +205,10 @@ class Library:
     def _host(self, place: str) -> Host:
         if place.startswith("sftp://"):
             return self._app.elsewhere(place)
-        return self._app.machines.machine(self._app.hands, place)  # no run is under way that records it
+        node = self._node if place == "node" else place
+        if not node:
+            raise BadUsage("node: stands for the node of a backup that is taken now", remedy="name it: NODE:/DIR")
+        return self._app.machines.machine(self._app.hands, node)  # no run is under way that records it
 
     def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
         """What each holds, of one cluster where it is named, and those that could not be read with why."""
@@ -258,13 +263,13 @@ class Taken:
     urls: tuple[str, ...]
 
 
-def of_run(app: App, destinations: Sequence[str], run: str) -> Taken:
-    """What a run took, as it is found at its destinations.
+def of_run(app: App, destinations: Sequence[str], run: str, node: str = "") -> Taken:
+    """What a run took of a node's member, as it is found at its destinations.
 
     Raises:
         BackupError: None of them has it.
     """
-    library = Library(app, destinations)
+    library = Library(app, destinations, node)
     found, _ = library.catalogues()
     mine = tuple(replace(c, held=tuple(h for h in c.held if h.record.run == run), unread=(), strays=()) for c in found)
     held = [h for c in mine for h in c.held if not h.wrong]
@@ -273,7 +278,7 @@ def of_run(app: App, destinations: Sequence[str], run: str) -> Taken:
     return Taken(held[0].record, tuple(c for c in mine if c.held), tuple(h.url for h in held))
 
 
-def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: float) -> None:
+def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: float, node: str = "") -> None:
     """Put how a backup went into the file of metrics, by what its destinations hold of it.
 
     Args:
@@ -282,6 +287,7 @@ def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: flo
         destinations: Where it was to go.
         run: The one that took it; "" when it did not come to that.
         began: Seconds since the epoch.
+        node: Whose member.
 
     Raises:
         StoreError: The file cannot be written.
@@ -289,7 +295,7 @@ def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: flo
     stored: dict[str, Record] = {}
     for url in destinations:
         with contextlib.suppress(BackupError, HostError, ApiError):
-            taken = of_run(app, [url], run) if run else None
+            taken = of_run(app, [url], run, node) if run else None
             if taken:
                 stored[url] = taken.record
     whole = bool(destinations) and len(stored) == len(destinations)

@@ -129,20 +129,21 @@ def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, q
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
-    began = app.clock.wall()
+    began, node = app.clock.wall(), ""
     try:
         plan = backups.prepare(app, wish, (lambda _: None) if quiet else _say)
+        node = plan.nodes()[0]
         outcome = perform.performed(app, plan)
     except OrchestratorError as err:
         if metrics_file:
-            backups.tell(app, metrics_file, backups.destinations(wish), err.run, began)
+            backups.tell(app, metrics_file, backups.destinations(wish), err.run, began, node)
         raise
     if outcome.exit_code or not outcome.run:
         perform.finish(app, outcome, output, "backed up")
         return
-    found = backups.of_run(app, backups.destinations(wish), outcome.run)
+    found = backups.of_run(app, backups.destinations(wish), outcome.run, node)
     if metrics_file:
-        backups.tell(app, metrics_file, backups.destinations(wish), outcome.run, began)
+        backups.tell(app, metrics_file, backups.destinations(wish), outcome.run, began, node)
     if output is not Output.TABLE:
         show(output, "SnapshotList", bodies.body(report.list_document(found.catalogues, (), app.clock.wall())), "")
     elif not quiet:
@@ -216,7 +217,9 @@ def prune(
         ),
     ],
     source: From = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which rule keeps what.")] = False,
+    dry_run: Annotated[
+        DryRunChoice, typer.Option("--dry-run", help="client or server: only show which rule keeps what.")
+    ] = DryRunChoice.NONE,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -232,10 +235,10 @@ def prune(
 
     policy = retention.parse(keep)
     library = _library(source, kubeconfig, context, log_format, ssh=ssh)
-    now = library.now()
-    found = backups.prune(library, policy, now, dry_run=dry_run)
-    text = "\n\n".join(report.pruned(each.url, each.judged, now, dry_run=dry_run) for each in found)
-    body = bodies.body(report.pruned_document([(each.url, each.judged) for each in found], dry_run=dry_run))
+    now, dry = library.now(), dry_run is not DryRunChoice.NONE
+    found = backups.prune(library, policy, now, dry_run=dry)
+    text = "\n\n".join(report.pruned(each.url, each.judged, now, dry_run=dry) for each in found)
+    body = bodies.body(report.pruned_document([(each.url, each.judged) for each in found], dry_run=dry))
     show(output, "SnapshotsPruned", body, text)
 
 

@@ -100,7 +100,7 @@ def diff(
             notes = _strangers(first, other)
         found = report.counted(changes, wanted)
     side = report.Side(first.where, first.snapshot.revision)
-    body = bodies.body(report.differences_document(side, second, found))
+    body = bodies.body(report.differences_document(side, second, found, notes))
     show(output, "SnapshotDiff", body, report.differences(side, second, found, notes))
 
 
