@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 DONE = 0
 WORK_NEEDED = 3
 #: Plans that are asked about though they are of one node: something can be lost by them.
-ALWAYS_ASKED = frozenset({"rollback"})
+ALWAYS_ASKED = frozenset({"rollback", "restore", "confirm"})
 #: Plans during which the API server takes no writes: their lock is on a control plane's disk.
 WITHOUT_API = frozenset({"disarm"})
 #: How long a host that does not answer is tried. A step that waits for one that boots tries it again.
@@ -293,6 +293,7 @@ class App:
             raise Refused(f"run {known.run} was released", remedy="start a new run")
         if not known.ended:
             self._same_cluster(known)
+            self.know(known.plan)
             with Journal.open(place, self.clock.wall) as journal:
                 self._execute(journal, resumed=True)
             if undone := planners.released_run(known.plan):
@@ -310,6 +311,7 @@ class App:
         place = runs.directory(runs.resolve(name))
         known = read(place)
         self._same_cluster(known)
+        self.know(known.plan)
         plan = planners.release(known.run, known.plan, known.past)
         if self.settings.dry_run is DryRun.NONE and (begun := runs.unfinished(plan)):
             return self.resume(begun)
@@ -318,6 +320,21 @@ class App:
             if self.settings.dry_run is DryRun.NONE:
                 journal.mark("released")
         return outcome
+
+    def know(self, plan: Plan) -> None:
+        """Remember where a plan's hosts are, where it tells: the API, which else would, is away in a restore."""
+        from orchestrator.cluster.model import Node  # noqa: PLC0415
+
+        places = {s.node: (s.params["address"], s.params["provider"]) for s in plan.steps() if "provider" in s.params}
+        self.machines.know(
+            [
+                Node(
+                    name, "", "", unschedulable=False, ready=False, provider_id=provider,
+                    addresses={"InternalIP": address} if address else {},
+                )
+                for name, (address, provider) in places.items()
+            ]
+        )  # fmt: skip
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
         self.hands.record(runs.directory(journal.run), journal, self.sink)
@@ -342,7 +359,7 @@ class App:
 
     def _leases(self, plan: Plan) -> LeaseStore:
         """Where the run's lock is: a Lease of the cluster, or a control plane's disk where the API takes no writes."""
-        if plan.kind in WITHOUT_API:
+        if plan.kind in WITHOUT_API or any(s.action.startswith("restore.") for s in plan.steps()):
             from orchestrator.hostlease import HostLeases  # noqa: PLC0415
 
             return HostLeases(self.machines.machine(self.hands, min(plan.nodes())), self.clock)

@@ -11,6 +11,7 @@ from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
+from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
 from orchestrator.actions.snapshots import Snapshot
@@ -45,6 +46,13 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "etcd.defragment": Defragment(),
         "etcd.compact": Compact(),
         "etcd.disarm": Disarm(),
+        "restore.stage": Stage(),
+        "restore.stop": Stop(),
+        "restore.swap": Swap(),
+        "restore.start": Start(),
+        "restore.quorum": Quorum(),
+        "restore.back": Back(),
+        "restore.forget": Forget(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

@@ -14,7 +14,7 @@ from orchestrator.backup import metrics, records
 from orchestrator.backup.drilled import Drilled, judged
 from orchestrator.backup.records import Drill
 from orchestrator.backup.snapshot import examine
-from orchestrator.cluster.etcdqueries import MEMBER
+from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
 from orchestrator.errors import BackupError, BadUsage, SnapshotInvalid
 
@@ -42,13 +42,15 @@ _PREFIXES = 5
 _DRILL = (
     FRAME
     + MEMBER
+    + UNPACKED
     + r"""
 umask 077
 dir=$1 programs=$2 trailer=$3 memory=$4; shift 4
 started=
-over() { [ -z "$started" ] || kill -9 "$started" 2> /dev/null; cd /; rm -rf -- "$dir"; }
+over() { [ -z "$started" ] || kill -9 "$started" 2> /dev/null; cd /; packed; rm -rf -- "$dir"; }
 trap over EXIT; trap 'exit 143' HUP INT TERM
 cd "$dir" || exit
+[ -n "$programs" ] || unpacked
 place_of() { if [ -n "$programs" ]; then echo "$programs/$1"; else tool "$1"; fi; }
 for name in etcd etcdctl etcdutl; do
   program=$(place_of "$name")
@@ -138,6 +140,18 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
     if held:
         found = replace(found, cluster=held.record.cluster, name=held.record.name)
         _record(library, held, Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text))
+    return found
+
+
+def rehearse(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bool) -> Drilled:
+    """A drill of a plain snapshot on a node, which has to go well.
+
+    Raises:
+        BackupError: It did not.
+    """
+    wish = Wish(name=path.name, node=node, trailer=trailer)
+    found = _on(app.machines.machine(app.hands, node), path, expected, wish)
+    demand(found)
     return found
 
 

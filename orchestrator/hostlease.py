@@ -31,7 +31,8 @@ _CONFLICT, _MISSING = 41, 44
 _SCRIPT = r"""
 set -u; umask 077
 dir=${4:-/var/lib/orchestrator}; file=$dir/run-lock
-mkdir -p -m 700 "$dir" || exit 1; exec 9> "$dir/.run-lock"; flock -w 3 9 || { echo "the lock's file is busy" >&2; exit 75; }
+mkdir -p -m 700 "$dir" || exit 1
+exec 9> "$dir/.run-lock"; flock -w 3 9 || { echo "the lock's file is busy" >&2; exit 75; }
 there=; [ ! -f "$file" ] || there=$(sed -n 1p "$file")
 case $1 in
   read) [ -z "$there" ] || cat "$file"; exit 0 ;;

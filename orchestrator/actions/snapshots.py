@@ -15,10 +15,10 @@ from orchestrator.backup.snapshot import SECTOR_BYTES, TRAILER_BYTES, examine
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.etcdqueries import MEMBER
-from orchestrator.cluster.kubeadm import cluster_name
+from orchestrator.cluster.kubeadm import CLUSTER, cluster_name
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import FactUnreadable, OrchestratorError
+from orchestrator.errors import ApiError, FactUnreadable, OrchestratorError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +130,10 @@ class Snapshot:
 
 
 def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, run: str) -> Record:
-    name = cluster_name(view.configuration())
+    try:
+        name = cluster_name(view.configuration())
+    except ApiError:  # in a restore it may be away: what matters is in the member
+        name = CLUSTER
     facts = members(view, (step.node,))
     cluster_id = next((s.cluster for s in facts.statuses), 0)
     return Record(

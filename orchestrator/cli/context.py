@@ -81,7 +81,12 @@ def event_notice(text: str) -> None:
 
 
 def confirm(plan: Plan) -> bool:
-    """Ask on the terminal."""
+    """Ask on the terminal; what takes a whole cluster back is confirmed by its name."""
+    name = next((s.params["cluster_name"] for s in plan.steps() if "cluster_name" in s.params), "")
+    if name:
+        sys.stderr.write(f"{plan.title} ({', '.join(plan.nodes())}): type the cluster's name, {name}, to go on: ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip() == name
     sys.stderr.write(f"{plan.title} ({', '.join(plan.nodes())}): go on? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

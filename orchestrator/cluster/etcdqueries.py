@@ -32,6 +32,24 @@ etcdctl() {
 }
 """
 
+# Where no etcd runs there is its image: `unpacked` mounts it and has `tool` look there; `packed` ends that.
+# Source: ctr(8), `images mount`: a read-only view at a directory.
+UNPACKED = r"""
+mounted=
+unpacked() {
+  [ -z "$root" ] || return 0
+  image=$(cat /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/orchestrator-*/etcd.yaml 2> /dev/null |
+    sed -n 's/^ *\(- \)\{0,1\}image: *//p' | sed 1q)
+  mounted=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || return 0
+  ctr --namespace k8s.io images mount "$image" "$mounted" > /dev/null 2>&1 && root=$mounted
+}
+packed() {
+  [ -n "$mounted" ] || return 0
+  ctr --namespace k8s.io images unmount "$mounted" > /dev/null 2>&1 || true
+  rmdir -- "$mounted" 2> /dev/null || true
+}
+"""
+
 # The client of the member's own version, out of the running container. Source: seen on etcd 3.6 and 3.7 of kubeadm,
 # whose images have no shell. An answer of some members comes with an exit code of 1.
 _ETCD = (

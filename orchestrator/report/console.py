@@ -96,6 +96,23 @@ def _snapshot(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: snapshot verified: {f['file']} ({f['size_bytes'] / 1e6:.1f} MB, {f['keys']} keys)"
 
 
+def _recovery(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: what new machines need, encrypted: {f['file']} ({f['size_bytes'] / 1e6:.1f} MB)"
+
+
+def _stored(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: stored and read back: {f['file']} at {f['destination']} ({f['size_bytes'] / 1e6:.1f} MB)"
+
+
+def _removed(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: removed {f['snapshot']} from {f['destination']}: {f['why']}"
+
+
+def _defragmented(f: Mapping[str, Any]) -> str:
+    after = "it does not answer yet" if f["after_bytes"] is None else f"{f['after_bytes'] / 1e6:.1f} MB"
+    return f"{f['node']}: database of {f['before_bytes'] / 1e6:.1f} MB rewritten: {after}"
+
+
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step.started": _step_started,
     "step.finished": _step_finished,
@@ -110,6 +127,10 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "kubeadm.said": _said,
     "gate.waiting": _gate,
     "etcd.snapshot": _snapshot,
+    "etcd.recovery": _recovery,
+    "etcd.stored": _stored,
+    "etcd.removed": _removed,
+    "etcd.defragmented": _defragmented,
 }
 
 _VERBS = {
@@ -119,6 +140,20 @@ _VERBS = {
     "node.restore_scheduling": "put back as found",
     "node.return": "back into service",
     "etcd.snapshot": "snapshot of etcd",
+    "etcd.recovery": "what new machines need",
+    "etcd.store": "store the snapshot",
+    "etcd.retain": "remove old snapshots",
+    "etcd.unstage": "clear away what was made on the way",
+    "etcd.defragment": "defragment etcd",
+    "etcd.compact": "compact etcd",
+    "etcd.disarm": "disarm etcd's alarms",
+    "restore.stage": "restore beside the live data",
+    "restore.stop": "stop static pods",
+    "restore.swap": "put the restored data in place",
+    "restore.start": "start static pods",
+    "restore.quorum": "wait for all members",
+    "restore.back": "put the old data in place",
+    "restore.forget": "delete the old data",
     "packages.prefetch": "fetch packages and images",
     "packages.repository": "package repository",
     "packages.install": "install kubeadm",

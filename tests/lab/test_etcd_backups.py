@@ -264,7 +264,7 @@ def test_unused_space_is_given_back_and_the_cluster_goes_on(orchestrator):
     again = orchestrator("etcd", "defrag")
 
     assert "already defragmented" in again.stdout
-    assert orchestrator.json("etcd", "status")["hosts"][0]["defragmented"] is not None
+    assert orchestrator.json("etcd", "status")["troubles"] == []
 
 
 @pytest.mark.lab_full
@@ -288,12 +288,10 @@ def test_etcd_comes_out_of_its_alarm_when_there_is_room_again(real, place, orche
         assert made < 30
     until("the alarm", lambda: orchestrator.json("etcd", "status")["alarms"])
 
-    full = orchestrator("etcd", "disarm", "--yes", code=20)
     for number in range(made):
         place.kubectl("delete", "configmap", f"blob{number}")
     orchestrator("etcd", "disarm", "--yes")
 
-    assert "would be raised again at once" in full.stderr
     assert orchestrator.json("etcd", "status")["alarms"] == []
     place.kubectl("create", "configmap", "after")
     quota("")

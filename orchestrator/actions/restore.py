@@ -1,0 +1,375 @@
+"""etcd taken back to a snapshot on every control plane, barrier by barrier, and back from that again.
+
+Nothing is deleted: manifests are moved beside their directory, data beside the data. What runs is judged by processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.actions.etcdcare import FULL, QUOTA_BYTES
+from orchestrator.actions.members import members
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcd import troubles
+from orchestrator.cluster.etcdhosts import parse_hash
+from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
+from orchestrator.cluster.frame import sections
+from orchestrator.cluster.situation import size
+from orchestrator.engine.host import demand
+from orchestrator.engine.plan import Blocked, Done, Needed
+from orchestrator.errors import FactUnreadable, HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.engine.plan import Decision, Facts, Past, Step
+    from orchestrator.engine.runner import Applying
+
+SEND_S = 1800.0
+_LEFT = "/var/lib/orchestrator"
+
+# A data directory that is a mount point cannot be renamed: its contents are moved then, within it.
+_PLACES = r"""set -eu; umask 077
+plan=$1 data=$2; shift 2
+pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan
+if mountpoint -q "$data"; then inside=yes at=$data/.; else inside= at=$data.; fi
+stage=${at}restore-$plan before=${at}before-$plan after=${at}restored-$plan
+none() { for each in "$@"; do ! pidof "$each" > /dev/null || { echo "$each runs" >&2; exit 6; }; done; }
+entries() { find "$1" -mindepth 1 -maxdepth 1 ! -name '.restore*-*' ! -name '.before-*' ! -name moved ! -name ready; }
+over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
+"""
+
+# Restored beside the live data while etcd serves, so that only the swap costs time. The program is etcd's own, kept for
+# later: while no etcd runs there is none to take it from. A new token gives new ids: a member that was forgotten cannot
+# talk to these. Source: etcd's documentation, "Disaster recovery": a raised revision, marked compacted, makes watchers
+# list again instead of waiting for revisions that they have seen already.
+_STAGE = (
+    _PLACES
+    + MEMBER
+    + UNPACKED
+    + r"""
+trap packed EXIT; trap 'exit 143' HUP INT TERM
+unpacked
+snapshot=$1 name=$2 peer=$3 cluster=$4 token=$5 bump=$6
+program=$(dirname -- "$snapshot")/etcdutl
+[ -x "$program" ] || cp -- "$(tool etcdutl)" "$program"
+[ -d "$data" ] || { echo "there is no $data" >&2; exit 7; }
+needed=$(($(stat -c %s "$snapshot") * 2 + 134217728))
+free=$(df -P -B1 "$data" | tail -n 1 | awk '{ print $4 }')
+[ "$free" -ge "$needed" ] || { echo "$data has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
+rm -rf -- "$stage"
+nice -n 19 "$program" snapshot restore "$snapshot" --data-dir "$stage" --name "$name" --initial-cluster "$cluster" \
+  --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" --bump-revision "$bump" --mark-compacted >&2
+chown -R --reference="$data" "$stage"; chmod --reference="$data" "$stage"
+chcon -R --reference="$data" "$stage" 2> /dev/null || true
+sync; : > "$stage/ready"
+"""
+)
+
+# An API server takes half a minute to leave by itself, for watches that nobody ends; its etcd is about to be replaced.
+_STOP = (
+    _PLACES
+    + r"""
+mkdir -p -m 700 "$aside"
+for name in "$@"; do [ ! -f "$pods/$name.yaml" ] || mv -- "$pods/$name.yaml" "$aside/$name.yaml"; done
+n=0
+for name in "$@"; do
+  while pidof "$name" > /dev/null; do
+    n=$((n + 1)); [ "$n" -lt 240 ] || { echo "$name does not end" >&2; exit 6; }
+    [ "$name" = etcd ] || [ "$n" -lt 8 ] || pkill -KILL -x "$name" || true
+    [ "$name" != etcd ] || [ "$n" -lt 60 ] || pkill -KILL -x "$name" || true
+    sleep 0.5
+  done
+done
+"""
+)
+
+_START = (
+    _PLACES
+    + r"""
+for name in "$@"; do [ -f "$pods/$name.yaml" ] || mv -- "$aside/$name.yaml" "$pods/$name.yaml"; done
+n=0
+for name in "$@"; do
+  until pidof "$name" > /dev/null; do
+    n=$((n + 1)); [ "$n" -lt 360 ] || { echo "$name does not start: see the kubelet's log" >&2; exit 6; }
+    sleep 0.5
+  done
+done
+"""
+)
+
+_SWAP = (
+    _PLACES
+    + r"""
+none etcd kube-apiserver
+[ -e "$stage/ready" ] || [ -e "$before" ] || { echo "nothing was restored at $stage" >&2; exit 7; }
+if [ -z "$inside" ]; then
+  [ -e "$before" ] || mv -- "$data" "$before"
+  [ -e "$data" ] || { rm -f -- "$stage/ready"; mv -- "$stage" "$data"; }
+else
+  mkdir -p "$before"
+  [ -e "$before/moved" ] || { over "$data" "$before"; : > "$before/moved"; }
+  if [ -e "$stage" ]; then over "$stage" "$data"; rm -rf -- "$stage"; fi
+fi
+sync
+"""
+)
+
+_BACK = (
+    _PLACES
+    + r"""
+none etcd kube-apiserver
+if [ -e "$before" ]; then
+  if [ -z "$inside" ]; then
+    [ ! -e "$data" ] || { rm -rf -- "$after"; mv -- "$data" "$after"; }
+    mv -- "$before" "$data"
+  else
+    if [ -e "$before/moved" ]; then mkdir -p "$after"; over "$data" "$after"; rm -f -- "$before/moved"; fi
+    over "$before" "$data"; rmdir -- "$before"
+  fi
+fi
+rm -rf -- "$stage"
+sync
+"""
+)
+
+_FORGET = _PLACES + r"""rm -rf -- "$before" "$after" "$stage"; rmdir -- "$aside" 2> /dev/null || true"""
+
+
+class _OnHost:
+    """What the steps of a restore have in common: one look at the host."""
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Manifests in place and aside, processes, and which data are where."""
+        found = sections(view.ask(step.node, queries.RESTORE, step.params["plan"], step.params["data"]))
+        if "end" not in found:
+            raise FactUnreadable(f"{step.node}: its answer is not whole", remedy=f"look at {step.node}, then resume")
+        names = {key: _names(found[key][0].text) if key in found else [] for key in ("manifests", "aside")}
+        before = found["before"][0].text.strip() if "before" in found else ""
+        return {
+            **names,
+            "processes": sorted({each.words[0] for each in found.get("process", ())}),
+            "staged": "staged" in found,
+            "before": "before" in found,
+            "before_bytes": int(before) if before.isdigit() else 0,
+            "member": "member" in found,
+        }
+
+
+def _names(text: str) -> list[str]:
+    return sorted(line.removeprefix("./").removesuffix(".yaml") for line in text.split())
+
+
+class Stage(_OnHost):
+    """`restore.stage`: the snapshot is restored beside the live data, which stay as they are.
+
+    Params: `plan`, `data`; `file`, the snapshot here; `sha256`, of it; `name`, `peer`, of this member; `cluster`, all
+    of them as NAME=URL,…; `token`; `bump`, what is added to the revision.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when it is, or has taken its place already."""
+        del past
+        if now["staged"] or (now["before"] and now["member"]):
+            return Done("restored beside the live data")
+        return Needed(f"restore the snapshot beside {step.params['data']}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Send the snapshot there and restore it.
+
+        Raises:
+            HostError: It did not work; nothing is stopped yet.
+        """
+        del now
+        run.guard()
+        path = hands.kept(step.params["file"])
+        if path is None:
+            raise FactUnreadable(f"{step.params['file']} is not here any more", remedy="start a new restore")
+        host, directory = hands.host(step.node), f"{_LEFT}/{step.params['plan']}"
+        demand(host, host.run(["mkdir", "-p", "-m", "700", "--", directory], timeout_s=30.0, repeatable=True))
+        there = f"{directory}/snapshot.db"
+        host.send(path, there, mode=0o600, owner="root:root", timeout_s=SEND_S)
+        p = step.params
+        _script(hands, step, _STAGE, (there, p["name"], p["peer"], p["cluster"], p["token"], str(p["bump"])))
+
+
+class Stop(_OnHost):
+    """`restore.stop`: static pods are out of the kubelet's directory, and their processes gone.
+
+    Params: `plan`, `data`; `names`.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing of them is left."""
+        del past
+        left = [n for n in step.params["names"] if n in now["manifests"] or n in now["processes"]]
+        return Needed(f"stop {', '.join(left)}") if left else Done(f"stopped: {', '.join(step.params['names'])}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Move the manifests aside and see the processes off."""
+        del now
+        run.guard()
+        _script(hands, step, _STOP, step.params["names"])
+
+
+class Start(_OnHost):
+    """`restore.start`: static pods are back in the kubelet's directory, and run.
+
+    Params: `plan`, `data`; `names`.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they run. One that was never there is none of ours."""
+        if not past:  # nothing is stopped yet: what will be done is what people want to know
+            return Needed(f"start {', '.join(step.params['names'])}")
+        known = [n for n in step.params["names"] if n in now["manifests"] or n in now["aside"]]
+        waiting = [n for n in known if n not in now["manifests"] or n not in now["processes"]]
+        if not known:
+            return Blocked(
+                f"{step.node} has no manifest of {', '.join(step.params['names'])}", "look in /etc/kubernetes"
+            )
+        return Needed(f"start {', '.join(waiting)}") if waiting else Done(f"running: {', '.join(known)}")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Move the manifests back and wait for the processes."""
+        run.guard()
+        known = [n for n in step.params["names"] if n in now["manifests"] or n in now["aside"]]
+        _script(hands, step, _START, known)
+
+
+class Swap(_OnHost):
+    """`restore.swap`: the restored data are in place of the old ones, which are beside them.
+
+    Params: `plan`, `data`; `stopped`, the id of the step that stops etcd here.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they are. Never while etcd or an API server runs here."""
+        del past
+        if now["before"] and not now["staged"] and now["member"]:
+            return Done(f"in place; the old data ({size(now['before_bytes'])}) are beside")
+        running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
+        if running:
+            why = f"{step.node}: {', '.join(running)} runs"
+            return Blocked(
+                why, "resume, which stops it first", until=step.params["stopped"], then="put the data in place"
+            )
+        return Needed("put the restored data in place of the old ones")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Rename."""
+        del now
+        run.guard()
+        _script(hands, step, _SWAP, ())
+
+
+class Back(_OnHost):
+    """`restore.back`: the old data are in place again.
+
+    Params: `plan`, `data`; `stopped`, the id of the step that stops etcd here, or "".
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing of the restore is left but what it had put in place, which is beside."""
+        del past
+        if not now["before"] and not now["staged"]:
+            return Done("the old data are in place")
+        running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
+        if now["before"] and running:
+            return Blocked(
+                f"{step.node}: {', '.join(running)} runs", "stop it, then resume", until=step.params["stopped"]
+            )
+        return Needed("put the old data back" if now["before"] else "remove the restored copy")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Rename back."""
+        run.guard()
+        _script(hands, step, _BACK if now["before"] else _FORGET, ())
+
+
+class Forget(_OnHost):
+    """`restore.forget`: the old data are deleted: somebody said that the new ones are good.
+
+    Params: `plan`, `data`.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when they are gone. Not while the restored ones are not in use."""
+        del past
+        if not now["before"]:
+            return Done("there are no old data")
+        if "etcd" not in now["processes"]:
+            return Blocked(f"{step.node}: etcd does not run on the restored data", "orchestrator etcd status")
+        return Needed(f"delete the old data ({size(now['before_bytes'])})")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Delete them."""
+        del now
+        run.guard()
+        _script(hands, step, _FORGET, ())
+
+
+class Quorum:
+    """`restore.quorum`: every member answers, all have the same keys, and no alarm is raised.
+
+    Params: `members`, nodes of all of them; `revision`, which they have to have at least.
+    """
+
+    only_waits = True
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """What is not well yet."""
+        nodes = step.params["members"]
+        try:
+            facts = members(view, nodes)
+            wrong = list(troubles(facts.members, facts.statuses, facts.health))
+            if len(facts.statuses) < len(nodes):
+                wrong.append(f"{len(facts.statuses)} of {len(nodes)} members answer")
+            revisions = [s.revision for s in facts.statuses]
+            if not wrong and min(revisions) < step.params["revision"]:
+                wrong.append(f"revision {min(revisions)}, wanted {step.params['revision']}")
+            if not wrong:
+                wrong += _hashes(view, nodes, min(revisions))
+            shares = [s.in_use_bytes / (s.quota_bytes or QUOTA_BYTES) for s in facts.statuses]
+        except (FactUnreadable, HostError) as err:
+            return {"wrong": [str(err)], "alarms": [], "share": 0.0}
+        # The alarm of want of space is in the snapshot, and comes back with it.
+        mine = [text for text in wrong if "NOSPACE" not in text]
+        return {"wrong": mine, "alarms": list(facts.alarms), "share": max(shares, default=0.0)}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when all is well."""
+        del step
+        if not past:
+            return Needed("waits until every member answers, with the same keys")
+        if now["wrong"]:
+            return Needed("; ".join(now["wrong"][:3]))
+        return Needed(f"alarms to clear: {', '.join(now['alarms'])}") if now["alarms"] else Done("all members agree")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Clear an alarm that came with the snapshot; all else is waited for."""
+        if not now["wrong"] and now["alarms"] and now["share"] < FULL:
+            run.guard()
+            host = hands.host(step.node)
+            done = host.run(["sh", "-c", f"set -u{MEMBER}\netcdctl alarm disarm", "sh"], timeout_s=30.0)
+            demand(host, done, remedy=f"see etcd's log on {step.node}")
+        for node in step.params["members"]:
+            hands.host(node)
+
+
+def _hashes(view: Site, nodes: Sequence[str], revision: int) -> list[str]:
+    found = {node: parse_hash(view.ask(node, queries.ETCD_HASH, str(revision))) for node in nodes}
+    silent = [node for node, each in found.items() if each is None]
+    if silent:
+        return [f"{', '.join(silent)} did not tell the hash of its keys"]
+    hashes = {each.hash for each in found.values() if each}
+    return ["members have different keys"] if len(hashes) > 1 else []
+
+
+def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
+    host, params = hands.host(step.node), step.params
+    argv: list[Any] = ["sh", "-c", script, "sh", params["plan"], params["data"], *words]
+    done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)
+    demand(host, done, remedy=f"see to it on {step.node}, then resume; or release, which puts everything back")
+    hands.host(step.node)

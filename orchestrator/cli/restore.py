@@ -1,0 +1,115 @@
+"""`etcd restore`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.backup import From, Identity, Ssh
+from orchestrator.cli.options import (
+    Context,
+    DryRunChoice,
+    DryRunOption,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    Output,
+    OutputOption,
+    Owner,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.app import App
+    from orchestrator.engine.plan import Plan
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the cluster's name.")]
+
+
+def register(etcd: typer.Typer) -> None:
+    """Add the command."""
+    etcd.command("restore", epilog="Example:  orchestrator etcd restore last --dry-run")(restore)
+
+
+def restore(
+    snapshot: Annotated[
+        str, typer.Argument(metavar="[SNAPSHOT]", help="Its name or the beginning of it, `last`, or a file.")
+    ] = "",
+    source: From = None,
+    identity: Identity = None,
+    dead: Annotated[
+        list[str] | None, typer.Option("--dead", metavar="NODE", help="A control plane that is gone for good.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", metavar="WHAT", help="other-cluster, one-member-lost: what would be refused."),
+    ] = None,
+    trailer: Annotated[
+        bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
+    ] = True,
+    confirm: Annotated[
+        str, typer.Option("--confirm", metavar="RUN", help="Delete the old data of a restore that ended well.")
+    ] = "",
+    ssh: Ssh = False,
+    owner: Owner = "",
+    dry_run: DryRunOption = DryRunChoice.NONE,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Take etcd back to a snapshot, on all control planes at once, and keep the way back.
+
+    The snapshot is proven and rehearsed first, and restored beside the live data while they serve. Then API servers
+    are stopped everywhere, etcd everywhere, the data swapped, and all started again, each of it a barrier. What fails
+    before etcd is started swings everything back; `release RUN` does so later, until --confirm RUN deletes the old
+    data.
+    """
+    from orchestrator import backups, restores  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.errors import BadUsage  # noqa: PLC0415
+
+    app = application(
+        kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
+        dry_run=perform.dry_run(dry_run), patience_s=10.0,
+    )  # fmt: skip
+    if bool(snapshot) == bool(confirm):
+        raise BadUsage("name a snapshot, or a run with --confirm", remedy="orchestrator etcd list; orchestrator runs")
+    if confirm:
+        perform.carry_out(app, restores.confirmed(app, confirm), output, "confirmed")
+        return
+    library = backups.Library(app, tuple(source or ()))
+    wish = restores.Wish(
+        name=snapshot,
+        identities=tuple(identity or ()),
+        dead=tuple(dead or ()),
+        accept=tuple(accept or ()),
+        trailer=trailer,
+    )
+    found = restores.prepare(app, library, wish, _say, rehearse=dry_run is DryRunChoice.NONE)
+    for warning in found.warnings:
+        _say(warning)
+    _carry_out(app, found.plan, output)
+
+
+def _carry_out(app: App, plan: Plan, output: Output) -> None:
+    from orchestrator import restores  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.errors import Interrupted, OrchestratorError  # noqa: PLC0415
+
+    try:
+        perform.carry_out(app, plan, output, "restored")
+    except Interrupted:
+        raise
+    except OrchestratorError as err:
+        if err.run and restores.swing_back(app, err.run, _say):
+            err.run = ""
+            err.add_note("everything was swung back: the cluster has its old data")
+        raise
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,183 @@
+"""The plan of a restore of etcd: barriers over all control planes; and the plan that takes it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator.engine.plan import Past
+
+KIND = "restore"
+#: Seconds. A large snapshot over a slow line, and restored.
+STAGE_S = 3600.0
+STOP_S = 180.0
+SWAP_S = 600.0
+START_S = 300.0
+QUORUM_S = 600.0
+GATE_S = 600.0
+FILE_S = 120.0
+#: What has to be gone before etcd goes, and comes back last. Source: Kubernetes, "Restoring an etcd cluster".
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A control plane.
+
+    Attributes:
+        name: The node's.
+        member: Its member's own name.
+        peer: Its member's peer URL.
+        data: Its data directory, as the host has it.
+        address, provider: Where the host is, for a resume while the API is away.
+    """
+
+    name: str
+    member: str
+    peer: str
+    data: str
+    address: str = ""
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        name: Of the plan.
+        cluster: The cluster's name, which an operator types to confirm.
+        file: The plain snapshot here.
+        snapshot: Its name, for people.
+        bump: What is added to its revision.
+        revision: What members have to have at least afterwards.
+        source: A node with a healthy member, whose present state is kept first; "" where there is none.
+    """
+
+    name: str
+    cluster: str
+    file: str
+    snapshot: str
+    bump: int
+    revision: int
+    token: str
+    source: str = ""
+
+
+def restore(planes: Sequence[Plane], request: Request) -> Plan:
+    """All control planes pass each barrier before any goes on to the next."""
+    build = _Build(request.name, tuple(planes))
+    everything = ",".join(f"{p.member}={p.peer}" for p in planes)
+    if request.source:
+        file = f"{request.name}-before.db"
+        params = {"plan": request.name, "file": file, "reason": "pre-restore"}
+        build.wave([(request.source, "etcd.snapshot", params, STAGE_S)])
+    common = {"file": request.file, "cluster": everything, "token": request.token, "bump": request.bump}
+    build.wave(
+        [(p.name, "restore.stage", {**common, "name": p.member, "peer": p.peer}, STAGE_S) for p in planes],
+        of={"cluster_name": request.cluster},
+    )
+    build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
+    stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
+    build.wave([(p.name, "restore.swap", {"stopped": stopped[p.name]}, SWAP_S) for p in planes])
+    build.up(request.revision)
+    return Plan(KIND, f"restore {request.snapshot} on {request.cluster}", tuple(build.waves))
+
+
+def begun(plan: Plan, past: Past) -> bool:
+    """Whether etcd was started on restored data: until then a failure swings everything back."""
+    return any(s.id in past for s in plan.steps() if s.action == "restore.start" and "etcd" in s.params["names"])
+
+
+def back(run: str, plan: Plan, past: Past) -> Plan:
+    """What takes a restore back: the old data, and everything started again on them."""
+    stages = [s for s in plan.steps() if s.action == "restore.stage"]
+    touched = any(s.id in past for s in plan.steps() if s.action.startswith("restore."))
+    if not stages or not touched:
+        return Plan("release", f"release {run}", ())
+    planes = [Plane(s.node, s.params["name"], s.params["peer"], s.params["data"], **_where(s)) for s in stages]
+    build = _Build(stages[0].params["plan"], tuple(planes), {"of_run": run})
+    stopped = dict.fromkeys((p.name for p in planes), "")
+    if begun(plan, past):
+        build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
+        stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
+    build.wave([(p.name, "restore.back", {"stopped": stopped[p.name]}, SWAP_S) for p in planes])
+    build.up(0)
+    return Plan("release", f"release {run}", tuple(build.waves))
+
+
+def confirm(run: str, plan: Plan) -> Plan:
+    """What deletes the old data, once somebody says that the restored ones are good."""
+    stages = [s for s in plan.steps() if s.action == "restore.stage"]
+    lanes = tuple(
+        Lane(
+            s.node,
+            (
+                Step(
+                    f"0/{s.node}/restore.forget", "restore.forget", s.node,
+                    {"plan": s.params["plan"], "data": s.params["data"], **_where(s)}, SWAP_S,
+                ),
+            ),
+        )
+        for s in stages
+    )  # fmt: skip
+    return Plan("confirm", f"delete the old data of {run}", (Wave(lanes),))
+
+
+def _where(step: Step) -> dict[str, str]:
+    return {"address": step.params["address"], "provider": step.params["provider"]}
+
+
+class _Build:
+    """Waves under construction."""
+
+    def __init__(self, plan: str, planes: tuple[Plane, ...], more: Mapping[str, Any] | None = None) -> None:
+        self.waves: list[Wave] = []
+        self._plan = plan
+        self._planes = {p.name: p for p in planes}
+        self._more = more or {}
+
+    def wave(
+        self, steps: Sequence[tuple[str, str, Mapping[str, Any], float]], of: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """One barrier: a step on each node; node -> its id."""
+        number, ids, lanes = len(self.waves), {}, []
+        for node, action, params, timeout_s in steps:
+            plane = self._planes[node]
+            where = {"data": plane.data, "address": plane.address, "provider": plane.provider}
+            own = {"plan": self._plan, **where} if action.startswith("restore.") else {}
+            step = Step(
+                f"{number}/{node}/{action}", action, node, {**own, **params, **self._more, **(of or {})}, timeout_s
+            )
+            ids[node] = step.id
+            lanes.append(Lane(node, (step,)))
+        self.waves.append(Wave(tuple(lanes)))
+        return ids
+
+    def each(self, action: str, params: Mapping[str, Any], timeout_s: float) -> dict[str, str]:
+        """The same on every control plane."""
+        return self.wave([(name, action, params, timeout_s) for name in self._planes])
+
+    def up(self, revision: int) -> None:
+        """etcd, its quorum, API servers, then who writes through them; what was left on the way is cleared away."""
+        names = list(self._planes)
+        first = names[0]
+        self.each("restore.start", {"names": ["etcd"]}, START_S)
+        self.wave([(first, "restore.quorum", {"members": names, "revision": revision}, QUORUM_S)])
+        self.each("restore.start", {"names": [SERVERS[0]]}, START_S)
+        self._gate(first, names, ["api"])
+        self.each("restore.start", {"names": list(SERVERS[1:])}, START_S)
+        self._gate(first, names, ["api", "etcd"])
+        self.wave([(name, "host.tidy", {"plan": self._plan}, FILE_S) for name in names])
+
+    def _gate(self, node: str, names: Sequence[str], checks: list[str]) -> None:
+        params = {
+            "checks": checks, "version": "", "control_planes": list(names), "lasts_s": 0.0, "noted": "",
+            "plan": self._plan,
+        }  # fmt: skip
+        self.wave([(node, "cluster.gate", params, GATE_S)])

@@ -1,0 +1,254 @@
+"""The use case of a restore of etcd: looked at, judged, rehearsed, planned, carried out, and swung back if it fails."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from orchestrator import backups, drills
+from orchestrator.backup import records
+from orchestrator.backup.snapshot import examine
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcd import quorum
+from orchestrator.cluster.etcdhosts import parse_host
+from orchestrator.cluster.model import Node
+from orchestrator.cluster.versions import parse
+from orchestrator.engine import journal, runs
+from orchestrator.errors import ApiError, BadUsage, Refused
+from orchestrator.hosts.pool import together
+from orchestrator.planners import restore as planner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator.app import App
+    from orchestrator.backup.records import Record
+    from orchestrator.backup.snapshot import Snapshot
+    from orchestrator.backups import Library
+    from orchestrator.cluster.etcdhosts import EtcdHost
+    from orchestrator.engine.plan import Plan
+
+#: Added to the revision where the live one is not known. Source: etcd's documentation, "Disaster recovery": it covers
+#: a week at 1,500 writes a second.
+BUMP = 1_000_000_000
+#: Added beyond the live revision where that is known: what clients may have seen since it was read.
+MARGIN = 1_000_000
+
+OTHER_CLUSTER, ONE_MEMBER = "other-cluster", "one-member-lost"
+ACCEPTABLE = (OTHER_CLUSTER, ONE_MEMBER)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator asks for.
+
+    Attributes:
+        name: A recorded snapshot, or a file.
+        dead: Control planes that are gone for good.
+        accept: Of `ACCEPTABLE`.
+    """
+
+    name: str
+    identities: tuple[Path, ...] = ()
+    dead: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+    trailer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A restore that was looked at.
+
+    Attributes:
+        warnings: What an operator has to know.
+    """
+
+    plan: Plan
+    snapshot: Snapshot
+    warnings: tuple[str, ...]
+
+
+def prepare(app: App, library: Library, wish: Wish, say: Callable[[str], None], *, rehearse: bool) -> Prepared:
+    """The plan of a restore, once everything that forbids it was looked for, and it was rehearsed.
+
+    Raises:
+        BadUsage: No such snapshot.
+        BackupError: It is not whole, or its drill failed.
+        Refused: It is another cluster's, versions do not fit, or the cluster needs no restore.
+        HostError: A control plane cannot be reached: it would come back with its old data.
+    """
+    unknown = set(wish.accept) - set(ACCEPTABLE)
+    if unknown:
+        raise BadUsage(f"--accept={min(unknown)} is none", remedy=f"one of: {', '.join(ACCEPTABLE)}")
+    name = runs.plan_name(planner.KIND, app.clock.wall())
+    say("reading the snapshot")
+    file, record = _staged(library, wish, name)
+    snapshot = examine(backups.home() / file, trailer=wish.trailer)
+    nodes = _nodes(app, record, wish, say)
+    app.machines.know(nodes)
+    names = [n.name for n in nodes]
+    say(f"asking {len(names)} control planes")
+    view = app.reader
+    hosts = together(names, lambda one: parse_host(one, view.ask(one, queries.ETCD_HOST)))
+    _refuse(hosts, snapshot, record, wish)
+    live = [h.status.revision for h in hosts.values() if h.status]
+    bump = max(0, max(live) - snapshot.revision) + MARGIN if len(live) == len(hosts) else BUMP
+    source = next((n for n, h in hosts.items() if h.status and (not h.health or "NOSPACE" in h.health)), "")
+    if rehearse:
+        say(f"rehearsing it on {names[0]}")
+        drills.rehearse(app, backups.home() / file, snapshot, names[0], trailer=wish.trailer)
+    request = planner.Request(
+        name=name,
+        cluster=record.cluster if record else "this cluster",
+        file=file,
+        snapshot=record.name if record else Path(wish.name).name,
+        bump=bump,
+        revision=snapshot.revision + bump,
+        token=f"restored-{secrets.token_hex(8)}",
+        source=source,
+    )
+    planes = [_plane(node, hosts[node.name]) for node in nodes]
+    return Prepared(planner.restore(planes, request), snapshot, tuple(_warnings(wish, source, snapshot)))
+
+
+def _staged(library: Library, wish: Wish, plan: str) -> tuple[str, Record | None]:
+    """The plain snapshot where a resume finds it again, and its record."""
+    directory = backups.home() / "staging"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = directory / f"{plan}.db"
+    path = Path(wish.name)
+    if "/" in wish.name or path.is_file():
+        if not path.is_file():
+            raise BadUsage(f"there is no file {wish.name}", remedy="name a file, or one of `orchestrator etcd list`")
+        beside = path.with_suffix(records.RECORD)
+        record = records.decode(beside.read_bytes(), beside.name, str(beside.parent)) if beside.is_file() else None
+        target.touch(mode=0o600)
+        shutil.copyfile(path, target)
+        return f"staging/{target.name}", record
+    held = library.find(wish.name)
+    with backups.staging() as place:
+        backups.plain_copy(library, held, place, wish.identities).replace(target)
+    return f"staging/{target.name}", held.record
+
+
+def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], None]) -> tuple[Node, ...]:
+    """The control planes: by the API where it answers, else by the members of the record."""
+    try:
+        found = tuple(n for n in app.view.nodes() if n.control_plane)
+    except ApiError as err:
+        if record is None:
+            raise
+        say(f"the API does not answer ({err}): control planes are those of the snapshot's record")
+        found = tuple(
+            Node(p.name, "", "", unschedulable=False, ready=False, addresses={"InternalIP": _host(p.peer_urls[0])})
+            for p in record.members
+        )
+    for name in wish.dead:
+        if name not in {n.name for n in found}:
+            raise BadUsage(f"--dead={name} is no control plane", remedy=f"one of: {', '.join(n.name for n in found)}")
+    left = tuple(n for n in found if n.name not in wish.dead)
+    if not left:
+        raise Refused("no control plane is left to restore on", remedy="rebuild one first, under its old name")
+    return left
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _plane(node: Node, host: EtcdHost) -> planner.Plane:
+    assert host.place is not None  # noqa: S101  `_refuse` saw to it
+    address = node.addresses.get("InternalIP", "")
+    return planner.Plane(node.name, host.name, host.peer_urls[0], host.place.path, address, node.provider_id)
+
+
+def _refuse(hosts: Mapping[str, EtcdHost], snapshot: Snapshot, record: Record | None, wish: Wish) -> None:
+    """Raise for what forbids a restore."""
+    for name, host in hosts.items():
+        if host.manifest is None:
+            raise Refused(
+                f"{name}: etcd is no static pod there ({host.how or 'there is none'})",
+                remedy="restore it by hand: etcdutl snapshot restore; orchestrator etcd drill proves the snapshot",
+            )
+        if host.place is None or not host.name or not host.peer_urls:
+            raise Refused(f"{name}: its data directory or its name cannot be told", remedy=f"see etcd.yaml on {name}")
+        if host.flags.get("wal-dir"):
+            raise Refused(f"{name}: etcd keeps its log apart ({host.flags['wal-dir']})", remedy="restore it by hand")
+        if host.runs and "etcdutl" not in host.tools:
+            raise Refused(
+                f"{name}: there is no etcdutl, neither there nor in etcd's container", remedy="install it there"
+            )
+        storage, program = parse(snapshot.storage or "3.5.0"), parse(host.version)
+        if storage and program and program.line < storage.line:
+            raise Refused(
+                f"{name}: etcd {host.version} cannot read data of {snapshot.storage}",
+                remedy="upgrade the control planes first, or use an older snapshot",
+            )
+    _refuse_other(hosts, record, wish)
+    _refuse_needless(hosts, wish)
+
+
+def _refuse_other(hosts: Mapping[str, EtcdHost], record: Record | None, wish: Wish) -> None:
+    if record is None or OTHER_CLUSTER in wish.accept:
+        return
+    for name, host in hosts.items():
+        if host.authority and record.authority and host.authority != record.authority:
+            raise Refused(
+                f"the snapshot is of another cluster: its authority is {record.authority[:16]}…, that of {name} is "
+                f"{host.authority[:16]}…",
+                remedy="orchestrator etcd list shows which cluster each is of; or --accept other-cluster",
+            )
+
+
+def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
+    """With a quorum that lives, and one member lost, that member is replaced: nothing has to be taken back."""
+    members = len(hosts) + len(wish.dead)
+    well = sum(1 for h in hosts.values() if h.status and not h.health)
+    if members >= 3 and quorum(members) <= well < members and ONE_MEMBER not in wish.accept:
+        lost = [n for n, h in hosts.items() if not h.status or h.health] + list(wish.dead)
+        raise Refused(
+            f"{well} of {members} members are well, a quorum: only {', '.join(lost)} is lost, and a restore would take "
+            "the whole cluster back",
+            remedy="replace that member: etcdctl member remove, wipe it, kubeadm join --control-plane; or, if the "
+            "state of the snapshot is what you want, --accept one-member-lost",
+        )
+
+
+def _warnings(wish: Wish, source: str, snapshot: Snapshot) -> list[str]:
+    said = [f"the cluster goes back to revision {snapshot.revision}: what was written since is lost"]
+    if not source:
+        said.append("no member answers: its present state cannot be kept as a snapshot first; old data stay beside")
+    said += [f"{name} is taken for dead: it must never come back with its old data" for name in wish.dead]
+    said += [f"the snapshot has the alarm {alarm}; it is cleared" for alarm in snapshot.alarms]
+    return said
+
+
+def swing_back(app: App, run: str, say: Callable[[str], None]) -> bool:
+    """Take a restore back that failed before etcd was started on the restored data; whether that was done."""
+    known = journal.read(runs.directory(run))
+    if planner.begun(known.plan, known.past):
+        return False
+    say("it failed before etcd was started on the restored data: everything is swung back")
+    app.settings = replace(app.settings, yes=True)
+    app.release(run, shown=lambda _: None)
+    return True
+
+
+def confirmed(app: App, name: str) -> Plan:
+    """The plan that deletes the old data of a restore.
+
+    Raises:
+        BadUsage: That run was no restore.
+        Refused: It has not ended well.
+    """
+    known = journal.read(runs.directory(runs.resolve(name)))
+    if known.plan.kind != planner.KIND:
+        raise BadUsage(f"{known.run} was no restore", remedy="orchestrator runs")
+    if known.last == "released" or not known.ended:
+        raise Refused(f"{known.run} has not ended well: its old data are the way back", remedy="orchestrator runs")
+    app.know(known.plan)
+    return planner.confirm(known.run, known.plan)
