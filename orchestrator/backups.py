@@ -93,6 +93,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
     for alarm in found.facts.alarms:
         say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
     _refuse_full(found, node)
+    for url in (u for u in where if recipients and placed(u).file):
+        say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
     if wish.recovery and not recipients:
         say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
     request = planner.Request(
@@ -135,7 +137,9 @@ def _source(found: Etcd, wanted: str) -> str:
     able: dict[str, bool] = {}
     for member in found.facts.members:
         status, node = found.status_of(member), found.node_of(member)
-        if status and node and not member.learner and not found.health_of(member):
+        # Want of space is no reason: it is when a snapshot is wanted most.
+        well = not found.health_of(member) or "NOSPACE" in found.health_of(member)
+        if status and node and not member.learner and well:
             able[node] = status.leader == status.id
     if wanted and wanted not in able:
         known = ", ".join(able) or "none"
@@ -228,6 +232,8 @@ class Library:
         Raises:
             BadUsage: There is none, or several begin so.
         """
+        if not name:
+            raise BadUsage("a snapshot without a name cannot be meant", remedy="orchestrator etcd list")
         found, failed = self.catalogues()
         held = sorted((h for each in found for h in each.held), key=lambda h: -h.record.at)
         if name == "last":
@@ -323,12 +329,13 @@ def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: flo
 
 
 def _cluster_of(path: Path, app: App) -> str:
-    """The cluster that failed: the only one of the file, or else the context's name."""
+    """The cluster that failed: the only one of the file that ever succeeded, or else the context's name."""
     try:
-        known = [each.cluster for each in metrics.parse(path.read_text(errors="replace"))]
+        known = metrics.parse(path.read_text(errors="replace"))
     except OSError:
-        known = []
-    return known[0] if len(known) == 1 else app.settings.context or "unknown"
+        known = ()
+    succeeded = [each.cluster for each in known if each.success_at is not None]
+    return succeeded[0] if len(succeeded) == 1 else app.settings.context or "unknown"
 
 
 def too_old(catalogues: Sequence[Catalogue], age_s: float, now: float) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -87,7 +88,7 @@ class Recovery:
         run.guard()
         host = hands.host(step.node)
         timeout_s = step.timeout_s or 0.0
-        with tempfile.TemporaryFile() as memory:  # it has no name, so nothing of it stays behind
+        with _memory() as memory:
             done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
             memory.write(done.stdout)
@@ -101,6 +102,13 @@ class Recovery:
             seal(Path(f"/dev/fd/{memory.fileno()}"), part, level=3, recipients=step.params["recipients"])
             part.replace(target)
         run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
+
+
+def _memory() -> IO[bytes]:
+    """A file that is on no disk; where the system has no such thing, one without a name, so that nothing stays."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("recovery"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 @dataclass(frozen=True, slots=True)

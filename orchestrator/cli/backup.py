@@ -190,6 +190,9 @@ def verify(
     trailer: Annotated[
         bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
     ] = True,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="And show what is in it: objects by kind and namespace.")
+    ] = False,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -198,11 +201,15 @@ def verify(
 ) -> None:
     """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it."""
     from orchestrator import backups  # noqa: PLC0415
+    from orchestrator.cli import contents  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
     library = _library(source, kubeconfig, context, log_format, ssh=ssh)
+    if deep:
+        contents.deep(library, snapshot, tuple(identity or ()), output, trailer=trailer)
+        return
     found = backups.verify(library, snapshot, tuple(identity or ()), trailer=trailer)
     body = bodies.body(report.verified_document(found.where, found.snapshot))
     show(output, "SnapshotVerified", body, report.verified(found.where, found.snapshot))

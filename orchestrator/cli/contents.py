@@ -184,7 +184,7 @@ def _asked(app: App, first: Opened) -> tuple[Live, Side, tuple[str, ...]]:
 
     found = etcds.survey(app)
     node = healthy(found)
-    answer = app.reader.ask(node, getattr(queries, "ETCD_KEYS"))  # noqa: B009
+    answer = app.reader.ask(node, queries.ETCD_KEYS)
     known = parse_live(section.text for section in sections(answer).get("keys", ()))
     notes = []
     authority = found.hosts[node].authority

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import backup, drill, restore
+from orchestrator.cli import backup, contents, drill, restore
 from orchestrator.cli.options import (
     Context,
     DryRunChoice,
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     etcd = typer.Typer(help="etcd: its members, and backups that are proven.")
     backup.register(etcd)
     drill.register(etcd)
+    contents.register(etcd)
     restore.register(etcd)
     etcd.command("status", epilog="Example:  orchestrator etcd status -o json | jq .members")(status)
     etcd.command("defrag", epilog="Example:  orchestrator etcd defrag --dry-run")(defrag)

@@ -130,6 +130,20 @@ head end
 #: The member of etcd on this host: flags, files, data directory, version, programs, latencies. Takes no words.
 ETCD_HOST = Query("etcd-host", _ETCD_HOST, 60.0)
 
+# One answer is at one revision. Source: seen on etcd 3.6 and 3.7: with --keys-only the server leaves values out.
+_ETCD_KEYS = (
+    FRAME
+    + MEMBER
+    + r"""
+patience=60s
+if [ -n "$pid" ]; then ask keys etcdctl get / --prefix --keys-only; fi
+head end
+"""
+)
+
+#: Every key of etcd with its revisions, without values. Takes no words.
+ETCD_KEYS = Query("etcd-keys", _ETCD_KEYS, 120.0)
+
 _ETCD_HASH = (
     FRAME
     + MEMBER

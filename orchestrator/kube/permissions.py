@@ -95,6 +95,11 @@ COMMANDS: Mapping[str, tuple[Rule, ...]] = {
         *(rule for name in LEADERS for rule in _rules(*_LEASE_KIND, "get", namespace=NAMESPACE, name=name)),
         *_rules("", "configmaps", "get", namespace=NAMESPACE, name="kubeadm-config"),
     ),
+    "etcd": (
+        *_rules("", "nodes", "get list"),
+        *_LEASE,
+        *_rules("", "configmaps", "get", namespace=NAMESPACE, name="kubeadm-config"),
+    ),
     "resume": _DRAIN,
     "release": _SCHEDULING,
     "hosts": _FINDING,

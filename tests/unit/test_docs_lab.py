@@ -59,7 +59,7 @@ def test_every_target_of_make_is_in_the_document_and_no_other():
 
 def test_every_program_that_is_built_is_in_the_document_with_its_version():
     built = {(binary, program.version) for program in gobuild.programs() for binary in program.commands.values()}
-    rows = [row.lower() for row in re.findall(r"^\| (?:kube|etcd|Core|kind|kwok).*$", LAB, re.MULTILINE)]
+    rows = [row.lower() for row in re.findall(r"^\| (?:kube|etcd|Core|kind|kwok|versitygw).*$", LAB, re.MULTILINE)]
 
     assert all(any(binary in row and version in row for row in rows) for binary, version in built)
 

@@ -12,17 +12,26 @@ import pytest
 import yaml
 
 from orchestrator.app import DryRun
+from orchestrator.backup import records
 from orchestrator.cluster.checkup import Level
 from orchestrator.cluster.overview import EtcdHealth
 from orchestrator.cluster.situation import Severity
 from orchestrator.cluster.unmanaged import Fate, Kind
 from orchestrator.cluster.versions import Skew
 from orchestrator.engine.journal import STATES
-from orchestrator.report import bodies, shapes
+from orchestrator.report import bodies, etcdshapes, shapes
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "output.md").read_text()
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+#: Kind -> its document.
+KINDS = shapes.KINDS | {
+    kind.__name__: kind
+    for kind in vars(etcdshapes).values()
+    if isinstance(kind, type) and "api_version" in getattr(kind, "__struct_fields__", ())
+}
+#: How a member of etcd runs; see `cluster.etcdhosts`.
+HOW = ("static pod", "service", "process", "stopped")
 #: What `_emit_of` and an action's `emit` add to an event.
 COMMON = {"run", "node", "step", "action"}
 
@@ -140,10 +149,10 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def test_every_kind_has_a_section_of_its_own():
-    assert set(shapes.KINDS) <= set(re.findall(r"^## (.*)$", TEXT, re.MULTILINE))
+    assert set(KINDS) <= set(re.findall(r"^## (.*)$", TEXT, re.MULTILINE))
 
 
-@pytest.mark.parametrize("shape", all_shapes(shapes.KINDS.values()), ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize("shape", all_shapes(KINDS.values()), ids=lambda shape: shape.__name__)
 def test_a_table_has_each_field_of_its_shape_with_its_type_and_no_other(shape):
     documented = {quoted(row[0])[0]: row[1] for row in rows(SECTIONS[shape.__name__.removesuffix("Shape")])}
 
@@ -153,14 +162,14 @@ def test_a_table_has_each_field_of_its_shape_with_its_type_and_no_other(shape):
 def test_no_section_describes_a_shape_that_there_is_not():
     other = {"What the version promises", "Events", "Fields of all events", "Names", "Waiting"}
 
-    assert {s.__name__.removesuffix("Shape") for s in all_shapes(shapes.KINDS.values())} == set(SECTIONS) - other
+    assert {s.__name__.removesuffix("Shape") for s in all_shapes(KINDS.values())} == set(SECTIONS) - other
 
 
-@pytest.mark.parametrize("kind", shapes.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_example_of_a_kind_is_such_a_document(kind):
     [example] = re.findall(r"```json\n(.*?)```", SECTIONS[kind], re.DOTALL)
 
-    found = msgspec.json.decode(example, type=shapes.KINDS[kind])
+    found = msgspec.json.decode(example, type=KINDS[kind])
     assert (bodies.API_VERSION, kind) == (found.api_version, found.kind)
     assert json.loads(example) == yaml.safe_load(example)
 
@@ -177,6 +186,8 @@ def test_the_example_of_a_kind_is_such_a_document(kind):
         ("RunResult", "dryRun", DryRun),
         ("UpgradePlan", "strategy", ["rolling", "all-at-once"]),
         ("UpgradeFinding", "severity", Severity),
+        ("EtcdHost", "how", HOW),
+        ("Snapshot", "reason", records.REASONS),
         ("Run", "state", {*STATES.values(), "running", "damaged"}),
     ],
 )

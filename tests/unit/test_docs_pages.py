@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from orchestrator.backup import metrics, objectstore, retention
 from orchestrator.cli.main import app
 from orchestrator.cluster import checkup
 from orchestrator.cluster.checkup import Credentials
@@ -140,3 +141,50 @@ def test_the_versions_that_are_supported_and_tested_are_the_code_s():
 
     said = f"supported: Kubernetes 1.{supported[0]} to 1.{supported[-1]}; tested: 1.{tested[0]} and 1.{tested[1]}"
     assert said in PAGES["docs/status.md"]
+
+
+# ---- docs/etcd.md ---------------------------------------------------------------------------------------------
+
+ETCD = PAGES["docs/etcd.md"]
+
+
+def options(*names):
+    """The parameters of some `etcd` commands, by flag."""
+    found = COMMANDS["etcd"].commands
+    return {flag: p for name in names or found for p in found[name].params for flag in p.opts if p.envvar}
+
+
+def test_the_page_names_every_command_that_deals_with_backups():
+    named = set(re.findall(r"orchestrator etcd ([a-z]+)", ETCD))
+
+    assert {"status", "backup", "list", "verify", "drill", "pin", "prune"} <= named <= set(COMMANDS["etcd"].commands)
+
+
+def test_the_variables_of_the_page_are_those_of_the_flags():
+    named = set(re.findall(r"\bORCHESTRATOR_[A-Z_]+", ETCD))
+
+    assert {str(parameter.envvar) for parameter in options().values()} == named
+
+
+def test_the_policies_of_the_page_can_be_meant_and_its_words_are_all_there_are():
+    policies = re.findall(r"--keep ([a-z]+=\S+)|_KEEP=(\S+)", ETCD)
+    [table] = re.findall(r"\| word \|.*?\n\n", ETCD, re.DOTALL)
+
+    assert all(retention.parse(one or other) for one, other in policies)
+    assert set(re.findall(r"`([a-z-]+)=", table)) == set(retention._WORDS)
+
+
+def test_the_metrics_of_the_page_are_those_that_are_written():
+    [table] = re.findall(r"\| metric \|.*?\n\n", ETCD, re.DOTALL)
+
+    named = {word for row in table.splitlines()[2:] for word in re.findall(r"`([a-z_]+)`", row.split(" | ")[0])}
+    assert named == {name for name, _, _ in (*metrics._OF_CLUSTER, *metrics._OF_DESTINATION)}
+    assert f"`{metrics.PREFIX}`" in ETCD
+
+
+def test_the_settings_of_object_stores_are_those_that_are_read():
+    [told] = re.findall(r"Settings do:\n(.*?)\. ", ETCD, re.DOTALL)
+
+    named = set(re.findall(r"`([a-z_]+)`", told))
+    assert named == {word for words in objectstore._SETTINGS.values() for word in words}
+    assert all(name in ETCD for text in objectstore._CREDENTIALS.values() for name in re.findall(r"[A-Z_]{6,}", text))

@@ -1,5 +1,7 @@
 """Records of snapshots: their names, and what is refused of their files."""
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from orchestrator.errors import SnapshotInvalid
 
 AT = 1795521600.0
 NAME = "prod-20261124T120000Z-r4711"
+FILE = f"{NAME}.json"
 DATA = Part(file=f"{NAME}.db.zst.age", size_bytes=1000, sha256="aa")
 
 
@@ -51,13 +54,13 @@ def test_a_record_reads_as_it_was_written():
         drill=Drill(at=AT + 60, ok=True, where="cp-1", text="200 keys"),
     )
 
-    read = records.decode(records.encode(whole), "there")
+    read = records.decode(records.encode(whole), FILE, "there")
 
     assert read == whole
 
 
 def test_a_record_of_few_words_reads_with_the_rest_left_empty():
-    read = records.decode(records.encode(record()), "there")
+    read = records.decode(records.encode(record()), FILE, "there")
 
     assert read == record()
     assert (read.shape, read.pin, read.drill, read.recovery, read.alarms) == (records.SHAPE, "", None, None, ())
@@ -73,7 +76,7 @@ def test_a_record_is_text_for_people_with_a_line_for_each_field():
 def test_words_that_a_record_does_not_know_are_passed_over():
     content = msgspec.json.encode(msgspec.to_builtins(record()) | {"colour": "blue"})
 
-    assert records.decode(content, "there") == record()
+    assert records.decode(content, FILE, "there") == record()
 
 
 def test_its_files_are_the_data_and_what_new_machines_need():
@@ -115,8 +118,11 @@ def test_a_name_is_a_file_name_whatever_the_cluster_is_called(cluster, start):
 @given(st.text(max_size=120), st.integers(0, 250_000_000_000), st.integers(0, 2**63 - 1))
 def test_every_name_that_is_given_is_one_that_may_be_read(cluster, at, revision):
     name = records.named(cluster, float(at), revision)
+    data = Part(file=f"{name}.db.zst", size_bytes=1, sha256="aa")
 
-    assert records.decode(records.encode(record(name=name)), "there").name == name
+    read = records.decode(records.encode(record(name=name, data=data)), f"{name}.json", "there")
+
+    assert read.name == name
     assert len(f"{name}.recovery.tar.zst.age") < 255
 
 
@@ -139,8 +145,8 @@ def test_names_of_a_cluster_sort_by_time_whatever_the_revisions(cluster, times, 
 def test_a_file_that_is_not_in_the_destination_itself_is_refused(field, file):
     content = records.encode(record(**{field: Part(file=file, size_bytes=1, sha256="aa")}))
 
-    with pytest.raises(SnapshotInvalid, match=r"there/x\.json names files that it may not"):
-        records.decode(content, "there/x.json")
+    with pytest.raises(SnapshotInvalid, match=rf"there/{re.escape(FILE)} names files that it may not"):
+        records.decode(content, FILE, "there")
 
 
 @pytest.mark.parametrize(
@@ -167,26 +173,67 @@ def test_a_name_that_this_tool_would_not_give_is_refused(name):
     content = records.encode(record(name=name))
 
     with pytest.raises(SnapshotInvalid, match="names files that it may not"):
-        records.decode(content, "there")
+        records.decode(content, FILE, "there")
+
+
+@pytest.mark.parametrize("ending", records.ENDINGS)
+def test_files_of_a_record_begin_with_the_name_of_its_own_file(ending):
+    """So it is of one plain file, too, which has the name that a person gave it."""
+    content = records.encode(record(data=Part(file=f"mine.db{ending}", size_bytes=1, sha256="aa")))
+
+    assert records.decode(content, "mine.json", "there").data.file == f"mine.db{ending}"
+
+
+@pytest.mark.parametrize(
+    ("field", "file"),
+    [
+        ("data", "prod-20261123T120000Z-r4000.db.zst.age"),
+        ("data", f"{NAME}.recovery.tar.age"),
+        ("data", f"{NAME}.db.gz"),
+        ("data", f"{NAME}.json"),
+        ("recovery", f"{NAME}.db"),
+        ("recovery", f"{NAME}.recovery.tar.zst.age.exe"),
+    ],
+)
+def test_a_record_cannot_speak_of_another_s_files_nor_of_other_kinds(field, file):
+    """Else a record that somebody wrote could have another snapshot removed with it."""
+    content = records.encode(record(**{field: Part(file=file, size_bytes=1, sha256="aa")}))
+
+    with pytest.raises(SnapshotInvalid, match="names files that it may not"):
+        records.decode(content, FILE, "there")
+
+
+def test_a_file_of_less_than_nothing_is_refused():
+    content = records.encode(record(data=Part(file=DATA.file, size_bytes=-1, sha256="aa")))
+
+    with pytest.raises(SnapshotInvalid, match="names files that it may not"):
+        records.decode(content, FILE, "there")
 
 
 def test_a_later_shape_is_refused_with_the_version_that_wrote_it():
     content = records.encode(record(shape=records.SHAPE + 1, tool="9.0.0"))
 
     with pytest.raises(
-        SnapshotInvalid, match=r"there was written by a later version of orchestrator \(9\.0\.0\)"
+        SnapshotInvalid, match=rf"there/{FILE} was written by a later version of orchestrator \(9\.0\.0\)"
     ) as err:
-        records.decode(content, "there")
+        records.decode(content, FILE, "there")
 
     assert err.value.remedy == "upgrade orchestrator"
+
+
+def test_a_later_shape_is_told_as_such_though_its_fields_are_not_known():
+    content = msgspec.json.encode({"shape": records.SHAPE + 1, "tool": "9.0.0", "name": ["a list, now"]})
+
+    with pytest.raises(SnapshotInvalid, match="later version"):
+        records.decode(content, FILE, "there")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"name": "prod', records.encode(record())[:-9]]
 )
 def test_what_is_no_record_is_refused_with_its_place(content):
-    with pytest.raises(SnapshotInvalid, match="there is no record of a snapshot"):
-        records.decode(content, "there")
+    with pytest.raises(SnapshotInvalid, match=f"there/{FILE} is no record of a snapshot"):
+        records.decode(content, FILE, "there")
 
 
 @pytest.mark.parametrize("field", ["name", "at", "authority", "revision", "data", "sha256"])
@@ -195,4 +242,4 @@ def test_a_record_without_what_it_is_about_is_refused(field):
     del whole[field]
 
     with pytest.raises(SnapshotInvalid, match=f"missing required field `{field}`"):
-        records.decode(msgspec.json.encode(whole), "there")
+        records.decode(msgspec.json.encode(whole), FILE, "there")
