@@ -190,9 +190,7 @@ def verify(
     trailer: Annotated[
         bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
     ] = True,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="And show what is in it: objects by kind and namespace.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="And show what is in it, by kind.")] = False,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,

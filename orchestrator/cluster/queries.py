@@ -11,7 +11,8 @@ from orchestrator.cluster.frame import FRAME, Query
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK", "OFFERS",
+    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
+    "OFFERS",
     "PREFLIGHT", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
 

@@ -1,0 +1,161 @@
+"""A real cluster taken back to a snapshot, and back from that again, with a client that asks its API all the time."""
+
+import json
+import time
+
+import pytest
+
+from lab import docker
+from lab.upgrades.access import Access
+from lab.upgrades.askers import ApiClient
+from tests.api.command import Command
+from tests.lab.real import CONTROL_PLANE, deployment, pod, serving, until
+
+pytestmark = pytest.mark.lab
+#: Half of what the textbook's procedure took in the lab.
+AWAY_S = 37.5
+#: What the cluster changes by itself: not part of the state that a snapshot is about.
+ROUTINE = ("Event", "Lease", "Endpoints", "EndpointSlice", "Node", "Pod")
+
+
+@pytest.fixture
+def orchestrator(real, tmp_path):
+    """The command; nodes are containers of the lab's own daemon."""
+    command = Command(real.cluster.kubeconfig, tmp_path, {"DOCKER_HOST": f"unix://{docker.current().socket}"})
+    yield command
+    command.end()
+
+
+def objects(real, *kinds):
+    """Kind and name of objects -> what they hold."""
+    found = {}
+    for kind in kinds:
+        for entry in real.read(kind, "-A")["items"]:
+            meta = entry["metadata"]
+            key = (kind, meta.get("namespace", ""), meta["name"])
+            found[key] = (meta["uid"], json.dumps(entry.get("data") or entry.get("spec"), sort_keys=True))
+    return found
+
+
+KINDS = ("namespaces", "configmaps", "secrets", "serviceaccounts", "deployments", "services", "clusterroles")
+
+
+def changed(real, place):
+    """The world after the snapshot: a namespace gone, others made, a secret rotated."""
+    real.kubectl("delete", "namespace", "doomed")
+    real.kubectl("create", "namespace", "later")
+    place.kubectl("delete", "secret", "rotated")
+    place.kubectl("create", "secret", "generic", "rotated", "--from-literal=key=new")
+    place.kubectl("delete", "deployment", "web")
+
+
+@pytest.fixture
+def world(real, place, orchestrator):
+    """A world, a snapshot of it, and what it was."""
+    real.kubectl("create", "namespace", "doomed")
+    real.kubectl("-n", "doomed", "create", "configmap", "kept", "--from-literal=a=b")
+    place.kubectl("create", "secret", "generic", "rotated", "--from-literal=key=old")
+    place.create(deployment("web", 2, serving("web")))
+    place.until_ready(2)
+    orchestrator("etcd", "backup")
+    yield objects(real, *KINDS)
+    real.kubectl("delete", "namespace", "doomed", "later", "--ignore-not-found", "--wait=false")
+    place.kubectl("delete", "secret", "rotated", "--ignore-not-found")
+    place.clear()
+
+
+def works(real, place, name):
+    """Controllers, the scheduler and kubelets work: a new pod runs, one that is deleted comes back."""
+    place.create(pod(name, serving(name)))
+    until(f"{name} to run", lambda: ready_of(place, name))
+    place.kubectl("delete", "pod", name)
+    until("the application", lambda: sum(ready_of(place, each) for each in place.pods() if each.startswith("web")) >= 2)
+    real.until_ready(*(n["metadata"]["name"] for n in real.read("nodes")["items"]))
+
+
+def ready_of(place, name):
+    conditions = place.pods().get(name, {}).get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def test_a_restore_brings_the_state_back_and_the_cluster_works_by_itself(real, place, orchestrator, world):
+    changed(real, place)
+    with ApiClient(Access(real.cluster)) as client:
+        orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+        back = time.time()
+        until("answers", lambda: client.so_far().after(back).asked > 5)
+        answers = client.stop()
+
+    assert answers.longest_outage_s < AWAY_S
+    assert objects(real, *KINDS) == world
+    works(real, place, "after")
+
+
+def test_a_restore_is_taken_back_with_what_was_written_before_it_and_then_its_leftovers_go(
+    real, place, orchestrator, world
+):
+    changed(real, place)
+    between = objects(real, "namespaces", "secrets", "deployments")
+    orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+    run = orchestrator.json("runs")["runs"][0]["id"]
+
+    orchestrator("release", run, "--yes", timeout_s=300)
+
+    assert objects(real, "namespaces", "secrets", "deployments") == between
+    refused = orchestrator("etcd", "restore", "--confirm", run, "--yes", code=20)
+    assert "old data are the way back" in refused.stderr
+
+
+def test_what_fails_before_etcd_is_started_is_swung_back(real, place, orchestrator, world):
+    changed(real, place)
+    between = objects(real, "namespaces", "secrets", "deployments")
+    # The restored copy cannot take its place: a file that nobody may remove is in the way of the old data.
+    real.ssh(CONTROL_PLANE, "mkdir /var/lib/etcd/in-the-way; chattr +i /var/lib/etcd 2> /dev/null || true")
+    real.ssh(CONTROL_PLANE, "mount --bind /var/lib/etcd/in-the-way /var/lib/etcd/in-the-way")
+    try:
+        done = orchestrator("etcd", "restore", "last", "--yes", code=11, timeout_s=300)
+    finally:
+        real.ssh(
+            CONTROL_PLANE,
+            "umount /var/lib/etcd/in-the-way; chattr -i /var/lib/etcd; rmdir /var/lib/etcd/in-the-way; true",
+        )
+
+    assert "swung back" in done.stderr
+    assert objects(real, "namespaces", "secrets", "deployments") == between
+
+
+def test_old_data_are_kept_until_they_are_confirmed(real, orchestrator, world):
+    orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+    run = orchestrator.json("runs")["runs"][0]["id"]
+    kept = real.ssh(CONTROL_PLANE, "ls -d /var/lib/etcd.before-*")
+
+    orchestrator("etcd", "restore", "--confirm", run, "--yes")
+
+    assert kept.count("before-restore") == 1
+    assert real.ssh(CONTROL_PLANE, "ls -d /var/lib/etcd.* /etc/kubernetes/orchestrator-* 2> /dev/null; true") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "name a snapshot"),
+        (("nothing",), 2, "there is no snapshot"),
+        (("last", "--accept", "anything"), 2, "--accept=anything is none"),
+        (("last", "--dead", "nobody"), 2, "is no control plane"),
+        (("--confirm", "nothing"), 2, "there is no run"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_is_touched(orchestrator, words, code, said):
+    orchestrator("etcd", "backup")
+
+    done = orchestrator("etcd", "restore", *words, code=code)
+
+    assert said in done.stderr
+
+
+def test_nobody_is_taken_back_unasked(orchestrator):
+    orchestrator("etcd", "backup")
+
+    done = orchestrator("etcd", "restore", "last", code=20)
+
+    assert "has to be confirmed" in done.stderr
