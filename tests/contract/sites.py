@@ -14,7 +14,7 @@ import pytest
 from orchestrator.actions.site import Errand, Trace
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import parse_look
-from orchestrator.errors import CommandTimedOut, HostFileMissing, Refused
+from orchestrator.errors import BadUsage, CommandTimedOut, HostFileMissing, Refused, StoreError
 from orchestrator.site import FRESH_S
 
 LONG_S = 60.0
@@ -195,6 +195,108 @@ def test_a_file_that_is_not_there_is_not_kept(place):
         place.hands.keep("node-1", missing, "cluster.db", timeout_s=LONG_S)
 
     assert place.hands.kept("cluster.db") is None
+
+
+def test_a_file_that_was_fetched_may_be_in_a_directory_that_nobody_else_enters(place):
+    path = place.file(b"snapshot")
+
+    local = place.hands.keep("node-1", path, "staging/plan-1.db", timeout_s=LONG_S)
+
+    assert place.hands.kept("staging/plan-1.db") == local
+    assert local.parent.name == "staging"
+    assert [each.stat().st_mode & 0o777 for each in (local.parent, local.parent.parent)] == [0o700, 0o700]
+
+
+def test_the_place_of_a_file_is_told_before_it_is_there_and_nothing_is_made(place):
+    before = place.hands.place("staging/plan-1.db")
+    assert not before.parent.parent.exists()
+    assert place.hands.kept("staging/plan-1.db") is None
+
+    local = place.hands.keep("node-1", place.file(b"snapshot"), "staging/plan-1.db", timeout_s=LONG_S)
+
+    assert place.hands.place("staging/plan-1.db") == before == local
+
+
+def test_a_directory_is_not_a_file_that_was_fetched(place):
+    place.hands.keep("node-1", place.file(b"snapshot"), "staging/plan-1.db", timeout_s=LONG_S)
+
+    assert place.hands.kept("staging") is None
+
+
+# ---- destinations of backups ------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_on_the_shelf(place, tmp_path):
+    (tmp_path / "local").write_bytes(b"snapshot")
+    where = str(tmp_path / "new" / "backups")
+    store = place.hands.store(where, "node-1")
+
+    store.put(tmp_path / "local", "a.db", hashlib.sha256(b"snapshot").hexdigest())
+    store.put_bytes(b"{}", "a.json")
+
+    shelf = place.hands.shelf(where, "node-1")
+    assert (store.url, shelf.url) == (where, where)
+    assert [(file.name, file.size_bytes) for file in shelf.names()] == [("a.db", 8), ("a.json", 2)]
+    assert shelf.get_bytes("a.json") == b"{}"
+    shelf.get("a.db", tmp_path / "back", limit_bytes=8)
+    assert (tmp_path / "back").read_bytes() == b"snapshot"
+
+
+def test_a_store_takes_nothing_that_is_not_what_it_should_be_and_removes(place, tmp_path):
+    (tmp_path / "local").write_bytes(b"snapshot")
+    store = place.hands.store(str(tmp_path / "backups"), "node-1")
+
+    with pytest.raises(StoreError, match=r"a\.db was read back"):
+        store.put(tmp_path / "local", "a.db", hashlib.sha256(b"another").hexdigest())
+    store.put_bytes(b"{}", "b.json")
+    store.remove("b.json")
+    store.remove("c.json")
+
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_shelf_has_nothing_to_change_it_with(place, tmp_path):
+    shelf = place.hands.shelf(str(tmp_path / "backups"), "node-1")
+
+    assert [name for name in ("put", "put_bytes", "remove", "tidy") if hasattr(shelf, name)] == []
+    assert list(shelf.names()) == []
+    assert not (tmp_path / "backups").exists()
+
+
+def test_a_destination_that_cannot_be_used_says_so(place, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    where = str(tmp_path / "file")
+
+    with pytest.raises(StoreError, match=where):
+        place.hands.shelf(where, "node-1").names()
+    with pytest.raises(StoreError, match=where):
+        place.hands.store(where, "node-1").put_bytes(b"", "a")
+    with pytest.raises(StoreError, match="there is no a"):
+        place.hands.shelf(str(tmp_path), "node-1").get_bytes("a")
+
+
+def test_a_destination_on_the_node_is_the_one_of_its_host(place, tmp_path):
+    directory = tmp_path / "on-node"
+
+    place.hands.store(f"node:{directory}", "node-1").put_bytes(b"{}", "a.json")
+
+    assert place.hands.shelf(f"node-1:{directory}", "node-2").get_bytes("a.json") == b"{}"
+    assert place.hands.shelf(f"node:{directory}", "node-1").get_bytes("a.json") == b"{}"
+    assert [place.hands.shelf(f"{name}:{directory}", "node-1").url for name in ("node", "node-1")] == [
+        f"node:{directory}",
+        f"node-1:{directory}",
+    ]
+
+
+@pytest.mark.parametrize("url", ["ftp://host/dir", "s3://user:secret@bucket/x"])
+def test_what_is_no_destination_is_refused(place, url):
+    with pytest.raises(BadUsage):
+        place.hands.shelf(url, "node-1")
+    with pytest.raises(BadUsage):
+        place.hands.store(url, "node-1")
+
+
+# ---- files on a host --------------------------------------------------------------------------------------------
 
 
 def test_a_host_reads_what_was_written_and_sent_there(place, tmp_path):

@@ -5,10 +5,17 @@ never do fails the test at once (`site_rules`).
 """
 
 import hashlib
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
+from orchestrator.actions.backups import _COLLECT
 from orchestrator.actions.packages import looked
 from orchestrator.actions.site import Trace
+from orchestrator.actions.snapshots import _SAVE
+from orchestrator.backup.catalogue import ReadOnly
+from orchestrator.backup.directory import DirectoryStore
+from orchestrator.backup.stores import open_store, part_of
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.engine.host import Completed
@@ -19,16 +26,20 @@ from orchestrator.errors import (
     HostFileMissing,
     HostUnreachable,
     Refused,
+    StoreError,
 )
 from orchestrator.site import Machines
 from tests.fakes.cluster import FakeCluster, FakeHands, FakeView
 from tests.fakes.crash import Life
 from tests.fakes.site_answers import answer
-from tests.fakes.site_machines import FakeMachine
+from tests.fakes.site_machines import KEYS, FakeMachine
 from tests.fakes.site_rules import Rules
 
 #: How long an API server, and a host, is asked again by what stands behind the ports.
 API_PATIENCE_S, HOST_PATIENCE_S = 60.0, 30.0
+#: Short commands on hosts, as effects.
+SHORT = {_SAVE: "save", _COLLECT: "collect"}
+_ON_A_NODE = re.compile(r"([a-z][a-z0-9-]*):(/[^/].*)")
 
 
 class FakeSite(FakeCluster):
@@ -49,6 +60,11 @@ class FakeSite(FakeCluster):
         hooks: Commands of the operator's that ran, and where.
         hook_rc: What they end with.
         last_asked: When a host was last asked for how it stands.
+        authority: SHA-256 of the certificate of the cluster's authority.
+        revision: Of etcd.
+        alarms: Of etcd, as etcdctl tells them.
+        external: `--etcd-servers` of API servers whose etcd is on other machines.
+        full: Destinations that have no room.
     """
 
     def __init__(self, clock, kept, *, planes=1, workers=2, version="1.36.3", max_unavailable=1):
@@ -64,6 +80,9 @@ class FakeSite(FakeCluster):
         for number in range(1, workers + 1):
             self._add(f"node-{number}", version, plane=False)
         self.leader = "cp-1"
+        self.authority = hashlib.sha256(b"ca.crt").hexdigest()
+        self.revision, self.alarms, self.external = 1 + len(KEYS), [], ""
+        self.full = set()
 
     def _add(self, name, version, *, plane):
         # Pods of applications prefer workers, as if control planes were tainted softly.
@@ -125,6 +144,25 @@ class FakeSite(FakeCluster):
         }
         owners = {c.owner.name: sum(p.ready for p in self.controlled(c)) for c in self.controllers()}
         return hosts, self.cordons(), self.kubernetes, owners
+
+    # ---- etcd, and where its backups go -----------------------------------------------------------------------------
+
+    def use_external_etcd(self, servers):
+        """It is on other machines."""
+        self.external = servers
+        for machine in self.planes():
+            machine.manifests.pop("etcd")
+            machine.components.pop("etcd")
+
+    def destination(self, url, node, life):
+        """A directory, or one of a node: that is a directory here, which is away with the node."""
+        found = _ON_A_NODE.fullmatch(url)
+        if found is None:
+            url = open_store(url, host=None).url
+            return FakeStore(self, life, Path(url), url)
+        name = node if found[1] == "node" else found[1]
+        directory = self.kept.parent / "hosts" / name / found[2][1:]
+        return FakeStore(self, life, directory, url, self.machines[name])
 
     # ---- hooks ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +273,12 @@ class FakeSiteView(FakeView):
         path = self._site.kept / name
         return path if path.is_file() else None
 
+    def place(self, name):
+        return self._site.kept / name
+
+    def shelf(self, url, node):
+        return ReadOnly(self._site.destination(url, node, self._life))
+
 
 class FakeSiteHands(FakeSiteView, FakeHands):
     """Changes a cluster and its hosts, in the `life` of one process."""
@@ -298,10 +342,14 @@ class FakeSiteHands(FakeSiteView, FakeHands):
             self._site.wait_for_errand(errand)
 
     def keep(self, node, path, name, *, timeout_s):
-        self._site.kept.mkdir(parents=True, exist_ok=True)
         local = self._site.kept / name
+        for directory in (self._site.kept, local.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._machines.machine(self, node).fetch(path, local, timeout_s=timeout_s)
         return local
+
+    def store(self, url, node):
+        return self._site.destination(url, node, self._life)
 
 
 class FakeHost:
@@ -329,7 +377,9 @@ class FakeHost:
             elif query:
                 rc, out, err = 0, self._answer(query, argv[4:]).encode(), b""
             else:
-                what = "save" if argv[0] == "sh" else argv[0]
+                what = SHORT.get(argv[2], "sh") if argv[0] == "sh" else argv[0]
+                if private:
+                    self._machine.private.append(what)
                 rc, out, err = self._life.effect((what, self.name), lambda: self._machine.carry_out(argv))
         return Completed(tuple(argv), rc, out, err, 0.1)
 
@@ -359,7 +409,8 @@ class FakeHost:
     def fetch(self, path, local, *, timeout_s):
         contents = self.read(path, timeout_s=timeout_s)
         with self._reached():
-            self._life.effect(("fetch", self.name, path), lambda: local.write_bytes(contents))
+            # A point to die at, though nothing of the cluster is changed: it is no effect that a test would see twice.
+            self._life._reach("effect", lambda: local.write_bytes(contents))
         local.chmod(0o600)
         return hashlib.sha256(contents).hexdigest()
 
@@ -389,3 +440,67 @@ class FakeHere:
     def run(self, argv, *, timeout_s, sudo=True):
         rc, out, err = self._site.hook(argv, self.name, self._life)
         return Completed(tuple(argv), rc, out, err, 1.0)
+
+
+class FakeStore:
+    """A destination: what changes it is an effect of the process.
+
+    Args:
+        directory: What is behind it.
+        url: It, for people.
+        machine: The host that it is on, None for this machine.
+    """
+
+    def __init__(self, site, life, directory, url, machine=None):
+        self.url = url
+        self._site = site
+        self._life = life
+        self._directory = directory
+        self._real = DirectoryStore(directory)
+        self._machine = machine
+
+    def names(self):
+        self._reach()
+        return self._real.names()
+
+    def get(self, name, target, *, limit_bytes=None):
+        self._reach()
+        self._real.get(name, target, limit_bytes=limit_bytes)
+
+    def get_bytes(self, name, limit_bytes=1 << 20):
+        self._reach()
+        return self._real.get_bytes(name, limit_bytes)
+
+    def put(self, source, name, sha256):
+        self._put(name, source.read_bytes(), lambda: self._real.put(source, name, sha256))
+
+    def put_bytes(self, content, name):
+        self._put(name, content, lambda: self._real.put_bytes(content, name))
+
+    def remove(self, name):
+        self._reach()
+        self._life.effect(("remove", self.url, name), lambda: self._real.remove(name))
+
+    def free_bytes(self):
+        self._reach()
+        return 0 if self.url in self._site.full else self._real.free_bytes()
+
+    def tidy(self, older_than_s, now):
+        self._reach()
+        return self._life.effect(("tidy", self.url), lambda: self._real.tidy(older_than_s, now))
+
+    def _put(self, name, content, put):
+        """Who dies after half of it leaves that, under another name."""
+        self._reach()
+        if self.url in self._site.full:
+            needed = f"{name} needs {len(content)} bytes, and 0 are free"
+            raise StoreError(f"{self.url}: {needed}", remedy=f"make room: df -h {self.url}")
+        half = self._directory / part_of(name)
+        if self._directory.is_dir():
+            self._life._reach("effect", lambda: half.write_bytes(content[: len(content) // 2]))
+        self._life.effect(("store", self.url, name), lambda: (half.is_file() and half.unlink(), put()))
+
+    def _reach(self):
+        self._life.check()
+        if self._machine:
+            self._site.wait_for_host(self._machine, self._site.clock.wall() + HOST_PATIENCE_S)

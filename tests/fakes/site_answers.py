@@ -1,11 +1,15 @@
 """What a host of a cluster in memory answers to the questions of `cluster.queries`, in their frame."""
 
+import hashlib
 import json
 
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.kubeadm import BACKUPS
-from tests.fakes.site_machines import MANIFESTS
+from tests.fakes.site_machines import MANIFESTS, snapshot_of
+
+#: Of the cluster.
+ID = 0x1BB1B1D9C4E2E6D0
 
 
 def answer(machine, query, words, since):
@@ -14,6 +18,8 @@ def answer(machine, query, words, since):
         queries.LOOK: lambda: _look(machine),
         queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000000000 1 90000000000 1% /"),
         queries.ETCD: lambda: _etcd(machine),
+        queries.ETCD_HOST: lambda: _etcd_host(machine),
+        queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
         queries.API: lambda: _api(machine, float(words[0]), since),
         queries.WATCHES: lambda: _section("watches", text=str(machine.followers())),
         queries.KEPT: lambda: _kept(machine),
@@ -86,31 +92,102 @@ def _api(machine, lasts_s, since):
     return _section("version", text=json.dumps({"gitVersion": f"v{machine.server}"}, indent=2))
 
 
+# ---- etcd -------------------------------------------------------------------------------------------------------
+
+
+def _number(machine):
+    """The id of its member."""
+    return [m.name for m in machine.site.planes()].index(machine.name) + 1
+
+
+def _client(machine):
+    return f"https://{machine.name}:2379"
+
+
+def _peer(machine):
+    return f"https://{machine.address}:2380"
+
+
+def _status(machine, endpoint):
+    told = {
+        "header": {"cluster_id": ID, "member_id": _number(machine), "revision": machine.site.revision, "raft_term": 3},
+        "version": machine.components["etcd"].partition("-")[0],
+        "dbSize": len(snapshot_of(machine.name, machine.site.revision)),
+        "leader": _number(machine.site.machines[machine.site.leader]),
+        "raftIndex": 100,
+        "raftAppliedIndex": 100,
+    }
+    return {"Endpoint": endpoint, "Status": told | ({"isLearner": True} if _learner(machine) else {})}
+
+
+def _learner(machine):
+    return machine.faults.get("etcd") == "learner"
+
+
+def _health(machine, endpoint):
+    ill = machine.faults.get("etcd") == "unhealthy" or not machine.up("etcd")
+    return {"endpoint": endpoint, "health": not ill, "took": "7.902542ms"}
+
+
 def _etcd(machine):
     if not machine.up("etcd"):
         return ""
     planes = machine.site.planes()
-    numbers = {m.name: n for n, m in enumerate(planes, start=1)}
-    urls = {m.name: f"https://{m.name}:2379" for m in planes}
-    members = [{"ID": numbers[m.name], "name": m.name, "peerURLs": [], "clientURLs": [urls[m.name]]} for m in planes]
-    statuses = [
-        {
-            "Endpoint": urls[m.name],
-            "Status": {
-                "header": {"member_id": numbers[m.name]},
-                "version": m.components["etcd"].partition("-")[0],
-                "leader": numbers[machine.site.leader],
-                "raftIndex": 100,
-                "raftAppliedIndex": 100,
-            },
-        }
+    members = [
+        {"ID": _number(m), "name": m.name, "peerURLs": [_peer(m)], "clientURLs": [_client(m)]}
+        | ({"isLearner": True} if _learner(m) else {})
         for m in planes
-        if m.up("etcd")
     ]
-    health = [{"endpoint": urls[m.name], "health": m.up("etcd")} for m in planes]
+    statuses = [_status(m, _client(m)) for m in planes if m.up("etcd")]
+    health = [_health(m, _client(m)) for m in planes]
     said = _section("members", text=json.dumps({"members": members}))
     said += _section("status", text=json.dumps(statuses)) + _section("health", text=json.dumps(health))
-    return said + _section("alarms", text="" if machine.faults.get("etcd") == "cut short" else "{}")
+    cut_short, alarms = machine.faults.get("etcd") == "cut short", json.dumps({"alarms": machine.site.alarms})
+    return said + _section("alarms", text="" if cut_short else alarms)
+
+
+def _etcd_host(machine):
+    """As captured ones are."""
+    site, local = machine.site, "https://127.0.0.1:2379"
+    manifest = "etcd" in machine.manifests
+    found = _section("manifest", f"{MANIFESTS}/etcd.yaml", text=_manifest(machine, "etcd")) if manifest else ""
+    found += _section("servers", text=(site.external or local) if machine.plane else "")
+    authority = f"{site.authority}  /etc/kubernetes/pki/ca.crt"
+    found += _section("authority", text=authority if machine.plane else "")
+    if machine.up("etcd"):
+        flags = {
+            "name": machine.name,
+            "data-dir": "/var/lib/etcd",
+            "wal-dir": "",
+            "listen-client-urls": f"{local},{_client(machine)}",
+            "advertise-client-urls": _client(machine),
+            "initial-advertise-peer-urls": _peer(machine),
+            "listen-metrics-urls": "http://127.0.0.1:2381",
+        }
+        found += _section("process", "548", text="\n".join(f"{name}={value}" for name, value in flags.items()))
+        found += _section("cgroup", text="0::/kubelet.slice/kubelet-kubepods.slice/cri-containerd-1.scope")
+        found += _section("version", text=_says("etcd", machine.components["etcd"]))
+        for name in ("etcdctl", "etcdutl"):
+            found += _section("tool", name, f"/proc/548/root/usr/local/bin/{name}", text="")
+        found += _section("status", text=json.dumps([_status(machine, local)]))
+        found += _section("health", text=json.dumps([_health(machine, local)]))
+        found += _section("metrics", text="")
+    if manifest:
+        disk = f"/dev/vda 270553174016 53954486272 {machine.free_bytes} 56% /var"
+        found += _section("data", "/var/lib/etcd", text=f"0 0 700 ?\nno\n{disk}\n129916928\nmember")
+    return found + _section("end", text="")
+
+
+def _etcd_hash(machine, revision):
+    if not machine.up("etcd"):
+        return _section("end", text="")
+    fault = machine.faults.get("etcd")
+    digest = hashlib.sha256(f"{revision} {fault == 'differs'}".encode()).digest()
+    told = {"hash": int.from_bytes(digest[:4], "big"), "hash_revision": revision, "compact_revision": 1}
+    answer = [{"Endpoint": "https://127.0.0.1:2379", "HashKV": told}]
+    # A learner does not serve it.
+    said = "" if fault in ("mute", "learner") else json.dumps(answer)
+    return _section("hash", text=said) + _section("end", text="")
 
 
 def _offers(machine, minor):

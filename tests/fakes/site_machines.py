@@ -3,16 +3,20 @@
 What a command does, it does in stages, on the cluster's clock; losing power between two of them leaves what was done.
 """
 
-import hashlib
+import io
+import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+from orchestrator.actions.backups import _COLLECT
 from orchestrator.actions.kubeadm import _HASTENED, _RESTART
 from orchestrator.actions.packages import _PREFETCH, INSTALL, LOCK_WAIT_S
 from orchestrator.actions.snapshots import _SAVE
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.packages import KUBERNETES
 from orchestrator.cluster.packages import source as apt_source
+from tests.fakes import boltfiles
 
 LIST = "/etc/apt/sources.list.d/kubernetes.list"
 LEFT = "/var/lib/orchestrator"
@@ -28,6 +32,10 @@ DEAF_FOR_S = 20.0
 #: A leader's lease runs out so long after it was renewed last.
 LEADS_FOR_S = 15.0
 FOLLOWERS = 10
+#: Live keys of etcd: the first changes ever made.
+KEYS = tuple(f"/registry/pods/default/web-{number}".encode() for number in range(3))
+#: What is secret in what new machines need.
+SECRET = b"-----BEGIN RSA PRIVATE KEY-----"
 EVER_S = 86400.0
 
 
@@ -37,6 +45,28 @@ def minor_of(version):
 
 def static_of(name, version):
     return ETCD[minor_of(version)] if name == "etcd" else version
+
+
+@lru_cache(maxsize=4096)
+def snapshot_of(node, revision):
+    """A snapshot of the member on a node, with etcd at a revision."""
+    keys = boltfiles.Keys()
+    keys.main = revision - len(KEYS)
+    for key in KEYS if revision else ():
+        keys.put(key)
+    return boltfiles.snapshot(keys.pairs, members=[(b"8e9e05c52164694d", boltfiles.member(name=node))])
+
+
+@lru_cache(maxsize=64)
+def recovery_of(node):
+    """What new machines need, as a host packs it."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, text in (("ca.crt", node.encode()), ("ca.key", SECRET)):
+            entry = tarfile.TarInfo(f"etc/kubernetes/pki/{name}")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
+    return content.getvalue()
 
 
 @dataclass
@@ -69,7 +99,10 @@ class FakeMachine:
         offers: Minor -> versions that its package repository has.
         asks_itself: Its kubelet asks the API server of the same host only.
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
-            `refuses`, `fails` or `hangs`, `snapshot` is `refuses` or `damaged`.
+            `refuses`, `fails` or `hangs`, `snapshot` is `refuses`, `damaged`, `truncated` or `empty`, `collect` is
+            `refuses`, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or `mute` (it tells no hash).
+        free_bytes: Of its disk.
+        private: Commands that ran so that nothing of them is recorded.
         taught: Command -> a generator like those here.
         started: How often each errand was started.
         kept: What kubeadm kept of upgrades: when, version by component, whether it copied etcd's data.
@@ -82,6 +115,8 @@ class FakeMachine:
         self.asks_itself = plane
         self.offers = dict(OFFERS)
         self.faults = {}
+        self.free_bytes = 90_000_000_000
+        self.private = []
         self.taught = {}
         self.packages = {each: FakePackage(version) for each in KUBERNETES}
         self.unfinished = ""
@@ -362,8 +397,10 @@ class FakeMachine:
     def carry_out(self, argv):
         """A command that is over at once: rc, stdout, stderr."""
         match list(argv):
-            case ["sh", "-c", script, "sh", path] if script == _SAVE:
-                return self._save(path)
+            case ["sh", "-c", script, "sh", path, _, needed] if script == _SAVE:
+                return self._save(path, int(needed))
+            case ["sh", "-c", script] if script == _COLLECT:
+                return self._collect()
             case ["rm", "-f", "--", path]:
                 self.files.pop(path, None)
             case ["rm", "-rf", "--", path]:
@@ -374,13 +411,20 @@ class FakeMachine:
                 raise AssertionError(f"this host does not know how to run {argv}")
         return 0, b"", b""
 
-    def _save(self, path):
+    def _save(self, path, needed):
         fault = self.faults.get("snapshot")
         if fault == "refuses" or not self.up("etcd"):
             return 3, b"", b"no etcd runs on this host\n"
-        pages = b"keys and values".ljust(512, b".")
-        digest = b"?" * 32 if fault == "damaged" else hashlib.sha256(pages).digest()
-        self.files[path] = pages + digest
+        directory = path.rpartition("/")[0]
         self.left.add(path.removeprefix(f"{LEFT}/").partition("/")[0])
-        answer = b"no JSON" if fault == "speechless" else b'{"hash":1,"revision":7,"totalKey":3,"totalSize":544}'
-        return 0, answer, b""
+        if self.free_bytes < needed:
+            return 5, b"", f"{directory} has {self.free_bytes} bytes free; the snapshot needs {needed}\n".encode()
+        content = snapshot_of(self.name, 0 if fault == "empty" else self.site.revision)
+        spoilt = {"damaged": content[:-1] + b"?", "truncated": content[:-4096]}
+        self.files[path] = spoilt.get(fault, content)
+        return 0, b"", b"Snapshot saved\n"
+
+    def _collect(self):
+        if self.faults.get("collect"):
+            return 2, b"", b"tar: /etc/kubernetes: Cannot open: Input/output error\n"
+        return 0, recovery_of(self.name), b""

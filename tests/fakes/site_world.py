@@ -1,15 +1,23 @@
 """A cluster with hosts, with all that an upgrade needs around it, and processes in whose middle something happens."""
 
+import hashlib
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+from orchestrator import backups
+from orchestrator.app import Settings
+from orchestrator.backup import metrics, records
+from orchestrator.backup.records import Part, Record
 from orchestrator.catalogue import actions
 from orchestrator.cluster.versions import Hop, parse
 from orchestrator.engine import runner
+from orchestrator.planners import backup as planner
 from orchestrator.planners.upgrade import Request, Target, upgrade
 from tests.fakes.crash import Crash, Life
 from tests.fakes.lease import FakeLeases
 from tests.fakes.site import FakeSite
-from tests.fakes.site_machines import LIST, minor_of
+from tests.fakes.site_machines import LIST, minor_of, snapshot_of
 from tests.fakes.time import FakeCrew
 from tests.fakes.world import FLAGS, World
 
@@ -66,7 +74,7 @@ class SiteWorld(World):
     def __init__(self, root, **site):
         (root / "runs").mkdir(parents=True)
         super().__init__(root / "runs")
-        self.cluster = self.site = FakeSite(self.clock, root / "kept", **site)
+        self.cluster = self.site = FakeSite(self.clock, root / "snapshots", **site)
         self.leases = SiteLeases(self.site)
         self.site.add_applications()
 
@@ -114,6 +122,66 @@ class SiteWorld(World):
         )
         hops = [Hop(parse(version), workers or version == versions[-1]) for version in versions]
         return upgrade(self.targets(new=new), hops, asked)
+
+    # ---- backups ----------------------------------------------------------------------------------------------------
+
+    def destination(self, name):
+        """A directory of its own, as it is named."""
+        return self.root.parent / "at" / name
+
+    def backup(self, *names, **request):
+        """The plan of a backup to destinations of these names; `a` without one."""
+        where = tuple(str(self.destination(name)) for name in names or ("a",))
+        return planner.backup(
+            planner.Request(**{"name": "backup-1", "node": "cp-1", "destinations": where, "level": None, **request})
+        )
+
+    def hold(self, directory, ago_s, **changes):
+        """A destination has had a snapshot for a while: its record."""
+        at, revision = self.clock.wall() - ago_s, changes.pop("revision", 3)
+        content = snapshot_of("cp-1", revision)
+        digest = hashlib.sha256(content).hexdigest()
+        cluster = changes.get("cluster", "kubernetes")
+        name = changes.get("name", records.named(cluster, at, revision))
+        told = {
+            "name": name,
+            "at": at,
+            "reason": "scheduled",
+            "cluster": cluster,
+            "cluster_id": "1bb1b1d9c4e2e6d0",
+            "authority": self.site.authority,
+            "node": "cp-1",
+            "etcd": "3.6.8",
+            "kubernetes": "v1.36.3",
+            "revision": revision,
+            "keys": 3,
+            "size_bytes": len(content),
+            "sha256": digest,
+            "data": Part(file=f"{name}.db", size_bytes=len(content), sha256=digest),
+            "members": (),
+        }
+        record = Record(**(told | changes))
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / record.data.file).write_bytes(content)
+        (directory / f"{name}.json").write_bytes(records.encode(record))
+        return record
+
+    def take_away(self, name):
+        """A destination is away: something else is in its place."""
+        there = self.destination(name)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if there.exists():
+            there.rename(there.with_name(f"{name}.away"))
+        there.write_bytes(b"")
+
+    def bring_back(self, name):
+        """It is there again, with what it had."""
+        there, away = self.destination(name), self.destination(f"{name}.away")
+        there.unlink()
+        if away.exists():
+            away.rename(there)
+
+    # ---- people -----------------------------------------------------------------------------------------------------
 
     def uncordon(self, node):
         """Somebody does."""
@@ -163,3 +231,70 @@ def _shortcomings(machine, version):
         yield f"runs {machine.components} of {machine.manifests}"
     if machine.left or machine.unfinished:
         yield f"left {machine.left}, unfinished: {machine.unfinished!r}"
+
+
+class Desk:
+    """An operator's machine: its directories are those of the environment.
+
+    Attributes:
+        said: What was told before runs.
+    """
+
+    def __init__(self, root, **site):
+        self.world = SiteWorld(root / "orchestrator", **site)
+        self.site, self.clock = self.world.site, self.world.clock
+        self.said = []
+        self.metrics = root / "etcd.prom"
+        self.app = SimpleNamespace(
+            settings=Settings(context="lab"),
+            reader=self.site.view(),
+            machines=SimpleNamespace(know=lambda _: None),
+            clock=self.clock,
+        )
+        self._numbers = iter(range(1, 10_000))
+
+    def url(self, name):
+        return str(self.world.destination(name))
+
+    def wish(self, *names, **asked):
+        asked = {"recipients": (), "recovery": False, "compress": False, **asked}
+        return backups.Wish(tuple(self.url(name) for name in names or ("a",)), **asked)
+
+    def prepare(self, *names, **asked):
+        return backups.prepare(self.app, self.wish(*names, **asked), self.said.append)
+
+    def take(self, *names, **asked):
+        """As the command does: a run, and the file of metrics; the run's id."""
+        wish, began, run = self.wish(*names, **asked), self.clock.wall(), ""
+        try:
+            plan = backups.prepare(self.app, wish, self.said.append)
+            run = f"backup-{next(self._numbers):04}"
+            self.world.start(plan, run=run)
+        finally:
+            backups.tell(self.app, self.metrics, wish.destinations, run, began)
+        return run
+
+    def library(self, *names):
+        return backups.Library(self.app, [self.url(name) for name in names or ("a",)])
+
+    def told(self):
+        [found] = metrics.parse(self.metrics.read_text())
+        return found
+
+
+def good(directory):
+    """Names of the snapshots of a directory whose files are all there as recorded.
+
+    Looked at without the code that is tested, so that it may be asked after each effect.
+    """
+    found = []
+    for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
+        record = json.loads(path.read_bytes())
+        parts = [part for part in (record["data"], record["recovery"]) if part]
+        files = [directory / part["file"] for part in parts]
+        if all(
+            file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == part["sha256"]
+            for file, part in zip(files, parts, strict=True)
+        ):
+            found.append(record["name"])
+    return found

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from orchestrator.engine.plan import Plan
 from orchestrator.engine.runner import Applying
 from tests.fakes.crash import Life
 from tests.fakes.site_machines import LIST, FakePackage
@@ -13,6 +14,7 @@ class Stage:
     """One action of a plan, outside of a run.
 
     Attributes:
+        plan: That of an upgrade, without one.
         past: What the journal has.
         life: The process; another one is a new process, with actions that remember nothing.
     """
@@ -24,9 +26,11 @@ class Stage:
     to: str = "1.37.2"
     request: dict = field(default_factory=dict)
     past: dict = field(default_factory=dict)
+    plan: Plan | None = None
 
     def __post_init__(self):
-        steps = self.world.upgrade(self.to, new=True, **self.request).steps()
+        plan = self.plan or self.world.upgrade(self.to, new=True, **self.request)
+        steps = plan.steps()
         wanted = self.action + (f":{self.more}" if self.more else "")
         self.step = next(s for s in steps if s.node == self.node and s.id.endswith(f"/{wanted}"))
         self.events = []

@@ -2,8 +2,9 @@
 
 import pytest
 
+from orchestrator.actions.snapshots import recorded
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import CommandFailed, CommandVanished, FactUnreadable, Interrupted
+from orchestrator.errors import CommandFailed, CommandVanished, FactUnreadable, Interrupted, SnapshotInvalid
 from orchestrator.planners.upgrade import Hook
 from tests.fakes.site_machines import LIST, FakePackage
 from tests.fakes.site_world import SiteWorld
@@ -36,15 +37,18 @@ def test_a_snapshot_is_here_proven_and_no_longer_there(world):
     path = world.site.kept / "upgrade-1-v1.37.2.db"
     assert found == Done(f"verified: {path}")
     assert [path for path in world.machine("cp-1").files if path.endswith(".db")] == []
-    assert stage.events == [("etcd.snapshot", {"file": str(path), "size_bytes": 544, "keys": 3, "revision": 7})]
+    told = {"file": str(path), "size_bytes": path.stat().st_size, "keys": 3, "revision": world.site.revision}
+    assert stage.events == [("etcd.snapshot", told)]
+    assert recorded(path).reason == "pre-upgrade"
 
 
 @pytest.mark.parametrize(
     ("fault", "kind", "text"),
     [
         ("refuses", CommandFailed, "no etcd runs on this host"),
-        ("speechless", FactUnreadable, "judgement of the snapshot cannot be read: 'no JSON'"),
-        ("damaged", FactUnreadable, "the snapshot of cp-1 is not whole"),
+        ("damaged", SnapshotInvalid, "was changed: SHA-256"),
+        ("truncated", SnapshotInvalid, "was changed: SHA-256"),
+        ("empty", FactUnreadable, "the snapshot of cp-1 has no keys"),
     ],
 )
 def test_a_snapshot_that_is_not_whole_is_none(world, fault, kind, text):
