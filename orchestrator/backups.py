@@ -14,6 +14,7 @@ import msgspec
 
 from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed
+from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
 from orchestrator.backup.snapshot import examine
 from orchestrator.cluster import queries
@@ -89,7 +90,14 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         stores.open_store(placed(url).url, host=_anybody)
     found = etcds.survey(app)
     node = _source(found, wish.node)
-    _refuse_differing(app.reader, found)
+    for name, why in found.unreached.items():
+        say(f"{name} could not be asked: {why}")
+    try:
+        _refuse_differing(app.reader, found)
+    except Refused as err:
+        if not wish.node:
+            raise
+        say(f"{err}; {node} was named")
     for alarm in found.facts.alarms:
         say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
     _refuse_full(found, node)
@@ -97,6 +105,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
     if wish.recovery and not recipients:
         say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
+    if wish.reason == "scheduled" and app.settings.dry_run is DryRun.NONE:
+        _superseded()
     request = planner.Request(
         name=runs.plan_name(planner.KIND, app.clock.wall()),
         node=node,
@@ -169,10 +179,20 @@ def _refuse_differing(view: Site, found: Etcd) -> None:
         )
 
 
+def _superseded() -> None:
+    """Remove what earlier scheduled runs that failed left here: the next one takes a newer snapshot."""
+    for path in (home() / STAGING).glob(f"{planner.KIND}-*{records.RECORD}"):
+        with contextlib.suppress(BackupError):
+            if records.decode(path.read_bytes(), path.name, str(path.parent)).reason == "scheduled":
+                for file in path.parent.glob(f"{path.stem}.*"):
+                    file.unlink(missing_ok=True)
+
+
 def _refuse_full(found: Etcd, node: str) -> None:
     status = found.hosts[node].status
     place = home()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    while not place.exists():  # a dry run makes nothing
+        place = place.parent
     free, needed = shutil.disk_usage(place).free, _ROOM * (status.db_size_bytes if status else 0)
     if free < needed:
         raise Refused(
@@ -237,7 +257,10 @@ class Library:
         found, failed = self.catalogues()
         held = sorted((h for each in found for h in each.held), key=lambda h: -h.record.at)
         if name == "last":
-            held = [h for h in held if not h.wrong][:1]
+            # Neither one that a wrong clock dated in the future, nor the state that a restore took the cluster from.
+            now = self.now()
+            whole = [h for h in held if not h.wrong and h.record.at <= now]
+            held = ([h for h in whole if h.record.reason != "pre-restore"] or whole)[:1]
         else:
             held = [h for h in held if h.record.name == name] or [h for h in held if h.record.name.startswith(name)]
         if not held:
@@ -340,8 +363,8 @@ def _cluster_of(path: Path, app: App) -> str:
 
 def too_old(catalogues: Sequence[Catalogue], age_s: float, now: float) -> str:
     """Why there is no snapshot that is whole and younger than that; "" when there is one."""
-    whole = [h.record for c in catalogues for h in c.held if not h.wrong]
-    newest = max((r.at for r in whole), default=None)
+    # One that is dated in the future was so by a wrong clock: how old it is nobody knows.
+    newest = max((h.record.at for c in catalogues for h in c.held if not h.wrong and h.record.at <= now), default=None)
     if newest is None:
         return "there is no snapshot that is whole"
     if now - newest <= age_s:

@@ -9,8 +9,8 @@ from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import Etcd, parse_host
 from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.engine.plan import Plan
-from orchestrator.errors import Refused
-from orchestrator.hosts.pool import together
+from orchestrator.errors import HostError, Refused
+from orchestrator.hosts.pool import each
 from orchestrator.planners import etcdcare as planner
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
             "no node has the role control-plane: etcd is not on machines that can be reached here",
             remedy="of a managed cluster the provider keeps etcd; back up its objects instead",
         )
-    found = _asked(view, planes)
+    found, unreached = _asked(view, planes)
     if not any(host.how for host in found.values()):
-        others = _asked(view, [n.name for n in nodes if n.name not in planes])
+        others, more = _asked(view, [n.name for n in nodes if n.name not in planes])
         found |= {name: host for name, host in others.items() if host.how}
+        unreached |= more
     external = next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
-    return Etcd(cluster_name(configuration), at, found, members(view, members_at), external)
+    return Etcd(cluster_name(configuration), at, found, members(view, members_at), external, unreached)
 
 
 def care(found: Etcd) -> tuple[str, ...]:
@@ -108,5 +109,16 @@ def disarm(app: App, say: Callable[[str], None]) -> Plan:
     return planner.disarm(care(found), revision=revision)
 
 
-def _asked(view: Site, names: list[str]) -> dict[str, EtcdHost]:
-    return together(names, lambda name: parse_host(name, view.ask(name, queries.ETCD_HOST)))
+def _asked(view: Site, names: list[str]) -> tuple[dict[str, EtcdHost], dict[str, str]]:
+    """What each host tells, and why others could not be asked: one that is off is no reason to know nothing.
+
+    Raises:
+        HostError: None of them could be asked.
+    """
+    outcomes = each(names, lambda name: parse_host(name, view.ask(name, queries.ETCD_HOST)))
+    found = {o.item: o.value for o in outcomes if o.value is not None}
+    failed = [o for o in outcomes if o.error is not None]
+    for outcome in failed:
+        if outcome.error and (not found or not isinstance(outcome.error, HostError)):
+            raise outcome.error
+    return found, {o.item: str(o.error) for o in failed}

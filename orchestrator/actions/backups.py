@@ -334,6 +334,8 @@ def _has(view: Site, step: Step, url: str, draft: Record) -> bool | str:
     except OrchestratorError as err:
         return str(err)
     return any(
-        h.record.sha256 == draft.sha256 and not h.wrong and (not place.file or h.record.data.file == place.file)
+        (h.record.name, h.record.sha256) == (draft.name, draft.sha256)
+        and not h.wrong
+        and (not place.file or h.record.data.file == place.file)
         for h in held
     )

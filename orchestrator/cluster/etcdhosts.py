@@ -115,6 +115,7 @@ class Etcd:
         hosts: By node, of the control planes, and of whoever else has a member.
         facts: The members, asked directly.
         external: What API servers use where etcd is on other machines: their `--etcd-servers`.
+        unreached: Node -> why its host could not be asked.
     """
 
     cluster: str
@@ -122,6 +123,7 @@ class Etcd:
     hosts: Mapping[str, EtcdHost]
     facts: EtcdFacts
     external: str = ""
+    unreached: Mapping[str, str] = field(default_factory=dict)
 
     def node_of(self, member: Member) -> str:
         """The node on which a member is; "" when it is on none."""

@@ -31,7 +31,8 @@ def table(found: Etcd) -> str:
         lines.append(f"{'members':<{_LABEL}}{told}")
     else:
         lines += ["", "MEMBERS", *columns(_HEAD, (_row(found, m) for m in found.facts.members))]
-    attention = [f"alarm {alarm}" for alarm in found.facts.alarms] + list(found.troubles)
+    attention = [f"{node} could not be asked: {why}" for node, why in found.unreached.items()]
+    attention += [f"alarm {alarm}" for alarm in found.facts.alarms] + list(found.troubles)
     if attention:
         lines += ["", "ATTENTION", *bullets(attention)]
     for host in found.hosts.values():
@@ -112,7 +113,7 @@ def document(found: Etcd) -> etcdshapes.EtcdStatus:
         cluster=found.cluster,
         external=found.external,
         alarms=list(found.facts.alarms),
-        troubles=list(found.troubles),
+        troubles=[f"{node} could not be asked: {why}" for node, why in found.unreached.items()] + list(found.troubles),
         members=[_member(found, m) for m in found.facts.members],
         hosts=[_host_shape(host) for host in found.hosts.values() if host.how],
     )

@@ -109,16 +109,13 @@ def test_a_restore_is_taken_back_with_what_was_written_before_it_and_then_its_le
 def test_what_fails_before_etcd_is_started_is_swung_back(real, place, orchestrator, world):
     changed(real, place)
     between = objects(real, "namespaces", "secrets", "deployments")
-    # The restored copy cannot take its place: a file that nobody may remove is in the way of the old data.
-    real.ssh(CONTROL_PLANE, "mkdir /var/lib/etcd/in-the-way; chattr +i /var/lib/etcd 2> /dev/null || true")
-    real.ssh(CONTROL_PLANE, "mount --bind /var/lib/etcd/in-the-way /var/lib/etcd/in-the-way")
+    # The old data cannot be moved aside.
+    fails = 'case "$*" in *before-*) echo "mv: it does not move" >&2; exit 1;; esac; exec /bin/mv "$@"'
+    real.ssh(CONTROL_PLANE, f"printf '#!/bin/sh\\n%s\\n' '{fails}' > /usr/local/bin/mv; chmod 755 /usr/local/bin/mv")
     try:
         done = orchestrator("etcd", "restore", "last", "--yes", code=11, timeout_s=300)
     finally:
-        real.ssh(
-            CONTROL_PLANE,
-            "umount /var/lib/etcd/in-the-way; chattr -i /var/lib/etcd; rmdir /var/lib/etcd/in-the-way; true",
-        )
+        real.ssh(CONTROL_PLANE, "rm /usr/local/bin/mv")
 
     assert "swung back" in done.stderr
     assert objects(real, "namespaces", "secrets", "deployments") == between

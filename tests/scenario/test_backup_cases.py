@@ -100,7 +100,6 @@ def test_members_that_differ_are_refused_by_name(three):
         three.prepare()
 
 
-@pytest.mark.xfail(reason="a sound one is named, as the remedy says, and it is refused all the same", strict=True)
 def test_of_members_that_differ_the_one_that_is_named_gives_it(three):
     three.site.machines["cp-3"].faults["etcd"] = "differs"
 
@@ -122,7 +121,6 @@ def test_an_etcd_on_other_machines_is_refused_with_what_to_do_there(desk):
     assert "etcdctl snapshot save" in caught.value.remedy
 
 
-@pytest.mark.xfail(reason="a control plane that is off stops the backup that is needed most then", strict=True)
 def test_a_control_plane_that_is_off_does_not_stop_a_backup(three):
     three.site.machines["cp-3"].power_off()
     three.site.pass_time(60)
@@ -245,7 +243,6 @@ def test_none_is_an_error_that_names_where_was_looked_and_what_was_away(desk, na
         desk.library("a", "b").find(name)
 
 
-@pytest.mark.xfail(reason="one that a wrong clock dated in the future hides all later ones", strict=True)
 def test_one_that_is_dated_in_the_future_is_not_the_last(desk):
     hold(desk, -40 * DAY_S, revision=3)
     new = hold(desk, HOUR_S, revision=9)
@@ -296,7 +293,6 @@ def test_one_that_is_not_whole_does_not_count_as_the_newest(desk):
     assert backups.too_old(found, 26 * HOUR_S, desk.clock.wall()).startswith("the newest snapshot is 30.0 h old")
 
 
-@pytest.mark.xfail(reason="one that a wrong clock dated in the future silences the alarm until then", strict=True)
 def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
     hold(desk, 30 * HOUR_S)
     hold(desk, -40 * DAY_S)
@@ -483,7 +479,6 @@ def test_a_run_that_is_at_no_destination_took_nothing(desk):
         backups.of_run(desk.app, [desk.url("a")], "run-9")
 
 
-@pytest.mark.xfail(reason="a snapshot of the same content counts as this one, whoever took it and why", strict=True)
 def test_a_snapshot_of_an_etcd_that_nobody_wrote_to_is_stored_under_its_own_name(desk):
     desk.take()
     desk.clock.step_wall(60.0)

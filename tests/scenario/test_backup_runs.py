@@ -456,7 +456,6 @@ def test_a_clock_that_goes_back_takes_nothing_of_what_was_there(desk):
     assert ahead <= set(good(there))
 
 
-@pytest.mark.xfail(reason="each leaves its plain snapshot here, and no later run removes it", strict=True)
 def test_runs_that_fail_and_are_not_resumed_do_not_fill_the_disk_here(desk):
     month = Month(desk)
     desk.world.take_away("b")
