@@ -1,0 +1,220 @@
+"""Restores of etcd: the barriers, what each step decides by, and what takes a restore back."""
+
+import pytest
+
+from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.engine.plan import Blocked, Done, Needed
+from orchestrator.planners import nodes, restore
+from orchestrator.planners.restore import Plane, Request
+
+PLANES = [
+    Plane(f"cp-{n}", f"m{n}", f"https://198.18.0.{n}:2380", "/var/lib/etcd", f"198.18.0.{n}", f"kind://docker/x/cp-{n}")
+    for n in (1, 2, 3)
+]
+REQUEST = Request(
+    name="restore-1", cluster="prod", file="staging/x.db", snapshot="prod-1", bump=1000, revision=1500, token="t",
+    source="cp-2",
+)  # fmt: skip
+
+
+@pytest.fixture
+def plan():
+    return restore.restore(PLANES, REQUEST)
+
+
+def words(step):
+    return f"{step.action} {' '.join(step.params.get('names', ()))}".strip()
+
+
+def waves(plan):
+    """Each barrier as what is done, and on which nodes."""
+    return [
+        (sorted({words(s) for lane in w.lanes for s in lane.steps}), [lane.node for lane in w.lanes])
+        for w in plan.waves
+    ]
+
+
+def past_until(plan, wave):
+    """As a journal has it when everything before that wave was begun."""
+    return {s.id: {} for w in plan.waves[:wave] for lane in w.lanes for s in lane.steps}
+
+
+ALL = ["cp-1", "cp-2", "cp-3"]
+UP = [
+    (["restore.start etcd"], ALL),
+    (["restore.quorum"], ["cp-1"]),
+    (["restore.start kube-apiserver"], ALL),
+    (["cluster.gate"], ["cp-1"]),
+    (["restore.start kube-controller-manager kube-scheduler"], ALL),
+    (["cluster.gate"], ["cp-1"]),
+    (["host.tidy"], ALL),
+]
+
+
+def test_every_control_plane_passes_a_barrier_before_any_goes_on(plan):
+    assert waves(plan) == [
+        (["etcd.snapshot"], ["cp-2"]),
+        (["restore.stage"], ALL),
+        (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL),
+        (["restore.stop etcd"], ALL),
+        (["restore.swap"], ALL),
+        *UP,
+    ]
+
+
+def test_every_member_is_restored_from_the_same_file_with_one_token_under_its_own_name(plan):
+    stages = [s.params for s in plan.steps() if s.action == "restore.stage"]
+
+    assert {(p["file"], p["token"], p["bump"]) for p in stages} == {("staging/x.db", "t", 1000)}
+    assert {p["cluster"] for p in stages} == {",".join(f"m{n}=https://198.18.0.{n}:2380" for n in (1, 2, 3))}
+    assert [(p["name"], p["peer"]) for p in stages] == [(f"m{n}", f"https://198.18.0.{n}:2380") for n in (1, 2, 3)]
+    assert {p["cluster_name"] for p in stages} == {"prod"}  # what an operator types
+
+
+def test_where_no_member_answers_nothing_is_kept_first():
+    made = restore.restore(PLANES, Request(**{**{f: getattr(REQUEST, f) for f in REQUEST.__slots__}, "source": ""}))
+
+    assert "etcd.snapshot" not in {s.action for s in made.steps()}
+
+
+def test_what_was_not_begun_is_not_taken_back(plan):
+    assert restore.back("run-1", plan, {}).waves == ()
+    assert restore.back("run-1", plan, past_until(plan, 1)).waves == ()  # a snapshot only
+
+
+@pytest.mark.parametrize("wave", [2, 3, 4, 5])
+def test_before_etcd_was_started_the_old_data_come_back_and_everything_is_started(plan, wave):
+    past = past_until(plan, wave)
+
+    assert not restore.begun(plan, past)
+    assert waves(restore.back("run-1", plan, past)) == [(["restore.back"], ALL), *UP]
+
+
+def test_afterwards_everything_is_stopped_first(plan):
+    past = past_until(plan, 6)
+
+    assert restore.begun(plan, past)
+    assert waves(restore.back("run-1", plan, past)) == [
+        (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL),
+        (["restore.stop etcd"], ALL),
+        (["restore.back"], ALL),
+        *UP,
+    ]
+
+
+def test_a_release_of_a_restore_is_that_and_knows_where_hosts_are_without_the_api(plan):
+    back = nodes.release("run-1", plan, past_until(plan, 6))
+
+    assert nodes.released_run(back) == "run-1"
+    hosts = {
+        (s.node, s.params["address"], s.params["provider"]) for s in back.steps() if s.action.startswith("restore.b")
+    }
+    assert hosts == {(p.name, p.address, p.provider) for p in PLANES}
+
+
+def test_old_data_are_deleted_on_every_control_plane_and_nothing_else(plan):
+    assert waves(restore.confirm("run-1", plan)) == [(["restore.forget"], ALL)]
+
+
+# ---- what steps decide by ---------------------------------------------------------------------------------------
+
+
+def facts(**changes):
+    known = {
+        "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
+        "before": False, "before_bytes": 0, "member": True,
+    }  # fmt: skip
+    return {**known, **changes}
+
+
+def step(plan, action, more=""):
+    return next(s for s in plan.steps() if words(s) == f"{action} {more}".strip())
+
+
+BEGUN = {"0/cp-2/etcd.snapshot": {}}
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (facts(), Needed),
+        (facts(staged=True), Done),
+        (facts(before=True), Done),
+        (facts(before=True, member=False), Needed),
+    ],
+)
+def test_a_copy_is_restored_once(plan, now, kind):
+    assert isinstance(Stage().decide(now, step(plan, "restore.stage"), BEGUN), kind)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (facts(), Needed),
+        (facts(manifests=["kube-apiserver"], aside=["etcd"]), Needed),  # its process is there yet
+        (facts(processes=["kube-apiserver"]), Needed),  # it would be started again
+        (facts(manifests=["kube-apiserver"], processes=["kube-apiserver"], aside=["etcd"]), Done),
+    ],
+)
+def test_stopped_means_no_manifest_and_no_process(plan, now, kind):
+    assert isinstance(Stop().decide(now, step(plan, "restore.stop", "etcd"), BEGUN), kind)
+
+
+def test_data_change_places_only_where_neither_etcd_nor_an_api_server_runs(plan):
+    swap = step(plan, "restore.swap")
+    for running in (["etcd"], ["kube-apiserver"]):
+        decision = Swap().decide(facts(staged=True, processes=running), swap, BEGUN)
+        assert isinstance(decision, Blocked)
+        assert decision.until == swap.params["stopped"]
+
+    assert isinstance(Swap().decide(facts(staged=True, processes=[]), swap, BEGUN), Needed)
+    assert isinstance(Swap().decide(facts(before=True, staged=True, processes=[]), swap, BEGUN), Needed)
+    assert isinstance(Swap().decide(facts(before=True, processes=["etcd"]), swap, BEGUN), Done)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (facts(manifests=[], aside=["etcd"], processes=[]), Needed),
+        (facts(processes=[]), Needed),
+        (facts(), Done),
+        (facts(manifests=[], processes=[]), Blocked),  # there is none to start
+    ],
+)
+def test_started_means_its_manifest_and_its_process(plan, now, kind):
+    assert isinstance(Start().decide(now, step(plan, "restore.start", "etcd"), BEGUN), kind)
+
+
+def test_before_anything_is_stopped_people_are_told_what_will_be_started(plan):
+    assert isinstance(Start().decide(facts(), step(plan, "restore.start", "etcd"), {}), Needed)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (facts(), Done),
+        (facts(staged=True), Needed),  # a copy that was never put in place
+        (facts(before=True), Blocked),  # etcd runs on the restored data
+        (facts(before=True, processes=[]), Needed),
+    ],
+)
+def test_old_data_come_back_only_under_nobody(plan, now, kind):
+    back = step(restore.back("run-1", plan, past_until(plan, 6)), "restore.back")
+
+    assert isinstance(Back().decide(now, back, BEGUN), kind)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"), [(facts(), Done), (facts(before=True), Needed), (facts(before=True, processes=[]), Blocked)]
+)
+def test_old_data_are_deleted_only_while_etcd_runs_on_the_restored_ones(plan, now, kind):
+    assert isinstance(Forget().decide(now, step(restore.confirm("run-1", plan), "restore.forget"), BEGUN), kind)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "alarms", "kind"), [([], [], Done), (["no leader"], [], Needed), ([], ["NOSPACE on member 1"], Needed)]
+)
+def test_all_members_agree_and_no_alarm_is_raised_before_an_api_server_starts(plan, wrong, alarms, kind):
+    now = {"wrong": wrong, "alarms": alarms, "share": 0.1}
+
+    assert isinstance(Quorum().decide(now, step(plan, "restore.quorum"), BEGUN), kind)
