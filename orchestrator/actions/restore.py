@@ -96,6 +96,7 @@ for name in "$@"; do
     sleep 0.5
   done
 done
+rmdir -- "$aside" 2> /dev/null || true
 """
 )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.planners import nodes
 from orchestrator.planners.backup import KIND, Request, backup
 
 RECIPIENTS = ("age1abc", "age1def")
@@ -96,3 +97,17 @@ def test_a_plan_is_made_of_values_that_a_journal_keeps():
     values = [value for step in steps(keep="daily=7") for value in step.params.values()]
 
     assert {type(value) for value in values} <= {str, int, list, type(None)}
+
+
+def test_a_backup_that_is_given_up_is_cleared_away_here_and_on_its_host():
+    plan = backup(Request("backup-1", "cp-2", ("/backups",)))
+    begun = {next(iter(plan.steps())).id: {}}
+
+    released = nodes.release("run-1", plan, begun)
+
+    assert [(s.node, s.action, s.params["plan"]) for s in released.steps()] == [
+        ("cp-2", "etcd.unstage", "backup-1"),
+        ("cp-2", "host.tidy", "backup-1"),
+    ]
+    assert nodes.released_run(released) == "run-1"
+    assert nodes.release("run-1", plan, {}).waves == ()

@@ -121,3 +121,17 @@ def test_what_kubeadm_moved_back_itself_is_told():
     )
 
     assert kubeadm.parse_progress(said).recovered
+
+
+@pytest.mark.parametrize(
+    ("configuration", "name"),
+    [
+        ("clusterName: prod\n", "prod"),
+        ("kubernetesVersion: v1.37.2\n", "kubernetes"),
+        ("", "kubernetes"),
+        ("- a list\n", "kubernetes"),
+        ("a: [broken\n", "kubernetes"),
+    ],
+)
+def test_a_cluster_that_does_not_tell_its_name_has_kubeadms_default(configuration, name):
+    assert kubeadm.cluster_name(configuration) == name
