@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator import backups, drills
+from orchestrator.actions.backups import STAGING
 from orchestrator.backup import records
 from orchestrator.backup.snapshot import examine
 from orchestrator.cluster import queries
@@ -64,9 +65,11 @@ class Prepared:
     """A restore that was looked at.
 
     Attributes:
+        name: Of the plan.
         warnings: What an operator has to know.
     """
 
+    name: str
     plan: Plan
     snapshot: Snapshot
     warnings: tuple[str, ...]
@@ -85,6 +88,21 @@ def prepare(app: App, library: Library, wish: Wish, say: Callable[[str], None], 
     if unknown:
         raise BadUsage(f"--accept={min(unknown)} is none", remedy=f"one of: {', '.join(ACCEPTABLE)}")
     name = runs.plan_name(planner.KIND, app.clock.wall())
+    try:
+        return _prepared(app, library, wish, name, say, rehearse=rehearse)
+    except BaseException:
+        clear(name)
+        raise
+
+
+def clear(plan: str) -> None:
+    """Remove the plain snapshot that was made here for a plan that was not begun."""
+    (backups.home() / STAGING / f"{plan}{records.DATA}").unlink(missing_ok=True)
+
+
+def _prepared(
+    app: App, library: Library, wish: Wish, name: str, say: Callable[[str], None], *, rehearse: bool
+) -> Prepared:
     say("reading the snapshot")
     file, record = _staged(library, wish, name)
     snapshot = examine(backups.home() / file, trailer=wish.trailer)
@@ -110,16 +128,18 @@ def prepare(app: App, library: Library, wish: Wish, say: Callable[[str], None], 
         revision=snapshot.revision + bump,
         token=f"restored-{secrets.token_hex(8)}",
         source=source,
+        trailer=wish.trailer,
     )
     planes = [_plane(node, hosts[node.name]) for node in nodes]
-    return Prepared(planner.restore(planes, request), snapshot, tuple(_warnings(wish, source, snapshot)))
+    warnings = _warnings(wish, source, snapshot, record)
+    return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
 
 
 def _staged(library: Library, wish: Wish, plan: str) -> tuple[str, Record | None]:
     """The plain snapshot where a resume finds it again, and its record."""
-    directory = backups.home() / "staging"
+    directory = backups.home() / STAGING
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = directory / f"{plan}.db"
+    target = directory / f"{plan}{records.DATA}"
     path = Path(wish.name)
     if "/" in wish.name or path.is_file():
         if not path.is_file():
@@ -128,11 +148,11 @@ def _staged(library: Library, wish: Wish, plan: str) -> tuple[str, Record | None
         record = records.decode(beside.read_bytes(), beside.name, str(beside.parent)) if beside.is_file() else None
         target.touch(mode=0o600)
         shutil.copyfile(path, target)
-        return f"staging/{target.name}", record
+        return f"{STAGING}/{target.name}", record
     held = library.find(wish.name)
     with backups.staging() as place:
         backups.plain_copy(library, held, place, wish.identities).replace(target)
-    return f"staging/{target.name}", held.record
+    return f"{STAGING}/{target.name}", held.record
 
 
 def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], None]) -> tuple[Node, ...]:
@@ -218,8 +238,10 @@ def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
         )
 
 
-def _warnings(wish: Wish, source: str, snapshot: Snapshot) -> list[str]:
+def _warnings(wish: Wish, source: str, snapshot: Snapshot, record: Record | None) -> list[str]:
     said = [f"the cluster goes back to revision {snapshot.revision}: what was written since is lost"]
+    if record is None:
+        said.append("the file has no record beside it: nobody knows of which cluster it is")
     if not source:
         said.append("no member answers: its present state cannot be kept as a snapshot first; old data stay beside")
     said += [f"{name} is taken for dead: it must never come back with its old data" for name in wish.dead]

@@ -51,7 +51,8 @@ _STAGE = (
     + r"""
 trap packed EXIT; trap 'exit 143' HUP INT TERM
 unpacked
-snapshot=$1 name=$2 peer=$3 cluster=$4 token=$5 bump=$6
+snapshot=$1 name=$2 peer=$3 cluster=$4 token=$5 bump=$6 trailer=$7
+skip=; [ "$trailer" = yes ] || skip=--skip-hash-check
 program=$(dirname -- "$snapshot")/etcdutl
 [ -x "$program" ] || cp -- "$(tool etcdutl)" "$program"
 [ -d "$data" ] || { echo "there is no $data" >&2; exit 7; }
@@ -60,7 +61,8 @@ free=$(df -P -B1 "$data" | tail -n 1 | awk '{ print $4 }')
 [ "$free" -ge "$needed" ] || { echo "$data has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
 rm -rf -- "$stage"
 nice -n 19 "$program" snapshot restore "$snapshot" --data-dir "$stage" --name "$name" --initial-cluster "$cluster" \
-  --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" --bump-revision "$bump" --mark-compacted >&2
+  --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" --bump-revision "$bump" --mark-compacted \
+  $skip >&2
 chown -R --reference="$data" "$stage"; chmod --reference="$data" "$stage"
 chcon -R --reference="$data" "$stage" 2> /dev/null || true
 sync; : > "$stage/ready"
@@ -166,7 +168,7 @@ class Stage(_OnHost):
     """`restore.stage`: the snapshot is restored beside the live data, which stay as they are.
 
     Params: `plan`, `data`; `file`, the snapshot here; `sha256`, of it; `name`, `peer`, of this member; `cluster`, all
-    of them as NAME=URL,…; `token`; `bump`, what is added to the revision.
+    of them as NAME=URL,…; `token`; `bump`, what is added to the revision; `trailer`, whether the snapshot has its sum.
     """
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -192,7 +194,8 @@ class Stage(_OnHost):
         there = f"{directory}/snapshot.db"
         host.send(path, there, mode=0o600, owner="root:root", timeout_s=SEND_S)
         p = step.params
-        _script(hands, step, _STAGE, (there, p["name"], p["peer"], p["cluster"], p["token"], str(p["bump"])))
+        summed = "yes" if p["trailer"] else "no"
+        _script(hands, step, _STAGE, (there, p["name"], p["peer"], p["cluster"], p["token"], str(p["bump"]), summed))
 
 
 class Stop(_OnHost):

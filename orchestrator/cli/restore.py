@@ -22,7 +22,8 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from orchestrator.app import App
-    from orchestrator.engine.plan import Plan
+    from orchestrator.errors import OrchestratorError
+    from orchestrator.restores import Prepared
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the cluster's name.")]
 
@@ -92,23 +93,40 @@ def restore(
     found = restores.prepare(app, library, wish, _say, rehearse=dry_run is DryRunChoice.NONE)
     for warning in found.warnings:
         _say(warning)
-    _carry_out(app, found.plan, output)
+    _carry_out(app, found, output)
 
 
-def _carry_out(app: App, plan: Plan, output: Output) -> None:
+def _carry_out(app: App, found: Prepared, output: Output) -> None:
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.errors import Interrupted, OrchestratorError  # noqa: PLC0415
 
+    begun = False
     try:
-        perform.carry_out(app, plan, output, "restored")
-    except Interrupted:
-        raise
+        outcome = perform.performed(app, found.plan)
+        begun = bool(outcome.run)
     except OrchestratorError as err:
-        if err.run and restores.swing_back(app, err.run, _say):
+        begun = bool(err.run)
+        if begun and not isinstance(err, Interrupted):
+            _swing_back(app, err)
+        raise
+    finally:
+        if not begun:
+            restores.clear(found.name)
+    perform.finish(app, outcome, output, "restored")
+
+
+def _swing_back(app: App, err: OrchestratorError) -> None:
+    """Take a restore back that failed early; what cannot be is left to the operator, with the ways on and back."""
+    from orchestrator import restores  # noqa: PLC0415
+    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
+
+    try:
+        if restores.swing_back(app, err.run, _say):
             err.run = ""
             err.add_note("everything was swung back: the cluster has its old data")
-        raise
+    except OrchestratorError as other:
+        err.add_note(f"it could not be swung back: {other}")
 
 
 def _say(text: str) -> None:

@@ -57,6 +57,7 @@ class Request:
         bump: What is added to its revision.
         revision: What members have to have at least afterwards.
         source: A node with a healthy member, whose present state is kept first; "" where there is none.
+        trailer: The snapshot has its sum; a copy of `member/snap/db` has none.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Request:
     revision: int
     token: str
     source: str = ""
+    trailer: bool = True
 
 
 def restore(planes: Sequence[Plane], request: Request) -> Plan:
@@ -78,6 +80,7 @@ def restore(planes: Sequence[Plane], request: Request) -> Plan:
         params = {"plan": request.name, "file": file, "reason": "pre-restore"}
         build.wave([(request.source, "etcd.snapshot", params, STAGE_S)])
     common = {"file": request.file, "cluster": everything, "token": request.token, "bump": request.bump}
+    common |= {"trailer": request.trailer}
     build.wave(
         [(p.name, "restore.stage", {**common, "name": p.member, "peer": p.peer}, STAGE_S) for p in planes],
         of={"cluster_name": request.cluster},
@@ -174,6 +177,7 @@ class _Build:
         self.each("restore.start", {"names": list(SERVERS[1:])}, START_S)
         self._gate(first, names, ["api", "etcd"])
         self.wave([(name, "host.tidy", {"plan": self._plan}, FILE_S) for name in names])
+        self.wave([(first, "etcd.unstage", {"plan": self._plan}, FILE_S)])
 
     def _gate(self, node: str, names: Sequence[str], checks: list[str]) -> None:
         params = {

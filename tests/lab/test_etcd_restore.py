@@ -130,6 +130,7 @@ def test_what_fails_before_etcd_is_started_is_swung_back(real, place, orchestrat
         real.ssh(CONTROL_PLANE, "rm /usr/local/bin/mv")
 
     assert "swung back" in done.stderr
+    assert list((orchestrator.home / "state/orchestrator/snapshots/staging").iterdir()) == []
     assert objects(real, "namespaces", "secrets", "deployments") == between
 
 
@@ -151,9 +152,12 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_touched(orchestrator, wo
     assert said in done.stderr
 
 
-def test_nobody_is_taken_back_unasked(orchestrator):
+def test_nobody_is_taken_back_unasked_and_a_dry_run_leaves_nothing(real, orchestrator):
     orchestrator("etcd", "backup")
 
     done = orchestrator("etcd", "restore", "last", code=20)
+    orchestrator("etcd", "restore", "last", "--dry-run", code=3)
 
     assert "has to be confirmed" in done.stderr
+    assert list((orchestrator.home / "state/orchestrator/snapshots/staging").iterdir()) == []
+    assert beside(real) == []

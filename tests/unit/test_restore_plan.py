@@ -48,6 +48,7 @@ UP = [
     (["restore.start kube-controller-manager kube-scheduler"], ALL),
     (["cluster.gate"], ["cp-1"]),
     (["host.tidy"], ALL),
+    (["etcd.unstage"], ["cp-1"]),
 ]
 
 
