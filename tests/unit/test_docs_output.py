@@ -19,17 +19,21 @@ from orchestrator.cluster.situation import Severity
 from orchestrator.cluster.unmanaged import Fate, Kind
 from orchestrator.cluster.versions import Skew
 from orchestrator.engine.journal import STATES
-from orchestrator.report import bodies, etcdshapes, shapes
+from orchestrator.report import bodies, contents, etcdshapes, shapes
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "output.md").read_text()
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 #: Kind -> its document.
-KINDS = shapes.KINDS | {
-    kind.__name__: kind
-    for kind in vars(etcdshapes).values()
-    if isinstance(kind, type) and "api_version" in getattr(kind, "__struct_fields__", ())
-}
+KINDS = (
+    shapes.KINDS
+    | contents.KINDS
+    | {
+        kind.__name__: kind
+        for kind in vars(etcdshapes).values()
+        if isinstance(kind, type) and "api_version" in getattr(kind, "__struct_fields__", ())
+    }
+)
 #: How a member of etcd runs; see `cluster.etcdhosts`.
 HOW = ("static pod", "service", "process", "stopped")
 #: What `_emit_of` and an action's `emit` add to an event.
