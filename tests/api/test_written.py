@@ -21,14 +21,13 @@ def view(plane):
 def ingress(load):
     path = "/apis/networking.k8s.io/v1/namespaces/default/ingresses"
     backend = {"service": {"name": "web", "port": {"number": 80}}}
-    load.create(
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "Ingress",
-            "metadata": {"name": "shop", "namespace": "default"},
-            "spec": {"defaultBackend": backend},
-        }
-    )
+    made = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "shop", "namespace": "default"},
+        "spec": {"defaultBackend": backend},
+    }
+    load.ask("POST", path, made)
     yield "default/shop"
     load.delete([f"{path}/shop"])
 

@@ -97,10 +97,12 @@ def test_hosts_are_as_they_should_be_and_nothing_else_is_left_there(story):
 
 
 def test_there_is_a_snapshot_of_etcd_from_before(story):
-    (snapshot,) = (story.site.command.home / "state" / "orchestrator" / "snapshots").iterdir()
+    kept = story.site.command.home / "state" / "orchestrator" / "snapshots"
+    (snapshot,) = kept.glob("*.db")
+    (listed,) = story.site.command.json("etcd", "list")["snapshots"]
 
-    assert snapshot.suffix == ".db"
     assert intact(snapshot)
+    assert (listed["reason"], listed["places"]) == ("pre-upgrade", [{"url": str(kept), "wrong": ""}])
 
 
 def test_once_more_there_is_nothing_to_do(story):
