@@ -177,6 +177,10 @@ class App:
 
         return Pool(SshConfig(), Secrets(self._ask_secret), self.clock, patience_s=HOST_PATIENCE_S)
 
+    def host(self, node: str) -> Machine:
+        """The host of a node, outside of a run: nothing that is done there is recorded."""
+        return self.machines.machine(self.hands, node)
+
     def _host_of(self, node: Node) -> Machine:
         from orchestrator.hosts.locate import by_ssh, place  # noqa: PLC0415
 
@@ -362,7 +366,7 @@ class App:
         if plan.kind in WITHOUT_API or any(s.action.startswith("restore.") for s in plan.steps()):
             from orchestrator.hostlease import HostLeases  # noqa: PLC0415
 
-            return HostLeases(self.machines.machine(self.hands, min(plan.nodes())), self.clock)
+            return HostLeases(self.host(min(plan.nodes())), self.clock)
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         return KubeLeases(self.session, self.clock)

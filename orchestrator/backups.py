@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -232,7 +231,7 @@ class Library:
         node = self._node if place == "node" else place
         if not node:
             raise BadUsage("node: stands for the node of a backup that is taken now", remedy="name it: NODE:/DIR")
-        return self._app.machines.machine(self._app.hands, node)  # no run is under way that records it
+        return self._app.host(node)
 
     def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
         """What each holds, of one cluster where it is named, and those that could not be read with why."""
@@ -272,6 +271,20 @@ class Library:
             names = ", ".join(sorted({h.record.name for h in held})[:5])
             raise BadUsage(f"several snapshots begin with {name!r}", remedy=f"one of: {names}")
         return next((h for h in held if not h.wrong), held[0])
+
+    def rewrite(self, record: Record, **changes: object) -> tuple[str, ...]:
+        """Change a snapshot's record at every destination that has it; which those are.
+
+        Raises:
+            BackupError: One could not be written; those before it are.
+        """
+        found, _ = self.catalogues()
+        done = []
+        for held in (h for each in found for h in each.held if h.record.name == record.name):
+            store = self.store(held.url)
+            store.put_bytes(records.encode(msgspec.structs.replace(held.record, **changes)), held.file)
+            done.append(store.url)
+        return tuple(done)
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -376,17 +389,23 @@ def too_old(catalogues: Sequence[Catalogue], age_s: float, now: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """A snapshot that was read whole.
+class Proven:
+    """A plain snapshot that was read whole.
 
     Attributes:
-        where: The file, or name and destination.
+        path: Of the file, which is there as long as its context.
+        where: The file, or name and destination, for people.
         record: None for a file without one.
+        held: Where it is recorded; None for a file.
+        trailer: It has a sum at its end.
     """
 
+    path: Path
     where: str
     snapshot: Snapshot
     record: Record | None
+    held: Held | None = None
+    trailer: bool = True
 
 
 def plain_copy(library: Library, held: Held, directory: Path, identities: Sequence[Path]) -> Path:
@@ -401,7 +420,7 @@ def plain_copy(library: Library, held: Held, directory: Path, identities: Sequen
         raise BadUsage(f"{record.name} is encrypted", remedy="give the file of an identity: --identity FILE")
     stored, plain = directory / record.data.file, directory / f"{record.name}.plain.db"
     library.store(held.url).get(record.data.file, stored, limit_bytes=record.data.size_bytes)
-    if (found := sha256_of(stored)) != record.data.sha256:
+    if (found := seal.measured(stored).sha256) != record.data.sha256:
         raise SnapshotInvalid(
             f"{held.url}: {record.data.file} has sha256 {found[:16]}…, {record.data.sha256[:16]}… was recorded",
             remedy="it was changed or damaged there: use another snapshot, or another destination",
@@ -416,17 +435,19 @@ def plain_copy(library: Library, held: Held, directory: Path, identities: Sequen
     return stored
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextlib.contextmanager
+def proven(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Iterator[Proven]:
+    """A snapshot that is recorded, by its name, fetched and decrypted for as long as the context; or any file.
 
-
-def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Verified:
-    """Read all of a snapshot: one that is recorded, by its name, or any file.
+    Args:
+        library: Where it is recorded.
+        name: What has a slash in it, or is there, is a file.
+        identities: What decrypts.
+        trailer: False for a file that is a copy of `member/snap/db`.
 
     Raises:
         BackupError: It is not whole, or not as recorded.
+        BadUsage: There is none, or it is encrypted and there is no identity.
     """
     path = Path(name)
     if "/" in name or path.is_file():
@@ -437,13 +458,20 @@ def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: 
         found = examine(path, trailer=trailer)
         if record and not record.encrypted and record.data.file == path.name and record.sha256 != found.sha256:
             raise SnapshotInvalid(f"{path} is not the one that {beside} records", remedy="use another snapshot")
-        return Verified(str(path), found, record)
+        yield Proven(path, str(path), found, record, trailer=trailer)
+        return
     held = library.find(name)
     if held.wrong:
         raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
     with staging() as directory:
         copy = plain_copy(library, held, directory, identities)
-        return Verified(f"{held.record.name} at {held.url}", examine(copy), held.record)
+        yield Proven(copy, f"{held.record.name} at {held.url}", examine(copy), held.record, held)
+
+
+def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Proven:
+    """Read all of a snapshot, as `proven`; a copy that was made for it is gone afterwards."""
+    with proven(library, name, identities, trailer=trailer) as found:
+        return found
 
 
 @contextlib.contextmanager
@@ -495,13 +523,4 @@ def pin(library: Library, name: str, why: str) -> tuple[str, ...]:
     Raises:
         BadUsage: There is none of that name.
     """
-    record = library.find(name).record
-    found, _ = library.catalogues()
-    done = []
-    for each in found:
-        for held in (h for h in each.held if h.record.name == record.name):
-            store = library.store(each.url)
-            changed = msgspec.structs.replace(held.record, pin=why)
-            store.put_bytes(records.encode(changed), held.file)
-            done.append(store.url)
-    return tuple(done)
+    return library.rewrite(library.find(name).record, pin=why)

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from orchestrator import backups
-from orchestrator.backup import metrics, records
+from orchestrator.actions.backups import STAGING
+from orchestrator.backup import metrics
 from orchestrator.backup.drilled import Drilled, judged
 from orchestrator.backup.records import Drill
-from orchestrator.backup.snapshot import examine
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
-from orchestrator.errors import BackupError, BadUsage, SnapshotInvalid
+from orchestrator.errors import BackupError, BadUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from orchestrator.app import App
-    from orchestrator.backup.catalogue import Held
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.backups import Library
-    from orchestrator.engine.host import Host
 
 #: Seconds for all of it on a large snapshot.
 DRILL_S = 1800.0
@@ -126,21 +122,18 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
         BadUsage: There is no such snapshot, or no etcd to start.
         HostError: The host could not be worked on.
     """
-    with backups.staging() as directory:
-        held, path = _fetched(library, wish, directory)
-        node = "" if wish.here else wish.node or (held.record.node if held else "")
+    say("reading the snapshot")
+    with backups.proven(library, wish.name, wish.identities, trailer=wish.trailer) as copy:
+        node = "" if wish.here else wish.node or (copy.held.record.node if copy.held else "")
         if not node and not wish.here:
             raise BadUsage("of a file nobody knows where it was taken", remedy="name a --node, or pass --here")
-        wish = replace(wish, node=node)
-        say("reading the snapshot")
-        expected = examine(path, trailer=wish.trailer)
-        host = app.machines.machine(app.hands, wish.node) if wish.node else app.hands.here()
-        say(f"restoring it on {wish.node or 'this machine'}")
-        found = _on(host, path, expected, wish)
-    if held:
-        found = replace(found, cluster=held.record.cluster, name=held.record.name)
-        _record(library, held, Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text))
-    return found
+        say(f"restoring it on {node or 'this machine'}")
+        found = _on(app, copy.path, copy.snapshot, node, trailer=copy.trailer, programs=wish.programs)
+    if copy.held is None:
+        return replace(found, name=wish.name)
+    record = copy.held.record
+    library.rewrite(record, drill=Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text))
+    return replace(found, cluster=record.cluster, name=record.name)
 
 
 def rehearse(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bool) -> Drilled:
@@ -149,27 +142,16 @@ def rehearse(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bo
     Raises:
         BackupError: It did not.
     """
-    wish = Wish(name=path.name, node=node, trailer=trailer)
-    found = _on(app.machines.machine(app.hands, node), path, expected, wish)
+    found = _on(app, path, expected, node, trailer=trailer)
     demand(found)
     return found
 
 
-def _fetched(library: Library, wish: Wish, directory: Path) -> tuple[Held | None, Path]:
-    path = Path(wish.name)
-    if "/" in wish.name or path.is_file():
-        if not path.is_file():
-            raise BadUsage(f"there is no file {wish.name}", remedy="name a file, or one of `orchestrator etcd list`")
-        return None, path
-    held = library.find(wish.name)
-    if held.wrong:
-        raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
-    return held, backups.plain_copy(library, held, directory, wish.identities)
-
-
-def _on(host: Host, path: Path, expected: Snapshot, wish: Wish) -> Drilled:
-    here = not wish.node
-    parent = str(backups.home() / "staging") if here else _PARENT
+def _on(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bool, programs: str = "") -> Drilled:
+    """The drill itself, on a node's host, or on this machine for ""."""
+    here = not node
+    host = app.hands.here() if here else app.host(node)
+    parent = str(backups.home() / STAGING) if here else _PARENT
     place = f"{parent}/drill-{secrets.token_hex(6)}"
     host.run(["mkdir", "-p", "-m", "700", "--", parent], timeout_s=30.0, sudo=not here, repeatable=True)
     host.run(["mkdir", "-m", "700", "--", place], timeout_s=30.0, sudo=not here)
@@ -178,20 +160,11 @@ def _on(host: Host, path: Path, expected: Snapshot, wish: Wish) -> Drilled:
         memory = str(4 * expected.size_bytes + (512 << 20))
         largest = sorted(expected.prefixes, key=lambda prefix: -expected.prefixes[prefix])
         prefixes = [f"{name}/" for name in largest if name.startswith("/")][:_PREFIXES]
-        words = [place, wish.programs, "yes" if wish.trailer else "no", memory, *prefixes]
+        words = [place, programs, "yes" if trailer else "no", memory, *prefixes]
         done = host.run(["sh", "-c", _DRILL, "sh", *words], timeout_s=DRILL_S, sudo=not here)
     finally:
         host.run(["rm", "-rf", "--", place], timeout_s=60.0, sudo=not here, repeatable=True)
-    return judged(wish.name, wish.node, done.stdout.decode(errors="replace"), expected)
-
-
-def _record(library: Library, held: Held, drill: Drill) -> None:
-    """Put the outcome into the record, at every destination that has the snapshot."""
-    found, _ = library.catalogues()
-    for each in found:
-        for there in (h for h in each.held if h.record.sha256 == held.record.sha256):
-            changed = msgspec.structs.replace(there.record, drill=drill)
-            library.store(each.url).put_bytes(records.encode(changed), there.file)
+    return judged(path.name, node, done.stdout.decode(errors="replace"), expected)
 
 
 def tell(path: Path, found: Drilled, now: float) -> None:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from orchestrator import backups, drills
 from orchestrator.actions.backups import STAGING
 from orchestrator.backup import records
-from orchestrator.backup.snapshot import examine
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import quorum
 from orchestrator.cluster.etcdhosts import parse_host
@@ -104,8 +103,9 @@ def _prepared(
     app: App, library: Library, wish: Wish, name: str, say: Callable[[str], None], *, rehearse: bool
 ) -> Prepared:
     say("reading the snapshot")
-    file, record = _staged(library, wish, name)
-    snapshot = examine(backups.home() / file, trailer=wish.trailer)
+    file = f"{STAGING}/{name}{records.DATA}"
+    found = _staged(library, wish, backups.home() / file)
+    snapshot, record = found.snapshot, found.record
     nodes = _nodes(app, record, wish, say)
     app.machines.know(nodes)
     names = [n.name for n in nodes]
@@ -118,7 +118,7 @@ def _prepared(
     source = next((n for n, h in hosts.items() if h.status and (not h.health or "NOSPACE" in h.health)), "")
     if rehearse:
         say(f"rehearsing it on {names[0]}")
-        drills.rehearse(app, backups.home() / file, snapshot, names[0], trailer=wish.trailer)
+        drills.rehearse(app, backups.home() / file, snapshot, names[0], trailer=found.trailer)
     request = planner.Request(
         name=name,
         cluster=record.cluster if record else "this cluster",
@@ -128,31 +128,23 @@ def _prepared(
         revision=snapshot.revision + bump,
         token=f"restored-{secrets.token_hex(8)}",
         source=source,
-        trailer=wish.trailer,
+        trailer=found.trailer,
     )
     planes = [_plane(node, hosts[node.name]) for node in nodes]
     warnings = _warnings(wish, source, snapshot, record)
     return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
 
 
-def _staged(library: Library, wish: Wish, plan: str) -> tuple[str, Record | None]:
-    """The plain snapshot where a resume finds it again, and its record."""
-    directory = backups.home() / STAGING
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = directory / f"{plan}{records.DATA}"
-    path = Path(wish.name)
-    if "/" in wish.name or path.is_file():
-        if not path.is_file():
-            raise BadUsage(f"there is no file {wish.name}", remedy="name a file, or one of `orchestrator etcd list`")
-        beside = path.with_suffix(records.RECORD)
-        record = records.decode(beside.read_bytes(), beside.name, str(beside.parent)) if beside.is_file() else None
-        target.touch(mode=0o600)
-        shutil.copyfile(path, target)
-        return f"{STAGING}/{target.name}", record
-    held = library.find(wish.name)
-    with backups.staging() as place:
-        backups.plain_copy(library, held, place, wish.identities).replace(target)
-    return f"{STAGING}/{target.name}", held.record
+def _staged(library: Library, wish: Wish, target: Path) -> backups.Proven:
+    """The snapshot, proven, and its plain form where a resume finds it again."""
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with backups.proven(library, wish.name, wish.identities, trailer=wish.trailer) as found:
+        if found.held:
+            found.path.replace(target)
+        else:
+            target.touch(mode=0o600)
+            shutil.copyfile(found.path, target)
+        return found
 
 
 def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], None]) -> tuple[Node, ...]:

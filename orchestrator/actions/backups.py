@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import msgspec
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue, records, retention
 from orchestrator.backup.records import Part
-from orchestrator.backup.seal import Sealed, seal
+from orchestrator.backup.seal import Sealed, measured, seal
 from orchestrator.backup.stores import parent
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.engine.host import demand
@@ -216,7 +215,7 @@ class Store:
             level, recipients = step.params["level"], step.params["recipients"]
             target = path.with_name(path.name + (".zst" if level is not None else "") + (".age" if recipients else ""))
             if target == path:
-                self._sealed[step.id] = path, _measured(path)
+                self._sealed[step.id] = path, measured(path)
             else:
                 target.unlink(missing_ok=True)
                 self._sealed[step.id] = target, seal(path, target, level=level, recipients=recipients)
@@ -226,7 +225,7 @@ class Store:
         path = hands.kept(step.params["recovery"]) if step.params["recovery"] else None
         if path is None:
             return None
-        part = _part(f"{draft.name}{records.RECOVERY}.zst.age", _measured(path))
+        part = _part(f"{draft.name}{records.RECOVERY}.zst.age", measured(path))
         store.put(path, part.file, part.sha256)
         return part
 
@@ -314,12 +313,6 @@ class Unstage:
 
 def _part(file: str, sealed: Sealed) -> Part:
     return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
-
-
-def _measured(path: Path) -> Sealed:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Sealed(path.stat().st_size, sha256)
 
 
 def _staged(view: Site, step: Step) -> list[Path]:

@@ -114,6 +114,12 @@ def unseal(
             return sink.finish()
 
 
+def measured(path: Path) -> Sealed:
+    """A file as it is."""
+    with path.open("rb") as file:
+        return Sealed(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def check_recipients(texts: Sequence[str]) -> tuple[str, ...]:
     """The public keys that are meant, each once, in their order; without the comments of SSH keys.
 

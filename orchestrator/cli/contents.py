@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +12,10 @@ from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from contextlib import ExitStack
 
     from orchestrator.app import App
     from orchestrator.backup.contents import Change, Live
-    from orchestrator.backup.records import Record
-    from orchestrator.backup.snapshot import Snapshot
-    from orchestrator.backups import Library
+    from orchestrator.backups import Library, Proven
     from orchestrator.cluster.etcdhosts import Etcd
     from orchestrator.report.contents import Side
 
@@ -88,13 +84,13 @@ def diff(
     )
     notes: tuple[str, ...] = ()
     with contextlib.ExitStack() as stack:
-        first = opened(stack, library, before, tuple(identity or ()))
+        first = stack.enter_context(backups.proven(library, before, tuple(identity or ()), trailer=True))
         changes: Iterator[Change]
         if live:
             known, second, notes = _asked(app, first)
             changes = contents.diff_keys(first.path, known.keys)
         else:
-            other = opened(stack, library, after, tuple(identity or ()))
+            other = stack.enter_context(backups.proven(library, after, tuple(identity or ()), trailer=True))
             second = report.Side(other.where, other.snapshot.revision)
             changes = contents.diff(first.path, other.path)
             notes = _strangers(first, other)
@@ -111,60 +107,19 @@ def deep(library: Library, snapshot: str, identities: Sequence[Path], output: Ou
         BackupError: It is not whole, or not as recorded.
         BadUsage: There is none, or it is encrypted and there is no identity.
     """
+    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.backup import contents  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import contents as report  # noqa: PLC0415
 
-    with contextlib.ExitStack() as stack:
-        found = opened(stack, library, snapshot, identities, trailer=trailer)
+    with backups.proven(library, snapshot, identities, trailer=trailer) as found:
         census = contents.census(found.path, trailer=found.trailer)
     body = bodies.body(report.contents_document(found.where, found.snapshot, census))
     show(output, "SnapshotContents", body, report.contents(found.where, found.snapshot, census))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A plain snapshot that was proven.
-
-    Attributes:
-        path: Of the file, which is there as long as its stack.
-        where: For people.
-        record: None for a file without one.
-        trailer: It has a sum at its end.
-    """
-
-    path: Path
-    where: str
-    snapshot: Snapshot
-    record: Record | None
-    trailer: bool = True
-
-
-def opened(
-    stack: ExitStack, library: Library, name: str, identities: Sequence[Path], *, trailer: bool = True
-) -> Opened:
-    """A snapshot that is recorded, by its name, fetched and decrypted for as long as the stack; or any file.
-
-    Raises:
-        BackupError: It is not whole, or not as recorded.
-        BadUsage: There is none, or it is encrypted and there is no identity.
-    """
-    from orchestrator import backups  # noqa: PLC0415
-    from orchestrator.backup.snapshot import examine  # noqa: PLC0415
-    from orchestrator.errors import SnapshotInvalid  # noqa: PLC0415
-
-    if "/" in name or Path(name).is_file():
-        proven = backups.verify(library, name, identities, trailer=trailer)
-        return Opened(Path(name), proven.where, proven.snapshot, proven.record, trailer)
-    held = library.find(name)
-    if held.wrong:
-        raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
-    path = backups.plain_copy(library, held, stack.enter_context(backups.staging()), identities)
-    return Opened(path, f"{held.record.name} at {held.url}", examine(path), held.record)
-
-
-def _strangers(first: Opened, other: Opened) -> tuple[str, ...]:
+def _strangers(first: Proven, other: Proven) -> tuple[str, ...]:
     """That two snapshots are of different clusters, where their records tell."""
     one, two = first.record, other.record
     if one is None or two is None or one.authority == two.authority:
@@ -174,7 +129,7 @@ def _strangers(first: Opened, other: Opened) -> tuple[str, ...]:
     )
 
 
-def _asked(app: App, first: Opened) -> tuple[Live, Side, tuple[str, ...]]:
+def _asked(app: App, first: Proven) -> tuple[Live, Side, tuple[str, ...]]:
     """What a healthy member has now, where that is, and what makes the comparison doubtful."""
     from orchestrator import etcds  # noqa: PLC0415
     from orchestrator.backup.contents import parse_live  # noqa: PLC0415
