@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -15,22 +13,22 @@ from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed
 from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
-from orchestrator.backup.snapshot import examine
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.engine import runs
-from orchestrator.errors import ApiError, BackupError, BadUsage, HostError, OrchestratorError, Refused, SnapshotInvalid
+from orchestrator.errors import ApiError, BackupError, HostError, Refused
 from orchestrator.hosts.pool import together
+from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
-    from orchestrator.backup.catalogue import Catalogue, Held
+    from orchestrator.backup.catalogue import Catalogue
     from orchestrator.backup.records import Record
-    from orchestrator.backup.snapshot import Snapshot
     from orchestrator.cluster.etcdhosts import Etcd
     from orchestrator.engine.host import Host
     from orchestrator.engine.plan import Plan
@@ -59,11 +57,6 @@ class Wish:
     recovery: bool = True
     keep: str = ""
     pin: str = ""
-
-
-def home() -> Path:
-    """Where snapshots of this user are kept unless another destination is named."""
-    return runs.root().parent / "snapshots"
 
 
 # ---- one is taken -----------------------------------------------------------------------------------------------
@@ -200,97 +193,6 @@ def _refuse_full(found: Etcd, node: str) -> None:
         )
 
 
-# ---- what there is ----------------------------------------------------------------------------------------------
-
-
-class Library:
-    """Destinations, opened without a cluster where none of them is a node's disk.
-
-    Args:
-        app: For hosts.
-        destinations: As they are named; none for the directory of this user.
-        node: The one that `node:` in a destination stands for; "" where none is known.
-    """
-
-    def __init__(self, app: App, destinations: Sequence[str], node: str = "") -> None:
-        self._app = app
-        self._node = node
-        self.urls = tuple(dict.fromkeys(placed(d).url for d in destinations)) or (str(home()),)
-
-    def store(self, url: str) -> stores.Store:
-        """One of them.
-
-        Raises:
-            BadUsage: It is none.
-        """
-        return stores.open_store(url, host=self._host)
-
-    def _host(self, place: str) -> Host:
-        if place.startswith("sftp://"):
-            return self._app.elsewhere(place)
-        node = self._node if place == "node" else place
-        if not node:
-            raise BadUsage("node: stands for the node of a backup that is taken now", remedy="name it: NODE:/DIR")
-        return self._app.host(node)
-
-    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
-        """What each holds, of one cluster where it is named, and those that could not be read with why."""
-        found, failed = [], []
-        for url in self.urls:
-            try:
-                each = catalogue.read(self.store(url))
-                mine = tuple(h for h in each.held if cluster in ("", h.record.cluster))
-                found.append(replace(each, held=mine))
-            except (BackupError, HostError, ApiError) as err:
-                failed.append((url, err))
-        return tuple(found), tuple(failed)
-
-    def find(self, name: str) -> Held:
-        """The snapshot that is meant: its name, the beginning of it, or `last` for the newest that is whole.
-
-        Raises:
-            BadUsage: There is none, or several begin so.
-        """
-        if not name:
-            raise BadUsage("a snapshot without a name cannot be meant", remedy="orchestrator etcd list")
-        found, failed = self.catalogues()
-        held = sorted((h for each in found for h in each.held), key=lambda h: -h.record.at)
-        if name == "last":
-            # Neither one that a wrong clock dated in the future, nor the state that a restore took the cluster from.
-            now = self.now()
-            whole = [h for h in held if not h.wrong and h.record.at <= now]
-            held = ([h for h in whole if h.record.reason != "pre-restore"] or whole)[:1]
-        else:
-            held = [h for h in held if h.record.name == name] or [h for h in held if h.record.name.startswith(name)]
-        if not held:
-            away = "".join(f"; {url} could not be read: {err}" for url, err in failed)
-            raise BadUsage(
-                f"there is no snapshot {name!r} at {', '.join(self.urls)}{away}", remedy="orchestrator etcd list"
-            )
-        if len({h.record.name for h in held}) > 1:
-            names = ", ".join(sorted({h.record.name for h in held})[:5])
-            raise BadUsage(f"several snapshots begin with {name!r}", remedy=f"one of: {names}")
-        return next((h for h in held if not h.wrong), held[0])
-
-    def rewrite(self, record: Record, **changes: object) -> tuple[str, ...]:
-        """Change a snapshot's record at every destination that has it; which those are.
-
-        Raises:
-            BackupError: One could not be written; those before it are.
-        """
-        found, _ = self.catalogues()
-        done = []
-        for held in (h for each in found for h in each.held if h.record.name == record.name):
-            store = self.store(held.url)
-            store.put_bytes(records.encode(msgspec.structs.replace(held.record, **changes)), held.file)
-            done.append(store.url)
-        return tuple(done)
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return self._app.clock.wall()
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A snapshot that a run took.
@@ -383,104 +285,6 @@ def too_old(catalogues: Sequence[Catalogue], age_s: float, now: float) -> str:
     if now - newest <= age_s:
         return ""
     return f"the newest snapshot is {(now - newest) / 3600:.1f} h old; it may be {age_s / 3600:.1f} h"
-
-
-# ---- proof ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """A plain snapshot that was read whole.
-
-    Attributes:
-        path: Of the file, which is there as long as its context.
-        where: The file, or name and destination, for people.
-        record: None for a file without one.
-        held: Where it is recorded; None for a file.
-        trailer: It has a sum at its end.
-    """
-
-    path: Path
-    where: str
-    snapshot: Snapshot
-    record: Record | None
-    held: Held | None = None
-    trailer: bool = True
-
-
-def plain_copy(library: Library, held: Held, directory: Path, identities: Sequence[Path]) -> Path:
-    """The plain snapshot of a record, fetched, its sums compared, decrypted and decompressed.
-
-    Raises:
-        BackupError: It is not there, or not as recorded.
-        BadUsage: It is encrypted, and no identity was given.
-    """
-    record = held.record
-    if record.encrypted and not identities:
-        raise BadUsage(f"{record.name} is encrypted", remedy="give the file of an identity: --identity FILE")
-    stored, plain = directory / record.data.file, directory / f"{record.name}.plain.db"
-    library.store(held.url).get(record.data.file, stored, limit_bytes=record.data.size_bytes)
-    if (found := seal.measured(stored).sha256) != record.data.sha256:
-        raise SnapshotInvalid(
-            f"{held.url}: {record.data.file} has sha256 {found[:16]}…, {record.data.sha256[:16]}… was recorded",
-            remedy="it was changed or damaged there: use another snapshot, or another destination",
-        )
-    if record.encrypted or record.data.file.endswith(".zst"):
-        compressed = ".zst" in record.data.file.partition(records.DATA)[2]
-        opened = seal.unseal(stored, plain, compressed=compressed, identities=identities, limit_bytes=record.size_bytes)
-        stored.unlink()
-        if opened.sha256 != record.sha256:
-            raise SnapshotInvalid(f"{held.url}: {record.name} is not the one recorded", remedy="use another snapshot")
-        return plain
-    return stored
-
-
-@contextlib.contextmanager
-def proven(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Iterator[Proven]:
-    """A snapshot that is recorded, by its name, fetched and decrypted for as long as the context; or any file.
-
-    Args:
-        library: Where it is recorded.
-        name: What has a slash in it, or is there, is a file.
-        identities: What decrypts.
-        trailer: False for a file that is a copy of `member/snap/db`.
-
-    Raises:
-        BackupError: It is not whole, or not as recorded.
-        BadUsage: There is none, or it is encrypted and there is no identity.
-    """
-    path = Path(name)
-    if "/" in name or path.is_file():
-        if not path.is_file():
-            raise BadUsage(f"there is no file {name}", remedy="name a file, or a snapshot of `orchestrator etcd list`")
-        beside = path.with_suffix(records.RECORD)
-        record = records.decode(beside.read_bytes(), beside.name, str(beside.parent)) if beside.is_file() else None
-        found = examine(path, trailer=trailer)
-        if record and not record.encrypted and record.data.file == path.name and record.sha256 != found.sha256:
-            raise SnapshotInvalid(f"{path} is not the one that {beside} records", remedy="use another snapshot")
-        yield Proven(path, str(path), found, record, trailer=trailer)
-        return
-    held = library.find(name)
-    if held.wrong:
-        raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
-    with staging() as directory:
-        copy = plain_copy(library, held, directory, identities)
-        yield Proven(copy, f"{held.record.name} at {held.url}", examine(copy), held.record, held)
-
-
-def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Proven:
-    """Read all of a snapshot, as `proven`; a copy that was made for it is gone afterwards."""
-    with proven(library, name, identities, trailer=trailer) as found:
-        return found
-
-
-@contextlib.contextmanager
-def staging() -> Iterator[Path]:
-    """A directory for plain copies, beside this user's snapshots: a temporary one may be too small, or in memory."""
-    place = home() / STAGING
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as directory:
-        yield Path(directory)
 
 
 # ---- what goes --------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator import backups
 from orchestrator.actions.backups import STAGING
 from orchestrator.backup import metrics
 from orchestrator.backup.drilled import Drilled, judged
@@ -14,6 +13,7 @@ from orchestrator.backup.records import Drill
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
 from orchestrator.errors import BackupError, BadUsage
+from orchestrator.library import home, proven
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.app import App
     from orchestrator.backup.snapshot import Snapshot
-    from orchestrator.backups import Library
+    from orchestrator.library import Library
 
 #: Seconds for all of it on a large snapshot.
 DRILL_S = 1800.0
@@ -123,7 +123,7 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
         HostError: The host could not be worked on.
     """
     say("reading the snapshot")
-    with backups.proven(library, wish.name, wish.identities, trailer=wish.trailer) as copy:
+    with proven(library, wish.name, wish.identities, trailer=wish.trailer) as copy:
         node = "" if wish.here else wish.node or (copy.held.record.node if copy.held else "")
         if not node and not wish.here:
             raise BadUsage("of a file nobody knows where it was taken", remedy="name a --node, or pass --here")
@@ -151,7 +151,7 @@ def _on(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bool, p
     """The drill itself, on a node's host, or on this machine for ""."""
     here = not node
     host = app.hands.here() if here else app.host(node)
-    parent = str(backups.home() / STAGING) if here else _PARENT
+    parent = str(home() / STAGING) if here else _PARENT
     place = f"{parent}/drill-{secrets.token_hex(6)}"
     host.run(["mkdir", "-p", "-m", "700", "--", parent], timeout_s=30.0, sudo=not here, repeatable=True)
     host.run(["mkdir", "-m", "700", "--", place], timeout_s=30.0, sudo=not here)

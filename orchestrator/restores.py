@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from orchestrator import backups, drills
+from orchestrator import drills
 from orchestrator.actions.backups import STAGING
 from orchestrator.backup import records
 from orchestrator.cluster import queries
@@ -20,6 +20,7 @@ from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BadUsage, Refused
 from orchestrator.hosts.pool import together
+from orchestrator.library import home, proven
 from orchestrator.planners import restore as planner
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.backup.records import Record
     from orchestrator.backup.snapshot import Snapshot
-    from orchestrator.backups import Library
     from orchestrator.cluster.etcdhosts import EtcdHost
     from orchestrator.engine.plan import Plan
+    from orchestrator.library import Library, Proven
 
 #: Added to the revision where the live one is not known. Source: etcd's documentation, "Disaster recovery": it covers
 #: a week at 1,500 writes a second.
@@ -96,7 +97,7 @@ def prepare(app: App, library: Library, wish: Wish, say: Callable[[str], None], 
 
 def clear(plan: str) -> None:
     """Remove the plain snapshot that was made here for a plan that was not begun."""
-    (backups.home() / STAGING / f"{plan}{records.DATA}").unlink(missing_ok=True)
+    (home() / STAGING / f"{plan}{records.DATA}").unlink(missing_ok=True)
 
 
 def _prepared(
@@ -104,7 +105,7 @@ def _prepared(
 ) -> Prepared:
     say("reading the snapshot")
     file = f"{STAGING}/{name}{records.DATA}"
-    found = _staged(library, wish, backups.home() / file)
+    found = _staged(library, wish, home() / file)
     snapshot, record = found.snapshot, found.record
     nodes = _nodes(app, record, wish, say)
     app.machines.know(nodes)
@@ -118,7 +119,7 @@ def _prepared(
     source = next((n for n, h in hosts.items() if h.status and (not h.health or "NOSPACE" in h.health)), "")
     if rehearse:
         say(f"rehearsing it on {names[0]}")
-        drills.rehearse(app, backups.home() / file, snapshot, names[0], trailer=found.trailer)
+        drills.rehearse(app, home() / file, snapshot, names[0], trailer=found.trailer)
     request = planner.Request(
         name=name,
         cluster=record.cluster if record else "this cluster",
@@ -135,10 +136,10 @@ def _prepared(
     return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
 
 
-def _staged(library: Library, wish: Wish, target: Path) -> backups.Proven:
+def _staged(library: Library, wish: Wish, target: Path) -> Proven:
     """The snapshot, proven, and its plain form where a resume finds it again."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with backups.proven(library, wish.name, wish.identities, trailer=wish.trailer) as found:
+    with proven(library, wish.name, wish.identities, trailer=wish.trailer) as found:
         if found.held:
             found.path.replace(target)
         else:

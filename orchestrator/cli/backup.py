@@ -22,7 +22,8 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from orchestrator.app import App
-    from orchestrator.backups import Library, Wish
+    from orchestrator.backups import Wish
+    from orchestrator.library import Library
 
 To = Annotated[
     list[str] | None,
@@ -198,9 +199,9 @@ def verify(
     context: Context = None,
 ) -> None:
     """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it."""
-    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli import contents  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.library import verify as verified  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
@@ -208,7 +209,7 @@ def verify(
     if deep:
         contents.deep(library, snapshot, tuple(identity or ()), output, trailer=trailer)
         return
-    found = backups.verify(library, snapshot, tuple(identity or ()), trailer=trailer)
+    found = verified(library, snapshot, tuple(identity or ()), trailer=trailer)
     body = bodies.body(report.verified_document(found.where, found.snapshot))
     show(output, "SnapshotVerified", body, report.verified(found.where, found.snapshot))
 
@@ -267,11 +268,11 @@ def pin(
 def _library(
     source: list[str] | None, kubeconfig: Path | None, context: str | None, log_format: LogFormat, *, ssh: bool
 ) -> Library:
-    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.library import Library  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=10.0, ssh=ssh)
-    return backups.Library(app, tuple(source or ()))
+    return Library(app, tuple(source or ()))
 
 
 def _say(text: str) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from orchestrator.app import App
     from orchestrator.backup.contents import Change, Live
-    from orchestrator.backups import Library, Proven
     from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.library import Library, Proven
     from orchestrator.report.contents import Side
 
 From = Annotated[
@@ -64,11 +64,11 @@ def diff(
     Both are proven first. Contents are compared, not shown. With --live, an object that was written since counts as
     changed, for a running etcd is asked for keys and revisions only.
     """
-    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.backup import contents  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
+    from orchestrator.library import Library, proven  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import contents as report  # noqa: PLC0415
 
@@ -78,19 +78,19 @@ def diff(
             remedy=f"orchestrator etcd diff {before} --live",
         )
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=10.0, ssh=ssh)
-    library = backups.Library(app, tuple(source or ()))
+    library = Library(app, tuple(source or ()))
     wanted = report.Wanted(
         namespace, kind, everything, None if everything or output is not Output.TABLE else report.MOST
     )
     notes: tuple[str, ...] = ()
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(backups.proven(library, before, tuple(identity or ()), trailer=True))
+        first = stack.enter_context(proven(library, before, tuple(identity or ()), trailer=True))
         changes: Iterator[Change]
         if live:
             known, second, notes = _asked(app, first)
             changes = contents.diff_keys(first.path, known.keys)
         else:
-            other = stack.enter_context(backups.proven(library, after, tuple(identity or ()), trailer=True))
+            other = stack.enter_context(proven(library, after, tuple(identity or ()), trailer=True))
             second = report.Side(other.where, other.snapshot.revision)
             changes = contents.diff(first.path, other.path)
             notes = _strangers(first, other)
@@ -107,13 +107,13 @@ def deep(library: Library, snapshot: str, identities: Sequence[Path], output: Ou
         BackupError: It is not whole, or not as recorded.
         BadUsage: There is none, or it is encrypted and there is no identity.
     """
-    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.backup import contents  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.library import proven  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import contents as report  # noqa: PLC0415
 
-    with backups.proven(library, snapshot, identities, trailer=trailer) as found:
+    with proven(library, snapshot, identities, trailer=trailer) as found:
         census = contents.census(found.path, trailer=found.trailer)
     body = bodies.body(report.contents_document(found.where, found.snapshot, census))
     show(output, "SnapshotContents", body, report.contents(found.where, found.snapshot, census))

@@ -46,10 +46,11 @@ def drill(
     It listens on sockets that only root may enter, has the lowest priority, and is cleared away. Exits with 40 when
     what it has is not what the snapshot has. The outcome is put into the snapshot's record.
     """
-    from orchestrator import backups, drills  # noqa: PLC0415
+    from orchestrator import drills  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
+    from orchestrator.library import Library  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
@@ -58,7 +59,7 @@ def drill(
     if programs and not here:
         raise BadUsage("--programs is for --here", remedy="add --here, or leave it out")
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, quiet=quiet, ssh=ssh)
-    library = backups.Library(app, tuple(source or ()))
+    library = Library(app, tuple(source or ()))
     wish = drills.Wish(
         name=snapshot,
         node=node.removeprefix("node/"),

@@ -68,10 +68,11 @@ def restore(
     before etcd is started swings everything back; `release RUN` does so later, until --confirm RUN deletes the old
     data.
     """
-    from orchestrator import backups, restores  # noqa: PLC0415
+    from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
+    from orchestrator.library import Library  # noqa: PLC0415
 
     app = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
@@ -82,7 +83,7 @@ def restore(
     if confirm:
         perform.carry_out(app, restores.confirmed(app, confirm), output, "confirmed")
         return
-    library = backups.Library(app, tuple(source or ()))
+    library = Library(app, tuple(source or ()))
     wish = restores.Wish(
         name=snapshot,
         identities=tuple(identity or ()),

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-from orchestrator import backups
+from orchestrator import backups, library
 from orchestrator.app import Settings
 from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
@@ -275,7 +275,7 @@ class Desk:
         return run
 
     def library(self, *names):
-        return backups.Library(self.app, [self.url(name) for name in names or ("a",)])
+        return library.Library(self.app, [self.url(name) for name in names or ("a",)])
 
     def told(self):
         [found] = metrics.parse(self.metrics.read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from orchestrator import backups
+from orchestrator import backups, library
 from orchestrator.backup import retention
 from orchestrator.engine.plan import Needed
 from orchestrator.errors import BackupError, BadUsage, Refused, SnapshotInvalid, StoreError
@@ -170,7 +170,7 @@ def test_without_a_destination_it_goes_to_the_users_own_directory(desk):
     plan = backups.prepare(desk.app, backups.Wish((), ()), desk.said.append)
 
     [step] = [s for s in plan.steps() if s.action == "etcd.store"]
-    assert step.params["destinations"] == [str(backups.home())]
+    assert step.params["destinations"] == [str(library.home())]
 
 
 def test_runs_that_have_not_ended_are_handed_to_retention(desk):
@@ -307,7 +307,7 @@ def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
 def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9))
 
-    found = backups.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
+    found = library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
 
     assert (found.where, found.record, found.snapshot.revision) == (str(tmp_path / "x.db"), None, 9)
 
@@ -315,25 +315,25 @@ def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
 def test_a_copy_of_a_database_has_no_sum(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9)[:-32])
 
-    assert backups.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).snapshot.revision == 9
+    assert library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).snapshot.revision == 9
     with pytest.raises(SnapshotInvalid, match="no SHA-256 at its end"):
-        backups.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
+        library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
 
 
 def test_a_file_that_is_another_than_its_record_says_is_refused(desk):
     record = hold(desk, DAY_S)
     file = desk.world.destination("a") / record.data.file
-    assert backups.verify(desk.library(), str(file), (), trailer=True).record.name == record.name
+    assert library.verify(desk.library(), str(file), (), trailer=True).record.name == record.name
 
     file.write_bytes(snapshot_of("cp-2", 9))
 
     with pytest.raises(SnapshotInvalid, match=r"is not the one that .* records"):
-        backups.verify(desk.library(), str(file), (), trailer=True)
+        library.verify(desk.library(), str(file), (), trailer=True)
 
 
 def test_a_file_that_is_not_there_is_no_name(desk):
     with pytest.raises(BadUsage, match=r"there is no file \./nothing"):
-        backups.verify(desk.library(), "./nothing", (), trailer=True)
+        library.verify(desk.library(), "./nothing", (), trailer=True)
 
 
 @dataclass
@@ -357,11 +357,11 @@ def test_a_stored_one_is_proven_and_nothing_of_it_stays_here(desk, tmp_path, com
     key = keys(tmp_path)
     desk.take(compress=compress, recipients=(key.recipient,) if encrypt else (), recovery=encrypt)
 
-    found = backups.verify(desk.library(), "last", (key.path,), trailer=True)
+    found = library.verify(desk.library(), "last", (key.path,), trailer=True)
 
     assert found.where == f"{found.record.name} at {desk.url('a')}"
     assert (found.snapshot.keys, found.snapshot.sha256) == (3, found.record.sha256)
-    assert [path for path in backups.home().rglob("*") if path.is_file()] == []
+    assert [path for path in library.home().rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_a_stored_one_that_was_changed_is_told_so_with_its_destination(desk, tmp
         file.unlink()
 
     with pytest.raises(error, match=text) as caught:
-        backups.verify(desk.library(), name, (key.path,), trailer=True)
+        library.verify(desk.library(), name, (key.path,), trailer=True)
 
     assert str(caught.value).startswith(desk.url("a"))
 
@@ -393,9 +393,9 @@ def test_an_identity_is_needed_and_has_to_be_the_right_one(desk, tmp_path):
     desk.take(recipients=(key.recipient,))
 
     with pytest.raises(BadUsage, match="is encrypted"):
-        backups.verify(desk.library(), "last", (), trailer=True)
+        library.verify(desk.library(), "last", (), trailer=True)
     with pytest.raises(SnapshotInvalid, match="none of the 1 identities given opens it"):
-        backups.verify(desk.library(), "last", (other.path,), trailer=True)
+        library.verify(desk.library(), "last", (other.path,), trailer=True)
 
 
 # ---- what goes, and what never does -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from orchestrator import backups as cases
+from orchestrator import library
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue
 from orchestrator.backup.directory import DirectoryStore
@@ -463,4 +463,4 @@ def test_runs_that_fail_and_are_not_resumed_do_not_fill_the_disk_here(desk):
     month.pass_days(0.25, every=1)
 
     assert len(month.failed) == 6
-    assert len(list((cases.home() / "staging").glob("*.db"))) <= 1
+    assert len(list((library.home() / "staging").glob("*.db"))) <= 1

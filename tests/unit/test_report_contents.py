@@ -11,7 +11,6 @@ from orchestrator import etcds
 from orchestrator.backup import records
 from orchestrator.backup.contents import Change, census, parse_key
 from orchestrator.backup.snapshot import examine
-from orchestrator.backups import Library
 from orchestrator.cli import contents as command
 from orchestrator.cli.context import application
 from orchestrator.cluster import queries
@@ -20,6 +19,7 @@ from orchestrator.cluster.etcdhosts import Etcd, EtcdHost
 from orchestrator.cluster.frame import Query
 from orchestrator.cluster.hostfacts import EtcdFacts
 from orchestrator.errors import BadUsage, Refused, SnapshotInvalid
+from orchestrator.library import Library
 from orchestrator.report import bodies
 from orchestrator.report import contents as report
 from orchestrator.report.contents import KINDS, Side, Wanted
