@@ -14,6 +14,7 @@ from orchestrator.actions.backups import STAGING, placed
 from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
 from orchestrator.cluster import queries
+from orchestrator.cluster.etcd import serves
 from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.engine import runs
 from orchestrator.errors import ApiError, BackupError, HostError, Refused
@@ -140,8 +141,7 @@ def _source(found: Etcd, wanted: str) -> str:
     for member in found.facts.members:
         status, node = found.status_of(member), found.node_of(member)
         # Want of space is no reason: it is when a snapshot is wanted most.
-        well = not found.health_of(member) or "NOSPACE" in found.health_of(member)
-        if status and node and not member.learner and well:
+        if status and node and not member.learner and serves(found.health_of(member)):
             able[node] = status.leader == status.id
     if wanted and wanted not in able:
         known = ", ".join(able) or "none"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
+from orchestrator.cluster.etcd import NOSPACE
 from orchestrator.cluster.etcdhosts import Etcd, parse_host
 from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.engine.plan import Plan
@@ -94,7 +95,7 @@ def disarm(app: App, say: Callable[[str], None]) -> Plan:
         Refused: Another alarm is raised, which this does not mend; or a member cannot be cared for.
     """
     found = survey(app)
-    others = [alarm for alarm in found.facts.alarms if not alarm.startswith("NOSPACE")]
+    others = [alarm for alarm in found.facts.alarms if not alarm.startswith(NOSPACE)]
     if others:
         raise Refused(
             f"etcd raised the alarm {', '.join(others)}: that member's data are not the others'",

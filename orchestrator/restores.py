@@ -13,7 +13,7 @@ from orchestrator import drills
 from orchestrator.actions.backups import STAGING
 from orchestrator.backup import records
 from orchestrator.cluster import queries
-from orchestrator.cluster.etcd import quorum
+from orchestrator.cluster.etcd import quorum, serves
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import parse
@@ -116,7 +116,7 @@ def _prepared(
     _refuse(hosts, snapshot, record, wish)
     live = [h.status.revision for h in hosts.values() if h.status]
     bump = max(0, max(live) - snapshot.revision) + MARGIN if len(live) == len(hosts) else BUMP
-    source = next((n for n, h in hosts.items() if h.status and (not h.health or "NOSPACE" in h.health)), "")
+    source = next((n for n, h in hosts.items() if h.status and serves(h.health)), "")
     if rehearse:
         say(f"rehearsing it on {names[0]}")
         drills.rehearse(app, home() / file, snapshot, names[0], trailer=found.trailer)

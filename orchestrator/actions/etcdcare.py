@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
-from orchestrator.cluster.etcd import troubles
+from orchestrator.cluster.etcd import serves, troubles
 from orchestrator.cluster.etcdhosts import parse_hash, parse_host
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.cluster.situation import size
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
 
-#: Source: etcd's documentation, `--quota-backend-bytes`: 2 GB unless it is set.
-QUOTA_BYTES = 2 * 2**30
-NOSPACE = "NOSPACE"
 #: A database of which more than this share of its quota is in use raises the alarm again at once.
 FULL = 0.95
 #: What `orchestrator etcd status` reads again.
@@ -62,7 +59,7 @@ class Defragment:
             "in_use": status.in_use_bytes if status else None,
             "at": host.defragmented_at,
             # Want of space is what this is for: a member that complains of nothing else serves.
-            "troubles": [trouble for trouble in found if NOSPACE not in trouble],
+            "troubles": [trouble for trouble in found if not serves(trouble)],
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -131,8 +128,7 @@ class Disarm:
     def probe(self, view: Site, step: Step) -> Facts:
         """Alarms, and how full the fullest member is."""
         facts = members(view, step.params["members"])
-        shares = [s.in_use_bytes / (s.quota_bytes or QUOTA_BYTES) for s in facts.statuses]
-        return {"alarms": list(facts.alarms), "share": max(shares, default=0.0)}
+        return {"alarms": list(facts.alarms), "share": max((s.full for s in facts.statuses), default=0.0)}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Blocked while it would be raised again at once."""

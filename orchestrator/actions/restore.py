@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.actions.etcdcare import FULL, QUOTA_BYTES
+from orchestrator.actions.etcdcare import FULL
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
-from orchestrator.cluster.etcd import troubles
+from orchestrator.cluster.etcd import serves, troubles
 from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import sections
@@ -335,12 +335,12 @@ class Quorum:
                 wrong.append(f"revision {min(revisions)}, wanted {step.params['revision']}")
             if not wrong:
                 wrong += _hashes(view, nodes, min(revisions))
-            shares = [s.in_use_bytes / (s.quota_bytes or QUOTA_BYTES) for s in facts.statuses]
         except (FactUnreadable, HostError) as err:
             return {"wrong": [str(err)], "alarms": [], "share": 0.0}
         # The alarm of want of space is in the snapshot, and comes back with it.
-        mine = [text for text in wrong if "NOSPACE" not in text]
-        return {"wrong": mine, "alarms": list(facts.alarms), "share": max(shares, default=0.0)}
+        mine = [text for text in wrong if not serves(text)]
+        share = max((s.full for s in facts.statuses), default=0.0)
+        return {"wrong": mine, "alarms": list(facts.alarms), "share": share}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when all is well."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from orchestrator.cluster import etcd
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.versions import Version, parse
-from orchestrator.errors import BadUsage, FactUnreadable
+from orchestrator.errors import BadUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.backup.snapshot import Snapshot
-
-T = TypeVar("T")
+    from orchestrator.cluster.frame import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +74,27 @@ def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
             f"there is no {name} on {where}",
             remedy="on a control plane etcd's own are used: --node NAME; or name a directory with them: --programs DIR",
         )
-    version = (re.search(r"etcd Version: (\S+)", _text(answer, "version")) or ["", ""])[1]
+    version = (re.search(r"etcd Version: (\S+)", _text(found, "version")) or ["", ""])[1]
     wrong = []
     if "failed" in found:
         section = found["failed"][0]
         wrong.append(f"{section.words[0]} failed: {' '.join(section.text.split())[-300:]}")
     elif "ended" not in found:
         wrong.append("it did not come to its end")
-    status, hash_ = _status(_text(answer, "status")), _hash(_text(answer, "hash"))
+    status, hashed = _text(found, "status"), _text(found, "hash")
+    revision = etcd.parse_status(status)[0].revision if status else 0
     counts = {s.words[0]: int(s.text) for s in found.get("count", ()) if s.text.strip().isdigit()}
     if not wrong:
-        wrong += _differences(status, counts, expected, version)
-    times = {name: float(_text(answer, name) or 0.0) for name in ("began", "restored", "started")}
+        wrong += _differences(revision, counts, expected, version)
+    times = {name: float(_text(found, name) or 0.0) for name in ("began", "restored", "started")}
     return Drilled(
         name=name,
         where=where,
         etcd=version,
         restore_s=max(0.0, times["restored"] - times["began"]),
         start_s=max(0.0, times["started"] - times["restored"]),
-        revision=status,
-        hash=hash_,
+        revision=revision,
+        hash=etcd.parse_hashes(hashed)[0].hash if hashed else 0,
         counts=counts,
         wrong=tuple(wrong),
     )
@@ -115,41 +114,5 @@ def _differences(revision: int, counts: Mapping[str, int], expected: Snapshot, v
     return wrong
 
 
-def _text(answer: str, name: str) -> str:
-    found = sections(answer).get(name, [])
-    return found[0].text.strip() if found else ""
-
-
-class _Header(msgspec.Struct):
-    revision: int = 0
-
-
-class _Status(msgspec.Struct):
-    header: _Header
-
-
-class _Endpoint(msgspec.Struct):
-    Status: _Status
-
-
-class _Hash(msgspec.Struct):
-    hash: int = 0
-
-
-class _Hashed(msgspec.Struct):
-    HashKV: _Hash
-
-
-def _status(text: str) -> int:
-    return _decoded(text, list[_Endpoint])[0].Status.header.revision if text else 0
-
-
-def _hash(text: str) -> int:
-    return _decoded(text, list[_Hashed])[0].HashKV.hash if text else 0
-
-
-def _decoded(text: str, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as err:
-        raise FactUnreadable(f"etcdctl's answer in the drill cannot be read: {err}", remedy="see the version") from err
+def _text(found: Mapping[str, list[Section]], name: str) -> str:
+    return found[name][0].text.strip() if name in found else ""

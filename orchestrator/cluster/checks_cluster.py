@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from orchestrator.cluster.situation import Situation
     from orchestrator.cluster.versions import Violation
 
-#: Source: etcd's documentation, `--quota-backend-bytes`: 2 GB unless it is set.
-QUOTA_BYTES = 2 * 2**30
 #: Shares of the quota: beyond it etcd takes no writes, and an upgrade writes.
 QUOTA_WARNING, QUOTA_ERROR = 0.8, 0.95
 #: Source: https://etcd.io/blog/2025/zombie_members_upgrade: before 3.6, 3.5 has to be this at least.
@@ -117,7 +115,7 @@ def _sizes(situation: Situation) -> Iterator[Finding]:
     flags = [h.manifests["etcd"].flag("quota-backend-bytes") for h in situation.planes if "etcd" in h.manifests]
     set_bytes = max((int(flag) for flag in flags if flag.isdigit()), default=0)
     for status in situation.etcd.statuses:
-        quota = status.quota_bytes or set_bytes or QUOTA_BYTES
+        quota = status.quota_bytes or set_bytes or members.QUOTA_BYTES
         share = status.db_size_bytes / quota
         if share >= QUOTA_WARNING:
             severity = Severity.ERROR if share >= QUOTA_ERROR else Severity.WARNING

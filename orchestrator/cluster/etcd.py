@@ -23,6 +23,12 @@ T = TypeVar("T")
 RAFT_LAG = 1000
 
 
+#: Source: etcd's documentation, `--quota-backend-bytes`: 2 GB unless it is set.
+QUOTA_BYTES = 2 * 2**30
+#: The alarm of want of space. Members that raise it say so in their health and errors, and serve all the same.
+NOSPACE = "NOSPACE"
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A member as the cluster lists it; listed says nothing about whether it lives.
@@ -72,6 +78,16 @@ class Status:
     errors: tuple[str, ...]
     revision: int = 0
     cluster: int = 0
+
+    @property
+    def limit_bytes(self) -> int:
+        """Its quota, etcd's own where it does not tell."""
+        return self.quota_bytes or QUOTA_BYTES
+
+    @property
+    def full(self) -> float:
+        """The share of its quota that is in use."""
+        return self.in_use_bytes / self.limit_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +220,7 @@ def parse_alarms(stdout: str) -> tuple[str, ...]:
     Raises:
         FactUnreadable: It is not that answer.
     """
-    names = {1: "NOSPACE", 2: "CORRUPT"}
+    names = {1: NOSPACE, 2: "CORRUPT"}
     found = _decoded(_WireAlarms, stdout, "etcdctl alarm list").alarms
     return tuple(f"{names.get(each.alarm, each.alarm)} on member {each.memberID:x}" for each in found)
 
@@ -229,6 +245,11 @@ def troubles(members: Iterable[Member], statuses: Iterable[Status], health: Mapp
     for status in answered.values():
         found += [f"{status.endpoint} reports: {error}" for error in status.errors]
     return tuple(found + _disagreements(tuple(answered.values())))
+
+
+def serves(why: str) -> bool:
+    """Whether what a member complains of, "" for nothing, is no more than want of space."""
+    return not why or NOSPACE in why
 
 
 def may_stop_one(members: Iterable[Member], healthy: Iterable[int]) -> str:

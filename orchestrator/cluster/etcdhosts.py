@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import etcd
+from orchestrator.cluster import etcd, hostfacts
 from orchestrator.cluster.frame import sections
-from orchestrator.cluster.hostfacts import Disk, Manifest
+from orchestrator.cluster.hostfacts import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.cluster.etcd import Hash, Member, Status
     from orchestrator.cluster.frame import Section
-    from orchestrator.cluster.hostfacts import EtcdFacts
+    from orchestrator.cluster.hostfacts import EtcdFacts, Manifest
 
 _VERSION = re.compile(r"etcd Version: (\S+)")
 _METRIC = re.compile(r"^(\w+)(?:\{[^}]*\})? ([0-9.e+-]+)$", re.MULTILINE)
@@ -154,8 +154,9 @@ def parse_host(node: str, answer: str) -> EtcdHost:
     Raises:
         FactUnreadable: etcd answered in a form that is not known.
     """
-    found = {name: each[0] for name, each in sections(answer).items()}
-    manifest = Manifest("etcd", _image(found["manifest"].text), found["manifest"].text) if "manifest" in found else None
+    everything = sections(answer)
+    found = {name: each[0] for name, each in everything.items()}
+    manifest = hostfacts.manifest(found["manifest"]) if "manifest" in found else None
     servers = _text(found, "servers")
     authority = (_text(found, "authority").split() or [""])[0]
     place = _place(found["data"]) if "data" in found else None
@@ -176,7 +177,7 @@ def parse_host(node: str, answer: str) -> EtcdHost:
         manifest=manifest,
         servers=servers,
         authority=authority,
-        tools={each.words[0]: each.words[1] for each in sections(answer).get("tool", ())},
+        tools={each.words[0]: each.words[1] for each in everything.get("tool", ())},
         place=place,
         status=statuses[0] if statuses else None,
         health=health,
@@ -201,11 +202,6 @@ def parse_hash(answer: str) -> Hash | None:
 
 def _text(found: Mapping[str, Section], name: str) -> str:
     return found[name].text.strip() if name in found else ""
-
-
-def _image(text: str) -> str:
-    match = re.search(r"^\s*(?:- )?image: \"?([^\s\"]+)", text, re.MULTILINE)
-    return match[1] if match else ""
 
 
 def _declared(manifest: Manifest) -> dict[str, str]:

@@ -231,7 +231,7 @@ def parse_look(node: str, answer: str) -> HostFacts:
         packages=packages.parse_installed(text("installed")),
         unfinished=text("unfinished"),
         sources=tuple(s for each in found.get("source", ()) if (s := packages.source(each.words[0], each.text + "\n"))),
-        manifests={m.name: m for each in found.get("manifest", ()) if (m := _manifest(each))},
+        manifests={m.name: m for each in found.get("manifest", ()) if (m := manifest(each))},
         components={each.words[0]: _version(each.text) for each in found.get("component", ())},
         locks={each.words[0]: each.text.strip() for each in found.get("lock", ())},
         disks=_disks(node, found.get("disk", ())),
@@ -351,7 +351,8 @@ def _version(text: str) -> Version | None:
     return parse(match[1]) if match else None
 
 
-def _manifest(section: Section) -> Manifest | None:
+def manifest(section: Section) -> Manifest | None:
+    """A static pod's manifest, of a section with its path; None where that is no manifest's."""
     name, image = _NAME.search(section.words[0]), _IMAGE.search(section.text)
     return Manifest(name[1], image[1] if image else "", section.text) if name else None
 

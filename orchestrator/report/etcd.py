@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from orchestrator.cluster.etcdhosts import Etcd, EtcdHost
 
 _LABEL = 14
-#: Source: etcd's documentation, `--quota-backend-bytes`.
-_QUOTA = 2 * 2**30
 
 
 def table(found: Etcd) -> str:
@@ -51,7 +49,7 @@ def _row(found: Etcd, member: Member) -> tuple[str, ...]:
     if status is None:
         return (found.node_of(member) or "-", name, "-", "-", health[:60], "-", "-", "-", "-")
     role = "learner" if status.learner else "leader" if status.leader == status.id else "follower"
-    quota = size(status.quota_bytes or _QUOTA)
+    quota = size(status.limit_bytes)
     sizes = (size(status.db_size_bytes), size(status.in_use_bytes), quota)
     return (found.node_of(member) or "-", name, role, status.version, health[:60], *sizes, str(status.raft_index))
 
@@ -134,7 +132,7 @@ def _member(found: Etcd, member: Member) -> etcdshapes.EtcdMemberShape:
         client_urls=list(member.client_urls),
         db_size_bytes=status.db_size_bytes if status else None,
         in_use_bytes=status.in_use_bytes if status else None,
-        quota_bytes=(status.quota_bytes or _QUOTA) if status else None,
+        quota_bytes=status.limit_bytes if status else None,
         revision=status.revision if status else None,
         raft_index=status.raft_index if status else None,
         raft_term=status.raft_term if status else None,
