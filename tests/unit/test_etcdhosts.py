@@ -1,5 +1,6 @@
 """What hosts tell of their members of etcd, and what is made of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,13 @@ def test_it_tells_its_own_status():
 
     assert (status.id, status.leader == status.id, status.revision) == (12928076962249821583, True, 1366)
     assert (status.db_size_bytes, status.in_use_bytes, status.quota_bytes) == (1900544, 1888256, 2147483648)
+
+
+@pytest.mark.parametrize(("quota_bytes", "share"), [(2147483648, 0.5), (8589934592, 0.125), (0, 0.5)])
+def test_how_full_a_database_is_goes_by_its_quota_and_by_2_gib_where_it_does_not_tell(quota_bytes, share):
+    status = replace(captured("dev-control-plane").status, in_use_bytes=1073741824, quota_bytes=quota_bytes)
+
+    assert status.full == share
 
 
 def test_a_worker_has_no_etcd():
