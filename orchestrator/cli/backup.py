@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import (
+    PATIENCE_S,
     Context,
     DryRunChoice,
     DryRunOption,
+    From,
+    Identity,
     Kubeconfig,
     LogFormat,
     LogFormatOption,
+    MetricsFile,
     Output,
     OutputOption,
     Owner,
+    Quiet,
+    Ssh,
+    Trailer,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.app import App
     from orchestrator.backups import Wish
     from orchestrator.library import Library
@@ -33,13 +42,6 @@ To = Annotated[
         show_default="this user's directory",
     ),
 ]  # fmt: skip
-From = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from", metavar="DEST", envvar="ORCHESTRATOR_BACKUP_TO", help="Where snapshots are; repeatable.",
-        show_default="this user's directory",
-    ),
-]  # fmt: skip
 Recipient = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,10 +49,6 @@ Recipient = Annotated[
         help="Encrypt for this key of age or SSH, or those of @FILE; repeatable.",
     ),
 ]  # fmt: skip
-Identity = Annotated[
-    list[Path] | None,
-    typer.Option("--identity", "-i", metavar="FILE", help="What decrypts: an identity of age, or an SSH key."),
-]
 Keep = Annotated[
     str,
     typer.Option(
@@ -58,10 +56,6 @@ Keep = Annotated[
         help="What stays afterwards, such as last=7,daily=7,weekly=4,max-age=400d; nothing is removed without it.",
     ),
 ]  # fmt: skip
-Metrics_ = Annotated[
-    Path | None, typer.Option("--metrics-file", metavar="FILE", help="For node_exporter's textfile collector: *.prom.")
-]
-Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 Name = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Its name or the beginning of it, `last`, or a file.")]
 
 
@@ -86,8 +80,8 @@ def backup(
     compress: Annotated[bool, typer.Option("--compress/--no-compress", help="With zstd.")] = True,
     pin: Annotated[str, typer.Option("--pin", metavar="REASON", help="Keep it for ever, and say why.")] = "",
     scheduled: Annotated[bool, typer.Option("--scheduled", help="It is recorded as taken by a schedule.")] = False,
-    metrics_file: Metrics_ = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Silent when all is well: for cron.")] = False,
+    metrics_file: MetricsFile = None,
+    quiet: Quiet = False,
     ssh: Ssh = False,
     owner: Owner = "",
     dry_run: DryRunOption = DryRunChoice.NONE,
@@ -125,14 +119,14 @@ def backup(
 def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, quiet: bool) -> None:
     from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
     from orchestrator.errors import OrchestratorError  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
     began, node = app.clock.wall(), ""
     try:
-        plan = backups.prepare(app, wish, (lambda _: None) if quiet else _say)
+        plan = backups.prepare(app, wish, unsaid if quiet else say)
         node = plan.nodes()[0]
         outcome = perform.performed(app, plan)
     except OrchestratorError as err:
@@ -188,9 +182,7 @@ def verify(
     snapshot: Name,
     source: From = None,
     identity: Identity = None,
-    trailer: Annotated[
-        bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
-    ] = True,
+    trailer: Trailer = True,
     deep: Annotated[bool, typer.Option("--deep", help="And show what is in it, by kind.")] = False,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
@@ -271,9 +263,5 @@ def _library(
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.library import Library  # noqa: PLC0415
 
-    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=10.0, ssh=ssh)
+    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S, ssh=ssh)
     return Library(app, tuple(source or ()))
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

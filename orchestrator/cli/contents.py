@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOption, Output, OutputOption
+from orchestrator.cli.options import (
+    PATIENCE_S,
+    Context,
+    From,
+    Identity,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    Output,
+    OutputOption,
+    Ssh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,18 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.library import Library, Proven
     from orchestrator.report.contents import Side
 
-From = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from", metavar="DEST", envvar="ORCHESTRATOR_BACKUP_TO", help="Where snapshots are; repeatable.",
-        show_default="this user's directory",
-    ),
-]  # fmt: skip
-Identity = Annotated[
-    list[Path] | None,
-    typer.Option("--identity", "-i", metavar="FILE", help="What decrypts: an identity of age, or an SSH key."),
-]
-Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 Before = Annotated[
     str, typer.Argument(metavar="BEFORE", help="A snapshot: its name or the beginning of it, `last`, or a file.")
 ]
@@ -77,7 +76,7 @@ def diff(
             "it takes two to compare: name AFTER, or give --live, and not both",
             remedy=f"orchestrator etcd diff {before} --live",
         )
-    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=10.0, ssh=ssh)
+    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S, ssh=ssh)
     library = Library(app, tuple(source or ()))
     wanted = report.Wanted(
         namespace, kind, everything, None if everything or output is not Output.TABLE else report.MOST

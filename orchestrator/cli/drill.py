@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.backup import From, Identity, Metrics_, Ssh
-from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOption, Output, OutputOption
+from orchestrator.cli.options import (
+    Context,
+    From,
+    Identity,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    MetricsFile,
+    Output,
+    OutputOption,
+    Quiet,
+    Ssh,
+    Trailer,
+)
 
 
 def register(etcd: typer.Typer) -> None:
@@ -30,11 +41,9 @@ def drill(
     programs: Annotated[
         Path | None, typer.Option("--programs", metavar="DIR", help="Where etcd, etcdctl and etcdutl are, for --here.")
     ] = None,
-    trailer: Annotated[
-        bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
-    ] = True,
-    metrics_file: Metrics_ = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Silent when all is well: for cron.")] = False,
+    trailer: Trailer = True,
+    metrics_file: MetricsFile = None,
+    quiet: Quiet = False,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -48,7 +57,7 @@ def drill(
     """
     from orchestrator import drills  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.library import Library  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
@@ -68,13 +77,9 @@ def drill(
         identities=tuple(identity or ()),
         trailer=trailer,
     )
-    found = drills.drill(app, library, wish, (lambda _: None) if quiet else _say)
+    found = drills.drill(app, library, wish, unsaid if quiet else say)
     if metrics_file:
         drills.tell(metrics_file, found, library.now())
     if not quiet or output is not Output.TABLE:
         show(output, "DrillResult", bodies.body(report.drill_document(found)), report.drill(found))
     drills.demand(found)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

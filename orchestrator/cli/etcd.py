@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli import backup, contents, drill, restore
 from orchestrator.cli.options import (
+    PATIENCE_S,
     Context,
     DryRunChoice,
     DryRunOption,
@@ -18,13 +18,9 @@ from orchestrator.cli.options import (
     Output,
     OutputOption,
     Owner,
+    Ssh,
     Yes,
 )
-
-Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
-
-#: Who only looks is told soon that nobody answers.
-PATIENCE_S = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -111,14 +107,11 @@ def disarm(
     from orchestrator import etcds  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
 
     app = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
         dry_run=perform.dry_run(dry_run),
     )  # fmt: skip
-    plan = etcds.disarm(app, _say)
+    plan = etcds.disarm(app, say)
     perform.carry_out(app, plan, output, "cared for")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -48,12 +48,12 @@ def check(
     """
     from orchestrator import reach  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import hosts as report  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S)
-    where = reach.places(app, nodes or (), say=_say)
+    where = reach.places(app, nodes or (), say=say)
     with reach.pool(app, _secrets(), PATIENCE_S) as hosts:
         found = reach.check(hosts, where, at_once=parallel)
     show(output, "HostList", bodies.body(report.host_list(found)), report.checked(found))
@@ -78,7 +78,7 @@ def trust(
     """
     from orchestrator import reach  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import hosts as report  # noqa: PLC0415
@@ -86,12 +86,12 @@ def trust(
     if bool(names) == everything:
         raise BadUsage("name hosts, or pass --all", remedy="for example: orchestrator hosts trust node-1")
     app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S)
-    where = reach.places(app, names or (), say=_say)
+    where = reach.places(app, names or (), say=say)
     with reach.pool(app, _secrets(), PATIENCE_S) as hosts:
         shown = reach.keys(hosts, where, replacing=replace)
         vouched = [v for _, _, mine in shown for v in mine]
         new = [v for v in vouched if v.state != "known"]
-        _say(report.keys(vouched))
+        say(report.keys(vouched))
         if new and not yes:
             _ask(len(new), len({v.host for v in new}))
         for place, keys, _ in shown if new else ():
@@ -123,7 +123,3 @@ def _secrets() -> Secrets:
     from orchestrator.hosts.secrets import Secrets  # noqa: PLC0415
 
     return Secrets(secret if attended() else None)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+#: Who only looks is told soon that nobody answers; commands that change something outlast a control plane's restart.
+PATIENCE_S = 10.0
+
 
 class Output(StrEnum):
     """The form of the result."""
@@ -56,6 +59,7 @@ def complete_runs(incomplete: str) -> list[str]:
 Kubeconfig = Annotated[
     Path | None, typer.Option("--kubeconfig", help="Kubeconfig file, instead of $KUBECONFIG or ~/.kube/config.")
 ]
+Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 Context = Annotated[
     str | None,
     typer.Option("--context", help="Context of the kubeconfig.", autocompletion=complete_contexts),
@@ -78,3 +82,21 @@ RunId = Annotated[
     str,
     typer.Argument(metavar="RUN", help="Id of a run, its beginning, or `last`.", autocompletion=complete_runs),
 ]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from", metavar="DEST", envvar="ORCHESTRATOR_BACKUP_TO", help="Where snapshots are; repeatable.",
+        show_default="this user's directory",
+    ),
+]  # fmt: skip
+Identity = Annotated[
+    list[Path] | None,
+    typer.Option("--identity", "-i", metavar="FILE", help="What decrypts: an identity of age, or an SSH key."),
+]
+Trailer = Annotated[
+    bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
+]
+MetricsFile = Annotated[
+    Path | None, typer.Option("--metrics-file", metavar="FILE", help="For node_exporter's textfile collector: *.prom.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Silent when all is well: for cron.")]

@@ -13,6 +13,16 @@ class ReaderGone(Exception):
     """Whoever read stdout has closed it, as `head` does."""
 
 
+def say(text: str) -> None:
+    """One line of progress, or what is worth knowing, on stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
+def unsaid(text: str) -> None:
+    """What `say` would say to somebody who wants silence."""
+    del text
+
+
 def show(output: Output, kind: str, body: dict[str, Any], table: str) -> None:
     """The result on stdout: `table` for people, or `body` as a document of `kind`.
 

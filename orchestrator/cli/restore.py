@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.backup import From, Identity, Ssh
 from orchestrator.cli.options import (
+    PATIENCE_S,
     Context,
     DryRunChoice,
     DryRunOption,
+    From,
+    Identity,
     Kubeconfig,
     LogFormat,
     LogFormatOption,
     Output,
     OutputOption,
     Owner,
+    Ssh,
+    Trailer,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +49,7 @@ def restore(
         list[str] | None,
         typer.Option("--accept", metavar="WHAT", help="other-cluster, one-member-lost: what would be refused."),
     ] = None,
-    trailer: Annotated[
-        bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
-    ] = True,
+    trailer: Trailer = True,
     confirm: Annotated[
         str, typer.Option("--confirm", metavar="RUN", help="Delete the old data of a restore that ended well.")
     ] = "",
@@ -71,12 +72,13 @@ def restore(
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.library import Library  # noqa: PLC0415
 
     app = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
-        dry_run=perform.dry_run(dry_run), patience_s=10.0,
+        dry_run=perform.dry_run(dry_run), patience_s=PATIENCE_S,
     )  # fmt: skip
     if bool(snapshot) == bool(confirm):
         raise BadUsage("name a snapshot, or a run with --confirm", remedy="orchestrator etcd list; orchestrator runs")
@@ -91,9 +93,9 @@ def restore(
         accept=tuple(accept or ()),
         trailer=trailer,
     )
-    found = restores.prepare(app, library, wish, _say, rehearse=dry_run is DryRunChoice.NONE)
+    found = restores.prepare(app, library, wish, say, rehearse=dry_run is DryRunChoice.NONE)
     for warning in found.warnings:
-        _say(warning)
+        say(warning)
     _carry_out(app, found, output)
 
 
@@ -120,15 +122,12 @@ def _carry_out(app: App, found: Prepared, output: Output) -> None:
 def _swing_back(app: App, err: OrchestratorError) -> None:
     """Take a restore back that failed early; what cannot be is left to the operator, with the ways on and back."""
     from orchestrator import restores  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
     from orchestrator.errors import OrchestratorError  # noqa: PLC0415
 
     try:
-        if restores.swing_back(app, err.run, _say):
+        if restores.swing_back(app, err.run, say):
             err.run = ""
             err.add_note("everything was swung back: the cluster has its old data")
     except OrchestratorError as other:
         err.add_note(f"it could not be swung back: {other}")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Context, Kubeconfig, LogFormat, LogFormatOption, Nodes, Output, OutputOption
+from orchestrator.cli.options import (
+    PATIENCE_S,
+    Context,
+    Kubeconfig,
+    LogFormat,
+    LogFormatOption,
+    Nodes,
+    Output,
+    OutputOption,
+)
 
 All = Annotated[bool, typer.Option("--all", "-A", help="Every row, however many; -o json always has them all.")]
 For = Annotated[
@@ -14,8 +23,6 @@ For = Annotated[
     typer.Option("--for", metavar="COMMAND", help="Check the permissions of this command only; may be repeated."),
 ]
 
-#: Who only looks is told soon that nobody answers; commands that change something outlast a control plane's restart.
-PATIENCE_S = 10.0
 #: `doctor` found something that has to be put right first.
 FAILED = 20
 

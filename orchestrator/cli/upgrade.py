@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from orchestrator.cli.options import (
     Output,
     OutputOption,
     Owner,
+    Ssh,
     Yes,
     complete_nodes,
 )
@@ -59,7 +59,6 @@ Renewal = Annotated[
     bool, typer.Option("--certificate-renewal/--no-certificate-renewal", help="As kubeadm's: certificates too.")
 ]
 Patches = Annotated[str, typer.Option("--patches", metavar="DIR", help="As kubeadm's, a directory on the nodes.")]
-Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
 Before = Annotated[str, typer.Option("--before-node", metavar="COMMAND", help="Run here before each node.")]
 After = Annotated[str, typer.Option("--after-node", metavar="COMMAND", help="Run here after each node.")]
 OnNode = Annotated[bool, typer.Option("--hooks-on-node", help="Run both on the node itself, as root.")]
@@ -156,6 +155,7 @@ def apply(
     """
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
     from orchestrator.engine import runs  # noqa: PLC0415
     from orchestrator.errors import Refused  # noqa: PLC0415
     from orchestrator.report import upgrades as report  # noqa: PLC0415
@@ -169,11 +169,11 @@ def apply(
         why, remedy = report.refusal(found.unaccepted)
         raise Refused(why, remedy=remedy)
     if text := report.findings_text(found.findings, found.accepted):
-        sys.stderr.write(f"{text}\n")
+        say(text)
     if not found.hops:
-        _say(f"the cluster is at {found.current} already: nothing to do")
+        say(f"the cluster is at {found.current} already: nothing to do")
     if found.strategy == "all-at-once":
-        sys.stderr.write("all workers go out of service at the same time: what runs on them is down meanwhile\n")
+        say("all workers go out of service at the same time: what runs on them is down meanwhile")
     lines = report.waves(found.plan, report.durations(runs.durations("upgrade")))
     short = "\n".join(["plan:", *lines]) + "\n" if lines else ""
     perform.carry_out(app, found.plan, output, "upgraded", short=short)
@@ -202,6 +202,7 @@ def rollback(
     from orchestrator import rollbacks  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application, duration  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
 
     app = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
@@ -209,9 +210,9 @@ def rollback(
     )  # fmt: skip
     flags = _flags(force=force, delete_emptydir_data=delete_emptydir_data, grace_period=grace_period)
     timeout_s = duration(drain_timeout, "--drain-timeout") or None
-    back = rollbacks.prepare(app, node, flags=flags, drain_timeout_s=timeout_s, say=_say)
+    back = rollbacks.prepare(app, node, flags=flags, drain_timeout_s=timeout_s, say=say)
     for loss in back.losses:
-        _say(f"this will be lost: {loss}")
+        say(f"this will be lost: {loss}")
     perform.carry_out(app, back.plan, output, "rolled back")
 
 
@@ -232,6 +233,7 @@ def _flags(*, force: bool, delete_emptydir_data: bool, grace_period: int) -> dic
 def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     from orchestrator import upgrades  # noqa: PLC0415
     from orchestrator.cli.context import duration  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.planners import upgrade as planner  # noqa: PLC0415
 
@@ -260,7 +262,7 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
         before=_hook(arguments, "before_node"),
         after=_hook(arguments, "after_node"),
     )
-    return upgrades.prepare(app, wish, _say)
+    return upgrades.prepare(app, wish, say)
 
 
 def _hook(arguments: dict[str, Any], name: str) -> Hook | None:
@@ -277,7 +279,3 @@ def _hook(arguments: dict[str, Any], name: str) -> Hook | None:
         raise BadUsage(f"--{name.replace('_', '-')}={text}: {err}", remedy="quote it as for a shell") from err
     timeout_s = duration(arguments["hook_timeout"], "--hook-timeout") or 600.0
     return Hook(argv, timeout_s, on_node=arguments["hooks_on_node"])
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
