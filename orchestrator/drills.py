@@ -12,6 +12,7 @@ from orchestrator.backup.drilled import Drilled, judged
 from orchestrator.backup.records import Drill
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
+from orchestrator.engine.host import STATE
 from orchestrator.errors import BackupError, BadUsage
 from orchestrator.library import home, proven
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 #: Seconds for all of it on a large snapshot.
 DRILL_S = 1800.0
 SEND_S = 1800.0
-#: Where its directory is made on a host.
-_PARENT = "/var/lib/orchestrator"
 #: Prefixes whose keys are counted again by the etcd that was started.
 _PREFIXES = 5
 
@@ -151,7 +150,7 @@ def _on(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bool, p
     """The drill itself, on a node's host, or on this machine for ""."""
     here = not node
     host = app.hands.here() if here else app.host(node)
-    parent = str(home() / STAGING) if here else _PARENT
+    parent = str(home() / STAGING) if here else STATE
     place = f"{parent}/drill-{secrets.token_hex(6)}"
     host.run(["mkdir", "-p", "-m", "700", "--", parent], timeout_s=30.0, sudo=not here, repeatable=True)
     host.run(["mkdir", "-m", "700", "--", place], timeout_s=30.0, sudo=not here)

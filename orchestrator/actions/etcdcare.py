@@ -10,7 +10,7 @@ from orchestrator.cluster.etcd import serves, troubles
 from orchestrator.cluster.etcdhosts import parse_hash, parse_host
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.cluster.situation import size
-from orchestrator.engine.host import demand
+from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Blocked, Done, Needed
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A database of which more than this share of its quota is in use raises the alarm again at once.
 FULL = 0.95
 #: What `orchestrator etcd status` reads again.
-_STAMP = "/var/lib/orchestrator/etcd-defragmented"
+_STAMP = f"{STATE}/etcd-defragmented"
 
 _RUN = (
     "set -u; umask 077"
@@ -34,9 +34,7 @@ patience=$1; shift
 etcdctl "$@"
 """
 )
-_DEFRAGMENT = (
-    _RUN + f"rc=$?; [ $rc != 0 ] || {{ mkdir -p -m 700 {_STAMP.rpartition('/')[0]} && touch {_STAMP}; }}\nexit $rc\n"
-)
+_DEFRAGMENT = _RUN + f"rc=$?; [ $rc != 0 ] || {{ mkdir -p -m 700 {STATE} && touch {_STAMP}; }}\nexit $rc\n"
 
 
 class Defragment:

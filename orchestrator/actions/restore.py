@@ -15,7 +15,7 @@ from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.situation import size
-from orchestrator.engine.host import demand
+from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import FactUnreadable, HostError
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.runner import Applying
 
 SEND_S = 1800.0
-_LEFT = "/var/lib/orchestrator"
 
 # A data directory that is a mount point cannot be renamed: its contents are moved then, within it.
 _PLACES = r"""set -eu; umask 077
@@ -189,7 +188,7 @@ class Stage(_OnHost):
         path = hands.kept(step.params["file"])
         if path is None:
             raise FactUnreadable(f"{step.params['file']} is not here any more", remedy="start a new restore")
-        host, directory = hands.host(step.node), f"{_LEFT}/{step.params['plan']}"
+        host, directory = hands.host(step.node), f"{STATE}/{step.params['plan']}"
         demand(host, host.run(["mkdir", "-p", "-m", "700", "--", directory], timeout_s=30.0, repeatable=True))
         there = f"{directory}/snapshot.db"
         host.send(path, there, mode=0o600, owner="root:root", timeout_s=SEND_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.actions.packages import looked
-from orchestrator.engine.host import demand
+from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import Interrupted
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
-
-#: Where commands that outlast a connection leave their results; one directory a plan.
-_LEFT = "/var/lib/orchestrator"
 
 
 class Pause:
@@ -109,5 +106,5 @@ class Tidy:
         del now
         run.guard()
         host = hands.host(step.node)
-        demand(host, host.run(["rm", "-rf", "--", f"{_LEFT}/{step.params['plan']}"], timeout_s=30.0, repeatable=True))
+        demand(host, host.run(["rm", "-rf", "--", f"{STATE}/{step.params['plan']}"], timeout_s=30.0, repeatable=True))
         hands.host(step.node)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from typing import TYPE_CHECKING
 
 from orchestrator import __version__
 from orchestrator.actions.members import members
 from orchestrator.actions.packages import looked
 from orchestrator.backup import records
+from orchestrator.backup.directory import DirectoryStore
 from orchestrator.backup.records import Part, Peer, Record
-from orchestrator.backup.snapshot import SECTOR_BYTES, TRAILER_BYTES, examine
+from orchestrator.backup.snapshot import examine, intact
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.cluster.kubeadm import CLUSTER, cluster_name
-from orchestrator.engine.host import demand
+from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import ApiError, FactUnreadable, OrchestratorError
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 #: To copy it.
 FETCH_S = 1800.0
-_DIRECTORY = "/var/lib/orchestrator"
 
 # Source: etcdctl, `snapshot save`: one endpoint; without a time limit it waits for ever for one that does not answer.
 # It writes FILE.part, syncs and renames it. Room is looked for first: the file is as large as the database.
@@ -52,20 +50,6 @@ etcdctl snapshot save "$file" >&2 || { rc=$?; rm -f -- "$file" "$file.part"; exi
 )
 #: Room for a database that grows while it is copied.
 _ROOM = 1.1
-
-
-def intact(path: Path) -> bool:
-    """Whether a snapshot's contents are those that etcd signed with their hash."""
-    size = path.stat().st_size
-    if size <= TRAILER_BYTES or size % SECTOR_BYTES != TRAILER_BYTES:
-        return False
-    sha256, left = hashlib.sha256(), size - TRAILER_BYTES
-    with path.open("rb") as file:
-        while left:
-            piece = file.read(min(1 << 20, left))
-            sha256.update(piece)
-            left -= len(piece)
-        return file.read() == sha256.digest()
 
 
 def recorded(path: Path) -> Record | None:
@@ -106,13 +90,13 @@ class Snapshot:
         """
         del now
         run.guard()
-        path = f"{_DIRECTORY}/{step.params['plan']}/{step.params['file'].rpartition('/')[2]}"
+        path = f"{STATE}/{step.params['plan']}/{step.params['file'].rpartition('/')[2]}"
         host, timeout_s = hands.host(step.node), step.timeout_s or FETCH_S
         found = parse_host(step.node, hands.ask(step.node, queries.ETCD_HOST))
         needed = int(_ROOM * found.status.db_size_bytes) if found.status else 0
         words = [path, f"{timeout_s:.0f}s", str(needed)]
         done = host.run(["sh", "-c", _SAVE, "sh", *words], timeout_s=timeout_s, repeatable=True)
-        demand(host, done, remedy=f"see that etcd runs on {step.node} and {_DIRECTORY} has room")
+        demand(host, done, remedy=f"see that etcd runs on {step.node} and {STATE} has room")
         at = self._clock.wall()
         local = hands.keep(step.node, path, step.params["file"], timeout_s=FETCH_S)
         try:
@@ -123,7 +107,7 @@ class Snapshot:
             local.unlink(missing_ok=True)
             raise
         record = _record(hands, step, found, proven, at, run.run)
-        _write(local.with_suffix(records.RECORD), records.encode(record))
+        DirectoryStore(local.parent).put_bytes(records.encode(record), local.with_suffix(records.RECORD).name)
         host.run(["rm", "-f", "--", path], timeout_s=30.0, repeatable=True)
         size_bytes, keys, revision = proven.size_bytes, proven.keys, proven.revision
         run.emit("etcd.snapshot", file=str(local), size_bytes=size_bytes, keys=keys, revision=revision)
@@ -163,13 +147,3 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
         ),
         tool=__version__,
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A small file of this user's, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123  the mode
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+#: Where on a host what is this program's is kept: of each run a directory, with what its commands left there.
+STATE = "/var/lib/orchestrator"
+
 
 @dataclass(frozen=True, slots=True)
 class Completed:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.engine import retry
-from orchestrator.engine.host import Completed, demand, shown
+from orchestrator.engine.host import STATE, Completed, demand, shown
 from orchestrator.errors import CommandTimedOut, CommandVanished, FactUnreadable, HostError, HostUnreachable, Refused
 from orchestrator.hosts import commands
 from orchestrator.hosts.output import Output
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.host import Host
     from orchestrator.errors import OrchestratorError
 
-ROOT = "/var/lib/orchestrator"
 #: A look at a command stays on the host for so long when there is nothing new.
 WATCH_S = 10
 #: To start, to look, to stop: each is one short command, plus WATCH_S.
@@ -165,7 +164,7 @@ class Unit:
 
     run: str
     step: str
-    root: str = ROOT
+    root: str = STATE
     systemd: bool = True
 
     @property

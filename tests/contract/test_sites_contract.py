@@ -7,7 +7,8 @@ import pytest
 
 from orchestrator.cluster import queries
 from orchestrator.cluster.model import Node
-from orchestrator.hosts.detached import ROOT, Unit
+from orchestrator.engine.host import STATE
+from orchestrator.hosts.detached import Unit
 from orchestrator.site import Machines, SiteHands
 from tests.fakes.hosts import HereAsRoot, machine
 from tests.fakes.sink import Recorder
@@ -66,9 +67,9 @@ class Elsewhere(HereAsRoot):
 
     def execute(self, argv, *, stdin, output, deadline_s, repeatable):
         given = b"".join(stdin)
-        moved = given.replace(ROOT.encode(), self._root.encode())
+        moved = given.replace(STATE.encode(), self._root.encode())
         digests = {hashlib.sha256(given).hexdigest(): hashlib.sha256(moved).hexdigest(), "yes": "no"}
-        words = [digests.get(word, word.replace(ROOT, self._root)) for word in argv]
+        words = [digests.get(word, word.replace(STATE, self._root)) for word in argv]
         self.questions += any(query.script in argv for query in queries.ALL)
         return super().execute(words, stdin=iter([moved]), output=output, deadline_s=deadline_s, repeatable=repeatable)
 

@@ -11,7 +11,7 @@ from lab import progress
 from lab.upgrades import application
 from lab.upgrades.askers import ServiceClient
 from lab.upgrades.budgets import BudgetWatch
-from orchestrator.actions.snapshots import intact
+from orchestrator.backup.snapshot import intact
 from tests.lab.real import since
 from tests.lab.upgrading import ACCEPTED, APPLY, COMPONENTS, NEW, OLD, PATIENCE_S, as_wanted, own_cluster, told_in
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backup import bolt, mvcc
-from orchestrator.backup.snapshot import Member, entries, examine
+from orchestrator.backup.snapshot import Member, entries, examine, intact
 from orchestrator.errors import SnapshotInvalid
 from tests.fakes import boltfiles
 from tests.fakes.boltfiles import LEAF, PAGE, Keys, Pages, field, opened, resealed, revision, sealed, varint
@@ -277,6 +277,18 @@ def test_a_changed_byte_is_told_by_the_sum():
     changed[FIRST_LEAF + 3000] ^= 1
 
     assert "was changed: SHA-256" in refused(bytes(changed))
+
+
+def test_intact_is_what_its_sum_says_and_nothing_that_was_changed_cut_or_is_not_there(tmp_path):
+    changed = bytearray(WHOLE)
+    changed[FIRST_LEAF + 3000] ^= 1
+
+    assert intact(opened(WHOLE))
+    assert not intact(opened(bytes(changed)))
+    assert not intact(opened(WHOLE[:-1]))
+    assert not intact(opened(WHOLE[:-512]))
+    assert not intact(opened(hashlib.sha256().digest()))
+    assert not intact(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("length", [0, 1, 32, 512, 544, 4096, 5000, 16384 + 31, len(WHOLE) - 1, len(WHOLE) - 512])
