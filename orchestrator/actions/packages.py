@@ -47,7 +47,10 @@ update() {
     sleep 5
   done
 }
-for file in $sources; do update "$file" || exit; done
+at_hand() {
+  missing=$(apt-get install -y -qq --print-uris --allow-change-held-packages "$@" 2> /dev/null) && [ -z "$missing" ]
+}
+at_hand "$@" || for file in $sources; do update "$file" || exit; done
 apt-get install -y -q --allow-change-held-packages -o DPkg::Lock::Timeout=LOCK_WAIT -o Dpkg::Use-Pty=0 \
   -o Dpkg::Options::=--force-confold "$@" || exit
 """.replace("LOCK_WAIT", str(LOCK_WAIT_S))

@@ -139,18 +139,20 @@ class _Build:
 
     Attributes:
         after: Control plane -> the step that upgrades it in this hop.
+        kubeadms: Node -> the step that installs its kubeadm in this hop.
     """
 
     request: Request
     targets: tuple[Target, ...]
     after: dict[str, str] = field(default_factory=dict)
+    kubeadms: dict[str, str] = field(default_factory=dict)
     wave: int = 0
     paused: bool = False
 
     def hop(self, hop: Hop, first: int) -> list[Wave]:
         """The waves of one hop, numbered from `first`."""
         self.wave = first
-        self.after = {}
+        self.after, self.kubeadms = {}, {}
         planes = [t for t in order(self.targets) if t.upgrade]
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
         # Who is there already, from a run before, is not drained for nothing.
@@ -161,6 +163,7 @@ class _Build:
         # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
         # A kubelet that may ask any API server has to wait for all of them. Source: "Version Skew Policy", kubelet.
         one_by_one = all(plane.asks_itself for plane in planes)
+        late = self._late(planes, workers, hop.to, one_by_one=one_by_one)
         begun = self._configuration(hop.to) == self.request.configuration != ""
         for number, plane in enumerate(planes):
             self.wave = first + len(waves)
@@ -169,12 +172,17 @@ class _Build:
             if not behind(plane, hop.to):
                 steps.append(self._step(plane.name, "host.tidy", {}, FILE_S))
             elif one_by_one:
-                steps += self._own_kubelet(plane, hop.to, apart=False)
+                steps += self._own_kubelet(plane, hop.to, apart=False, settled=plane is not late)
             waves.append(Wave((Lane(plane.name, tuple(steps)),)))
             waves += self._pause("first-control-plane", plane.name, first + len(waves))
         for plane in () if one_by_one else [p for p in planes if behind(p, hop.to)]:
             self.wave = first + len(waves)
-            waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to, apart=True))),)))
+            steps = list(self._own_kubelet(plane, hop.to, apart=True, settled=plane is not late))
+            waves.append(Wave((Lane(plane.name, tuple(steps)),)))
+        if late:
+            noted, self.wave = self._noted(late.name), first + len(waves)
+            waiting = Lane(late.name, tuple(self._settled(late.name, hop.to, noted)))
+            waves.append(Wave((waiting, *(Lane(w.name, tuple(self._ready(w.name, hop.to))) for w in workers))))
         if planes:
             waves += self._pause("control-planes", planes[-1].name, first + len(waves))
         size = self.request.max_unavailable
@@ -202,6 +210,19 @@ class _Build:
             lanes.append(Lane(target.name, tuple(steps)))
         return Wave(tuple(lanes))
 
+    def _late(
+        self, planes: Sequence[Target], workers: Sequence[Target], to: Version, *, one_by_one: bool
+    ) -> Target | None:
+        """The control plane whose last wait is used: clients come back to its API server while workers get kubeadm.
+
+        None where workers must not be touched yet: there is a pause or a hook before them; or nothing to wait for.
+        """
+        kubelets = [p for p in planes if behind(p, to)]
+        pauses = bool(self.request.pause_after) and not self.paused
+        if not kubelets or not workers or pauses or self.request.before:
+            return None
+        return kubelets[-1] if not one_by_one or kubelets[-1] is planes[-1] else None
+
     def _pause(self, after: str, node: str, wave: int) -> list[Wave]:
         if self.request.pause_after != after or self.paused:
             return []
@@ -222,13 +243,14 @@ class _Build:
         yield self._gate(node, to, "before", ("api", "etcd"), 0.0)
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
-        yield from self._kubeadm(node, to, mode)
+        yield from self._ready(node, to)
+        yield self._upgrade(node, to, mode)
         if apart:
             yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
         # Who lost its watch by the restart of an API server starts and ends no pods: a drain now would only wait.
         yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0, drain=self.request.flags)
 
-    def _own_kubelet(self, target: Target, to: Version, *, apart: bool) -> Iterator[Step]:
+    def _own_kubelet(self, target: Target, to: Version, *, apart: bool, settled: bool) -> Iterator[Step]:
         """A control plane's kubelet, whose first start restarts its static pods once more."""
         node = target.name
         if apart:
@@ -237,39 +259,47 @@ class _Build:
         yield from drain
         yield self._kubelet(node, to, drain)
         yield self._gate(node, to, "upgraded", ("node", "components", "daemons", "api", "etcd"), self.request.lasts_s)
-        yield from self._end(node, to, drain)
+        yield from self._return(node, drain)
+        if settled:
+            yield from self._settled(node, to)
 
     def _worker(self, target: Target, to: Version) -> Iterator[Step]:
         """One worker. All that its pods need not wait for comes before the cordon."""
         node = target.name
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
-        yield from self._kubeadm(node, to, "node")
+        if node not in self.kubeadms:
+            yield from self._ready(node, to)
+        yield self._upgrade(node, to, "node")
         drain = self._drain(node)
         yield from drain
         yield self._kubelet(node, to, drain)
         yield self._gate(node, to, "upgraded", ("node", "daemons"), 0.0)
-        yield from self._end(node, to, drain)
+        yield from self._return(node, drain)
+        yield from self._settled(node, to)
 
-    def _kubeadm(self, node: str, to: Version, mode: str) -> Iterator[Step]:
+    def _ready(self, node: str, to: Version) -> Iterator[Step]:
+        """Its kubeadm, which runs nothing by itself: the node stays as it is."""
         yield self._step(node, "packages.repository", {"minor": minor(to)}, FILE_S)
-        params: dict[str, Any] = {"version": str(to), "packages": ["kubeadm"]}
-        kubeadm = self._step(node, "packages.install", params, PACKAGE_S)
-        yield kubeadm
-        params = {
+        step = self._step(node, "packages.install", {"version": str(to), "packages": ["kubeadm"]}, PACKAGE_S)
+        self.kubeadms[node] = step.id
+        yield step
+
+    def _upgrade(self, node: str, to: Version, mode: str) -> Step:
+        params: dict[str, Any] = {
             "version": str(to),
             "mode": mode,
             "accept": list(self.request.accept),
             "options": list(self.request.options),
             "control_planes": self._planes,
             "after": dict(self.after),
-            "kubeadm": kubeadm.id,
+            "kubeadm": self.kubeadms[node],
             "hasten": self.request.hasten,
         }
         step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
         if node in self._planes:
             self.after[node] = step.id
-        yield step
+        return step
 
     def _drain(self, node: str) -> tuple[Step, Step]:
         cordon = self._step(node, "node.cordon", {"owner": self.request.owner, "reason": "Kubernetes upgrade"}, PATCH_S)
@@ -287,12 +317,15 @@ class _Build:
         }
         return self._step(node, "kubelet.upgrade", params, PACKAGE_S)
 
-    def _end(self, node: str, to: Version, drain: tuple[Step, Step]) -> Iterator[Step]:
-        """Back into service, and well there, before another node is touched."""
+    def _return(self, node: str, drain: tuple[Step, Step]) -> Iterator[Step]:
+        """Back into service."""
         yield self._step(node, "node.return", {"cordon": drain[0].id, "owner": self.request.owner}, PATCH_S)
         yield from self._hook(node, "after", self.request.after)
+
+    def _settled(self, node: str, to: Version, noted: str = "") -> Iterator[Step]:
+        """Well there, before another node is taken out."""
         checks = ("leaders", "owners", "budgets", "watches") if node in self._planes else ("owners", "budgets")
-        yield self._gate(node, to, "settled", checks, 0.0)
+        yield self._gate(node, to, "settled", checks, 0.0, noted=noted or self._noted(node))
         yield self._step(node, "host.tidy", {}, FILE_S)
 
     def _hook(self, node: str, when: str, hook: Hook | None) -> Iterator[Step]:
@@ -303,16 +336,17 @@ class _Build:
     def _note(self, node: str) -> Step:
         return self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
 
-    def _gate(
-        self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float, **more: Mapping[str, Any]
-    ) -> Step:
+    def _noted(self, node: str) -> str:
+        return f"{self.wave}/{node}/cluster.note"
+
+    def _gate(self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float, **more: Any) -> Step:
         params = {
-            **more,
             "checks": list(checks),
             "version": str(to),
             "control_planes": self._planes,
             "lasts_s": lasts_s,
-            "noted": f"{self.wave}/{node}/cluster.note",
+            "noted": self._noted(node),
+            **more,
         }
         return self._step(node, "cluster.gate", params, self.request.gate_s, f":{name}")
 

@@ -97,6 +97,7 @@ class FakeMachine:
 
     Attributes:
         offers: Minor -> versions that its package repository has.
+        lists: Minor -> those that apt knows of, since it read its lists last.
         asks_itself: Its kubelet asks the API server of the same host only.
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
             `refuses`, `fails` or `hangs`, `snapshot` is `refuses`, `damaged`, `truncated` or `empty`, `collect` is
@@ -114,6 +115,7 @@ class FakeMachine:
         self.address = address
         self.asks_itself = plane
         self.offers = dict(OFFERS)
+        self.lists = {}
         self.faults = {}
         self.free_bytes = 90_000_000_000
         self.private = []
@@ -259,7 +261,8 @@ class FakeMachine:
                 return self._install_and_restart(errand, held.split(), sources.split(), wanted)
             case ["sh", "-c", script, "sh", minor, version, images, *wanted] if script == _PREFETCH:
                 return self._prefetch(errand, minor, version, images, wanted)
-            case ["sh", "-c", script, "sh", "kubeadm", "upgrade", *words] if script == _HASTENED:
+            case ["sh", "-c", script, "sh", node, "kubeadm", "upgrade", *words] if script == _HASTENED:
+                assert node == self.name
                 return self._kubeadm(errand, words)
             case ["kubeadm", "upgrade", *words]:
                 return self._kubeadm(errand, words)
@@ -290,7 +293,7 @@ class FakeMachine:
                 package.state = "ok installed"
         if fault == "refuses":
             return self._refused(errand, "E: The repository is not signed.")
-        offered = [v for path in sources for m in self._minors(path) for v in self.offers.get(m, ())]
+        offered = self._listed(sources, wanted)
         yield 2.0
         if fault == "lock":
             yield float(LOCK_WAIT_S)
@@ -311,6 +314,14 @@ class FakeMachine:
                 return self._refused(errand, "E: No space left on device")
             yield 1.0
         return 0
+
+    def _listed(self, sources, wanted):
+        """Versions that lists have; they are read again unless all that is wanted was fetched."""
+        minors = [m for path in sources for m in self._minors(path)]
+        at_hand = {v for m in minors for v in self.lists.get(m, ())} & {v.removeprefix("v") for v in self.fetched}
+        if not all(self._found(each.partition("=")[2], at_hand) for each in wanted):
+            self.lists = {m: tuple(self.offers.get(m, ())) for m in minors}
+        return [v for m in minors for v in self.lists.get(m, ())]
 
     def _minors(self, path):
         found = apt_source(path, self.files[path].decode())

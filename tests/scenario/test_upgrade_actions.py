@@ -257,7 +257,7 @@ def test_a_package_that_is_not_offered_is_not_installed(world):
         (True, {"owner": "ann@laptop"}, Done("was cordoned before, and stays so")),
         (None, {"owner": "ann@laptop"}, Done("was cordoned before, and stays so")),
         (False, {"owner": "bob@desk"}, Done("left alone: cordoned by bob@desk (disk) since")),
-        (None, None, Blocked("not cordoned yet", "resume", "2/node-1/node.cordon", "back into service")),
+        (None, None, Blocked("not cordoned yet", "resume", "3/node-1/node.cordon", "back into service")),
     ],
 )
 def test_a_node_goes_back_into_service_only_if_this_run_took_it_out(world, found, now, decision):

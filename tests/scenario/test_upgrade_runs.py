@@ -123,7 +123,7 @@ def test_a_node_that_somebody_had_cordoned_stays_so(root):
 
 def test_a_cordon_that_somebody_takes_over_in_the_middle_stays(root):
     world = SiteWorld(root)
-    life = At(("start", "node-1", "2/node-1/kubelet.upgrade"), lambda: world.hand_over("node-1"))
+    life = At(("start", "node-1", "3/node-1/kubelet.upgrade"), lambda: world.hand_over("node-1"))
 
     world.start(world.upgrade(TO), life=life)
 

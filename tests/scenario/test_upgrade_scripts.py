@@ -16,6 +16,11 @@ from orchestrator.hosts.commands import wrapped
 WANTED = "kubelet=1.37.2-*"
 
 
+# What apt-get would have to fetch.
+NOT_FETCHED = """case "$*" in *" --print-uris "*) echo "'http://a/kubelet.deb' kubelet.deb 9"; exit ;; esac
+"""
+
+
 class Host:
     """A directory of programs, which is all that a script finds before the system's own.
 
@@ -31,6 +36,8 @@ class Host:
         self.bin.mkdir()
         for name in ("apt-get", "apt-mark", "dpkg", "systemctl", "kubeadm", "dpkg-deb", "ctr", "apt-cache"):
             self.program(name)
+
+        self.program("apt-get", NOT_FETCHED)
 
     def program(self, name, then=""):
         path = self.bin / name
@@ -61,8 +68,31 @@ def host(tmp_path):
 def test_packages_are_installed_from_their_sources_and_held_again(host, held, holds):
     assert host.run(INSTALL, held, "/etc/apt/a.list /etc/apt/b.list", WANTED) == 0
 
-    assert host.did("apt-get") == ["apt-get update", "apt-get update", f"apt-get install {WANTED}"]
+    assert asked(host) == ["apt-get update", "apt-get update", f"apt-get install {WANTED}"]
     assert host.did("apt-mark") == holds
+
+
+def asked(host):
+    """What apt-get was told to do, without the question for what it would have to fetch."""
+    (question, *rest) = host.did("apt-get")
+    assert question == f"apt-get install {WANTED}"
+    return rest
+
+
+def test_what_was_fetched_is_installed_whatever_became_of_its_repository(host):
+    host.program("apt-get", "[ $1 != update ] || exit 100")
+
+    assert host.run(INSTALL, "", "/etc/apt/a.list", WANTED) == 0
+
+    assert asked(host) == [f"apt-get install {WANTED}"]
+
+
+def test_lists_that_do_not_know_the_version_are_read_again(host):
+    host.program("apt-get", 'case "$*" in *" --print-uris "*) exit 100 ;; esac')
+
+    assert host.run(INSTALL, "", "/etc/apt/a.list", WANTED) == 0
+
+    assert asked(host) == ["apt-get update", f"apt-get install {WANTED}"]
 
 
 def test_what_was_left_unfinished_is_finished_first(host):
@@ -75,7 +105,7 @@ def test_what_was_left_unfinished_is_finished_first(host):
 
 @pytest.mark.parametrize("verb", ["update", "install"])
 def test_holds_are_back_whatever_fails_and_the_failure_is_told(host, verb):
-    host.program("apt-get", f'[ "$1" != {verb} ] || exit 100')
+    host.program("apt-get", f'{NOT_FETCHED}[ "$1" != {verb} ] || exit 100')
 
     assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 100
 
@@ -147,7 +177,7 @@ def test_nothing_is_left_of_what_is_ended_for_taking_too_long(host, script):
 def test_kubeadm_ends_as_it_ends_with_whatever_runs_beside_it(host, rc):
     host.program("kubeadm", f"exit {rc}")
 
-    assert host.run(_HASTENED, "kubeadm", "upgrade", "apply", "v1.37.2") == rc
+    assert host.run(_HASTENED, "cp-1", "kubeadm", "upgrade", "apply", "v1.37.2") == rc
 
     assert host.did("kubeadm") == ["kubeadm upgrade apply v1.37.2"]
 
@@ -174,3 +204,24 @@ def test_an_api_server_that_just_closed_its_port_is_given_time_for_its_requests(
     host.run("set -u" + _HASTEN + SOME_SECONDS.replace("4.5", "2.0"))
 
     assert not any("established" in line for line in host.did("ss"))
+
+
+def told(host, seconds):
+    """What the API server was told of static pods, two of which have a manifest, and one of these a process."""
+    manifests = host.directory / "manifests"
+    manifests.mkdir()
+    for name in ("kube-scheduler", "kube-controller-manager"):
+        (manifests / f"{name}.yaml").touch()
+    host.program("pidof", '[ "$1" != kube-scheduler ]')
+    host.program("kubectl")
+    script = f"set -u{_HASTEN}\ntell cp-1 & beside=$!\nsleep {seconds}\nenough\n"
+    assert host.run(script.replace("/etc/kubernetes/manifests", str(manifests))) == 0
+    return host.did("kubectl")
+
+
+def test_a_kubelet_hears_of_the_static_pod_that_it_waits_for_and_of_no_other(host):
+    lines = told(host, 1.8)
+
+    assert len(lines) >= 2
+    assert all("annotate pod kube-scheduler-cp-1 kube-orchestrator.io/gone=" in line for line in lines)
+    assert len({line.rpartition("=")[2] for line in lines}) == len(lines)  # else nothing would be news

@@ -27,9 +27,10 @@ upgrade to v1.37.2
 0 cp: etcd.snapshot, packages.prefetch
 0 a: packages.prefetch
 1 cp: cluster.gate:before, cluster.note, packages.repository, packages.install, kubeadm.upgrade, \
-cluster.gate:followed, node.cordon, node.drain, kubelet.upgrade, cluster.gate:upgraded, node.return, \
-cluster.gate:settled, host.tidy
-2 a: cluster.note, packages.repository, packages.install, kubeadm.upgrade, \
+cluster.gate:followed, node.cordon, node.drain, kubelet.upgrade, cluster.gate:upgraded, node.return
+2 cp: cluster.gate:settled, host.tidy
+2 a: packages.repository, packages.install
+3 a: cluster.note, kubeadm.upgrade, \
 node.cordon, node.drain, kubelet.upgrade, cluster.gate:upgraded, node.return, \
 cluster.gate:settled, host.tidy
 """
@@ -133,13 +134,21 @@ def test_a_plan_is_the_same_after_it_was_kept(name):
 
 def test_the_control_plane_whose_etcd_member_leads_comes_last_and_workers_after_all_of_them():
     assert [t.name for t in order([*workers("a"), *planes("p1", "p2", "p3", leader="p1")])] == ["p2", "p3", "p1"]
-    assert waves(PLANS["three"]) == [["p2", "p3", "p1", "a", "b", "c"], ["p2"], ["p3"], ["p1"], ["a", "b"], ["c"]]
+    assert waves(PLANS["three"]) == [
+        ["p2", "p3", "p1", "a", "b", "c"],
+        ["p2"],
+        ["p3"],
+        ["p1"],
+        ["p1", "a", "b", "c"],
+        ["a", "b"],
+        ["c"],
+    ]
 
 
 def test_kubelets_of_control_planes_that_may_ask_any_api_server_come_after_all_static_pods():
     made = PLANS["three that ask anyone"]
 
-    assert waves(made)[1:] == [["p1"], ["p2"], ["p3"], ["p1"], ["p2"], ["p3"], ["a"]]
+    assert waves(made)[1:] == [["p1"], ["p2"], ["p3"], ["p1"], ["p2"], ["p3"], ["p3", "a"], ["a"]]
     assert [s.id for s in steps(made, "kubeadm.upgrade")][:3] == [f"{n}/p{n}/kubeadm.upgrade" for n in (1, 2, 3)]
     assert [s.id for s in steps(made, "kubelet.upgrade")][:3] == [f"{n + 3}/p{n}/kubelet.upgrade" for n in (1, 2, 3)]
     assert {len(s.params["after"]) for s in steps(made, "kubelet.upgrade")} == {3}
@@ -172,7 +181,7 @@ def test_where_one_led_already_all_others_follow():
 def test_each_hop_goes_over_all_nodes_before_the_next_and_has_a_snapshot_of_its_own():
     made = PLANS["two hops"]
 
-    one = [["p1", "p2", "a", "b"], ["p1"], ["p2"], ["a"], ["b"]]
+    one = [["p1", "p2", "a", "b"], ["p1"], ["p2"], ["p2", "a", "b"], ["a"], ["b"]]
     assert waves(made) == one + one
     assert [s.params["version"] for s in steps(made, "kubelet.upgrade", "a")] == ["v1.37.2", "v1.38.1"]
     assert [s.params["minor"] for s in steps(made, "packages.repository", "p1")] == ["1.37", "1.38"]
@@ -181,15 +190,15 @@ def test_each_hop_goes_over_all_nodes_before_the_next_and_has_a_snapshot_of_its_
         ("p1", "upgrade-7-v1.38.1.db"),
     ]
     assert set(steps(made, "kubelet.upgrade", "a")[1].params["after"].values()) == {
-        "6/p1/kubeadm.upgrade",
-        "7/p2/kubeadm.upgrade",
+        "7/p1/kubeadm.upgrade",
+        "8/p2/kubeadm.upgrade",
     }
 
 
 def test_workers_wait_for_the_hop_that_they_are_in():
     made = plan([*planes("cp"), *workers("a")], Hop(parse("1.37.2"), workers=False), V138)
 
-    assert waves(made) == [["cp"], ["cp"], ["cp", "a"], ["cp"], ["a"]]
+    assert waves(made) == [["cp"], ["cp"], ["cp", "a"], ["cp"], ["cp", "a"], ["a"]]
 
 
 def test_a_node_that_is_not_chosen_is_left_out_and_still_known():
@@ -203,8 +212,8 @@ def test_a_node_that_is_not_chosen_is_left_out_and_still_known():
 def test_a_worker_that_is_there_already_is_not_drained_for_nothing():
     there = [Target("a", control_plane=False, at=parse("1.37.2")), Target("b", control_plane=False)]
 
-    assert waves(plan([*planes("cp"), *there]))[1:] == [["cp"], ["b"]]
-    assert waves(plan([*planes("cp"), *there], V138))[1:] == [["cp"], ["a"], ["b"]]
+    assert waves(plan([*planes("cp"), *there]))[1:] == [["cp"], ["cp", "b"], ["b"]]
+    assert waves(plan([*planes("cp"), *there], V138))[1:] == [["cp"], ["cp", "a", "b"], ["a"], ["b"]]
     assert waves(plan(there[:1])) == []
 
 
@@ -236,6 +245,33 @@ def test_a_pause_is_a_wave_of_its_own_and_comes_once(pause, before):
 def test_each_pause_that_can_be_asked_for_is_known():
     for pause in PAUSES:
         assert len(steps(plan([*planes("cp"), *workers("a")], pause_after=pause), "run.pause")) == 1
+
+
+def test_workers_get_their_kubeadm_while_the_last_control_plane_settles():
+    made = PLANS["three"]
+
+    assert [line for line in shown(made).splitlines() if line.startswith("4 ")] == [
+        "4 p1: cluster.gate:settled, host.tidy",
+        *(f"4 {name}: packages.repository, packages.install" for name in ("a", "b", "c")),
+    ]
+    gate = made.waves[4].lanes[0].steps[0]
+    assert gate.params["noted"] == "3/p1/cluster.note"
+
+
+@pytest.mark.parametrize("request_", [{"pause_after": "first-worker"}, {"before": Hook(("notify",), 30.0)}])
+def test_workers_are_not_touched_ahead_of_a_pause_or_of_their_hook(request_):
+    made = plan([*planes("cp"), *workers("a", "b")], **request_)
+
+    assert [nodes for nodes in waves(made)[1:] if nodes != ["b"]][:2] == [["cp"], ["a"]]
+    assert [s.id.split("/")[0] for s in steps(made, "packages.install")] == [
+        s.id.split("/")[0] for s in steps(made, "kubeadm.upgrade")
+    ]
+
+
+def test_after_a_control_plane_that_only_gets_static_pods_there_is_nothing_to_wait_for():
+    made = plan([*planes("cp", at=V137.to), *workers("a")])
+
+    assert waves(made)[1:] == [["cp"], ["a"]]
 
 
 def test_hooks_are_around_every_node():
