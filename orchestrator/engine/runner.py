@@ -14,7 +14,7 @@ from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import GoalNotReached, Interrupted, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.events import Sink
@@ -143,7 +143,10 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     """
     run = _Run(plan, hands, actions, journal, clock, sink, stop, resumed=resumed)
     began = clock.now()
-    run.emit("run.started", title=plan.title, nodes=list(plan.nodes()), resumed=resumed)
+    run.emit(
+        "run.started", title=plan.title, nodes=list(plan.nodes()), resumed=resumed, waves=len(plan.waves),
+        steps=_counted(plan, journal.done),
+    )  # fmt: skip
     try:
         # A step may turn back what the cluster stores to an earlier time, the lease too; it says so itself.
         back = any(step.params.get("turns_back") for step in plan.steps())
@@ -156,6 +159,15 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
         run.stopped(err)
         raise
     run.emit("run.finished", outcome="finished", took_s=round(clock.now() - began, 3))
+
+
+def _counted(plan: Plan, done: Collection[str]) -> dict[str, dict[str, int]]:
+    """Node -> how many steps it has in all, and how many are left."""
+    found = {node: {"all": 0, "left": 0} for node in plan.nodes()}
+    for step in plan.steps():
+        found[step.node]["all"] += 1
+        found[step.node]["left"] += step.id not in done
+    return found
 
 
 @dataclass(frozen=True, slots=True)

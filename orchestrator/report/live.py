@@ -1,4 +1,4 @@
-"""Progress for people at a terminal: a table of what runs now, below the lines on what has happened."""
+"""Progress for people at a terminal: a table of nodes and what runs now, below the lines on what has happened."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from orchestrator.report.console import Lines, line_of, progress_line, verb, wai
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import rich.console
     import rich.live
-    import rich.table
 
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.events import Event
 
 REFRESHES_PER_S = 4
+#: Of more nodes than fit on a screen only those at work have a row; the others are counted.
+ROWS = 20
 #: Shown in the table, so not as lines as well.
 _TABLED = frozenset({"step.started", "step.waiting", "drain.progress", "kubeadm.said", "gate.waiting"})
 _LANE_ENDS = frozenset({"step.finished", "step.skipped", "step.failed"})
@@ -46,6 +48,28 @@ class _Lane:
     progress_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How far the run is.
+
+    Attributes:
+        left: Node -> its steps that are left, in the order of the plan.
+        began: Nodes of which a step has begun in this run, or before it.
+    """
+
+    left: Mapping[str, int]
+    began: frozenset[str]
+    waves: int
+    since: float
+    wave: int = 0
+
+    def state(self, node: str) -> str:
+        """What a node that nothing runs on is at."""
+        if not self.left[node]:
+            return "done"
+        return f"{self.left[node]} steps left" if node in self.began else "to come"
+
+
 class Live:
     """A sink for terminals. Where the terminal cannot move its cursor, it gives plain lines.
 
@@ -67,6 +91,7 @@ class Live:
         self._last = ""
         # Replaced as a whole, never changed: the thread that draws reads it without a lock.
         self._lanes: Mapping[str, _Lane] = {}
+        self._plan: _Plan | None = None
 
     def emit(self, event: Event) -> None:
         """Show `event`. A terminal that is gone must not stop the run."""
@@ -103,6 +128,7 @@ class Live:
             self._draw()
 
     def _note(self, event: Event) -> None:
+        self._plan = self._going(event)
         fields, now = event.fields, self._clock.now()
         node = str(fields.get("node", ""))
         lane = self._lanes.get(node)
@@ -120,6 +146,22 @@ class Live:
             return
         others = {n: known for n, known in self._lanes.items() if n != node}
         self._lanes = {**self._lanes, node: lane} if lane else others
+
+    def _going(self, event: Event) -> _Plan | None:
+        fields, plan = event.fields, self._plan
+        if event.name == "run.started":
+            steps = fields.get("steps", {})
+            left = {node: count["left"] for node, count in steps.items()}
+            began = frozenset(node for node, count in steps.items() if count["left"] < count["all"])
+            return _Plan(left, began, fields.get("waves", 0), self._clock.now())
+        node = str(fields.get("node", ""))
+        if plan and event.name == "wave.started":
+            return replace(plan, wave=fields["wave"])
+        if plan and node in plan.left:
+            ended = event.name in ("step.finished", "step.skipped")
+            left = {**plan.left, node: max(0, plan.left[node] - ended)}
+            return replace(plan, left=left, began=plan.began | {node})
+        return plan
 
     def _draw(self) -> None:
         if self._live is None and self._lanes:
@@ -143,20 +185,34 @@ class Live:
         )
         self._live.start()
 
-    def _table(self) -> rich.table.Table:
-        """A row a lane: its node, its step, how long it runs, and how it stands."""
+    def _table(self) -> rich.console.RenderableType:
+        """A row a node: its step, how long it runs, and how it stands; above them how far the run is."""
+        from rich.console import Group  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        now = self._clock.now()
+        now, lanes, plan = self._clock.now(), self._lanes, self._plan
+        several = plan is not None and len(plan.left) > 1
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in ("NODE", "STEP", "FOR"):
             table.add_column(name, no_wrap=True)
         table.add_column("PROGRESS", overflow="fold")
-        for lane in self._lanes.values():
-            said = Text("\n".join(standing(lane.progress, now - lane.progress_at)) if lane.progress else lane.why)
-            table.add_row(Text(lane.node), Text(verb(lane.action)), Text(f"{now - lane.since:.0f} s"), said)
-        return table
+        idle = plan.left if plan and several and len(plan.left) <= ROWS else {}
+        for node in {**idle, **lanes}:
+            lane = lanes.get(node)
+            if lane:
+                said = "\n".join(standing(lane.progress, now - lane.progress_at)) if lane.progress else lane.why
+                table.add_row(Text(node), Text(verb(lane.action)), Text(f"{now - lane.since:.0f} s"), Text(said))
+            elif plan:
+                table.add_row(Text(node), Text(plan.state(node)), "", "", style="dim")
+        return Group(Text(_headline(plan, lanes, now)), table) if plan and several else table
+
+
+def _headline(plan: _Plan, lanes: Mapping[str, _Lane], now: float) -> str:
+    done = sum(1 for node, left in plan.left.items() if not left and node not in lanes)
+    to_come = sum(1 for node in plan.left if node not in plan.began)
+    counts = f"{done} of {len(plan.left)} nodes done, {len(lanes)} at work, {to_come} to come"
+    return f"wave {plan.wave} of {plan.waves}, {now - plan.since:.0f} s: {counts}"
 
 
 def standing(progress: Mapping[str, Any], age_s: float) -> list[str]:

@@ -86,6 +86,56 @@ def test_what_has_happened_stands_above_the_table_and_leaves_it(terminal):
     assert "n1" not in last
 
 
+def begun(**left):
+    steps = {node: {"all": 3, "left": count} for node, count in left.items()}
+    return Event("run.started", {"run": "r", "title": "upgrade", "nodes": [*left], "waves": 3, "steps": steps})
+
+
+def last_table(terminal):
+    return plain(terminal.raw()).rpartition("wave ")[2]
+
+
+def test_every_node_has_a_row_and_the_headline_says_how_far_the_run_is(terminal):
+    live = Live(terminal.stream, Still())
+
+    live.emit(begun(n1=1, n2=3, n3=2, n4=3))
+    live.emit(Event("wave.started", {"run": "r", "wave": 2}))
+    live.emit(event("step.started", why="5 pods to move"))
+    live.emit(event("step.skipped", took_s=0.0, outcome="skipped", why="drained"))
+    live.emit(event("step.started", node="n2", why="3 pods to move"))
+    shown = last_table(terminal)
+    live.close()
+
+    assert shown.startswith("2 of 3, 0 s: 1 of 4 nodes done, 1 at work, 1 to come")
+    assert re.search(r"n1 +done", shown)
+    assert re.search(r"n2 +drain +0 s +3 pods to move", shown)
+    assert re.search(r"n3 +2 steps left", shown)
+    assert re.search(r"n4 +to come", shown)
+
+
+def test_of_many_nodes_those_at_work_have_a_row_and_the_others_are_counted(terminal):
+    live = Live(terminal.stream, Still())
+
+    live.emit(begun(**{f"n{number}": 3 for number in range(300)}))
+    live.emit(event("step.started", node="n7", why="5 pods to move"))
+    shown = last_table(terminal)
+    live.close()
+
+    assert "0 of 300 nodes done, 1 at work, 299 to come" in shown
+    assert [line.split()[0] for line in shown.splitlines()[2:] if line.strip()] == ["n7"]
+
+
+def test_one_node_needs_no_headline(terminal):
+    live = Live(terminal.stream, Still())
+
+    live.emit(begun(n1=3))
+    live.emit(event("step.started", why="5 pods to move"))
+    shown = plain(terminal.raw())
+    live.close()
+
+    assert "wave" not in shown
+
+
 @pytest.mark.parametrize("name", ["run.finished", "run.stopped"])
 def test_the_end_of_the_run_gives_the_cursor_back(terminal, name):
     live = Live(terminal.stream, Still())
