@@ -56,14 +56,18 @@ apt-get install -y -q --allow-change-held-packages -o DPkg::Lock::Timeout=LOCK_W
 """.replace("LOCK_WAIT", str(LOCK_WAIT_S))
 
 # What a node will want is put where apt looks for it (debs) and where the runtime does (images); nothing is installed.
-# A control plane's images are what kubeadm of the new version says; it is unpacked beside the installed one.
+# A control plane's images are what kubeadm of the new version says; it is unpacked beside the installed one. Workers
+# need none for it: kube-proxy's is pulled by its DaemonSet, while the node serves. Whatever the packages need beside
+# themselves (cri-tools, kubernetes-cni) is fetched where their repository has it newer.
 _PREFETCH = (
     queries.BESIDE
     + r"""
 version=$2 images=$3; shift 3
 beside apt-get update || exit
 cd /var/cache/apt/archives || exit
-beside apt-get download "$@" || exit
+needed=$(beside apt-get install -y -qq --print-uris --allow-change-held-packages "$@" 2> /dev/null |
+  sed -n "s/^'[^']*' \([^_ ]*\)_\([^_ ]*\)_[^_ ]*\.deb .*/\1=\2/p" | grep -E '^(cri-tools|kubernetes-cni)=')
+beside apt-get download "$@" $needed || exit
 [ "$images" = yes ] || exit 0
 dpkg-deb -x kubeadm_"${version#v}"-*.deb "$dir/new" || exit
 ctr --namespace k8s.io images ls -q > "$dir/there" || exit

@@ -151,6 +151,19 @@ def updating(host, then):
     return made
 
 
+def test_what_the_packages_need_beside_themselves_is_fetched_with_them(host):
+    lines = (
+        "'http://a/k.deb' kubelet_1.37.2-1.1_amd64.deb 9 X",
+        "'http://a/c.deb' kubernetes-cni_1.9.0-1.1_amd64.deb 9 X",
+    )
+    said = "\n".join(f'echo "{line}"' for line in lines)
+    host.program("apt-get", f'case "$*" in *" --print-uris "*) {said};; esac')
+
+    host.run(*PREFETCH)
+
+    assert host.did("apt-get")[-1] == f"apt-get download {WANTED} kubernetes-cni=1.9.0-1.1"
+
+
 def test_what_cannot_be_fetched_is_told_and_nothing_is_left(host):
     made = updating(host, "exit 100")
 
