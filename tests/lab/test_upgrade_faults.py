@@ -274,6 +274,29 @@ def test_a_kubeadm_that_fails_says_in_what_state_things_are_and_goes_on_when_it_
     assert site.host(old_plane) == as_wanted()
 
 
+SCHEDULER = f"registry.k8s.io/kube-scheduler:v{NEW}"
+
+
+def test_a_kubeadm_that_moves_its_manifests_back_by_itself_is_told_and_goes_on_when_it_can(site, old_plane, operator):
+    """The new scheduler's image holds no scheduler: kubeadm waits five minutes for it, and gives up."""
+    ctr = "ctr -n k8s.io images tag --force"
+    process = operator.start(*APPLY, "--nodes", old_plane)
+    until_in_the_middle_of_kubeadm(operator, process)
+    pause = site.access.ssh(old_plane, "ctr -n k8s.io images ls -q name~=pause").split()[0]
+    site.access.ssh(old_plane, f"{ctr} {SCHEDULER} kept/scheduler:1 && {ctr} {pause} {SCHEDULER}")
+    failed = ended(operator, process, code=11)
+    running = site.running()
+    site.access.ssh(old_plane, f"{ctr} kept/scheduler:1 {SCHEDULER} && ctr -n k8s.io images rm kept/scheduler:1")
+
+    done = operator(*RESUME, timeout_s=PATIENCE_S)
+
+    progress.say(f"moved back: {failed[-2000:]}\n{running}\n{done.stdout}")
+    assert "and moved them back" in failed
+    assert "orchestrator resume " in failed
+    assert {name: running[name] for name in COMPONENTS} == dict.fromkeys(COMPONENTS, f"v{OLD}")
+    assert site.host(old_plane) == as_wanted()
+
+
 # ---- workers --------------------------------------------------------------------------------------------------------
 
 
