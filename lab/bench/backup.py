@@ -1,0 +1,218 @@
+"""`python -m lab bench backup`: a backup of a large etcd: what other clients feel of it, and its copy beside scp's."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from lab import cluster, docker, host, progress, ssh, state
+from lab.bench.measure import Run, measure, percentile
+from lab.bench.report import PAGE, put
+from lab.errors import LabError
+from lab.processes import run
+from lab.state import Shape
+from lab.upgrades.access import Access, Api
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping, Sequence
+
+NAME = "bench"
+VERSION = "1.36.3"
+ROUNDS = 3
+REST_S = 30.0
+FETCH_S = 600.0
+#: p99 of another client during a backup, as a multiple of that before; our copy's throughput as a part of scp's.
+LATENCY, THROUGHPUT = 1.5, 0.8
+OURS, SCP = "orchestrator", "scp"
+
+# Values that do not compress, below the limit of one request to etcd (1.5 MiB).
+_FILL = r"""
+tool=/proc/$(pidof etcd)/root/usr/local/bin/etcdctl pki=/etc/kubernetes/pki/etcd
+export ETCDCTL_CACERT=$pki/ca.crt ETCDCTL_CERT=$pki/server.crt ETCDCTL_KEY=$pki/server.key
+for number in $(seq %(count)d); do
+  head -c 1048576 /dev/urandom | base64 -w 0 | head -c 1048576 | "$tool" put "load/$number" > /dev/null
+done
+"""
+_FETCH = f"""
+import sys
+from pathlib import Path
+from orchestrator.engine.clock import SystemClock
+from orchestrator.hosts.config import SshConfig
+from orchestrator.hosts.locate import BySsh
+from orchestrator.hosts.pool import Pool
+from orchestrator.hosts.secrets import Secrets
+
+config, name, there, here = sys.argv[1:]
+with Pool(SshConfig(Path(config), None), Secrets(), SystemClock(), patience_s=10.0) as pool:
+    pool.host(BySsh(name, "")).fetch(there, Path(here), timeout_s={FETCH_S})
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A backup, and copies of its file.
+
+    Attributes:
+        size_bytes: Of the database.
+        before_ms: Latencies that another client saw at rest, sorted.
+        backups: Each with the latencies meanwhile.
+        copies: What copied -> seconds, each in turn.
+    """
+
+    size_bytes: int
+    before_ms: tuple[float, ...]
+    backups: tuple[Run, ...]
+    copies: Mapping[str, Sequence[float]]
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `backup` to the command line of the benchmarks."""
+    backup = commands.add_parser(
+        "backup", help="a backup of a large etcd: others' latencies, and its copy beside scp's"
+    )
+    backup.add_argument("--megabytes", type=int, default=1000, metavar="N", help="of values in it (default: 1000)")
+    backup.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    backup.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    host.check_machine()
+    table = text(_measured(args.megabytes))
+    print(table)
+    if args.write:
+        PAGE.write_text(put(PAGE.read_text(), "backup", table, page=PAGE))
+    return 0
+
+
+def _measured(megabytes: int) -> Measured:
+    if state.load(NAME):
+        cluster.down(NAME)  # of a run that was killed
+    try:
+        access = Access(cluster.up(cluster.Request(NAME, Shape(1, 0), VERSION, (VERSION,))))
+        plane = access.control_planes()[0].name
+        with progress.step(f"filling etcd with {megabytes} MB"):
+            access.ssh(plane, _FILL % {"count": max(1, megabytes * 1_000_000 // 1_048_576)})
+        _apart(plane)
+        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            return _on(access, plane, Path(directory))
+    finally:
+        cluster.down(NAME)
+
+
+def _apart(plane: str) -> None:
+    """The cluster on one processor, all else on the other: as they would be on two machines."""
+    daemon = docker.current()
+    run(["docker", "update", "--cpuset-cpus", "0", plane], env=daemon.env() if daemon else None)
+    os.sched_setaffinity(0, {1})
+
+
+def _on(access: Access, plane: str, directory: Path) -> Measured:
+    probe = _Probe(access.api())
+    with progress.step("another client, at rest"):
+        before = _at_rest(probe)
+    backups = []
+    for number in range(ROUNDS):
+        with progress.step("orchestrator etcd backup"):
+            backups.append(_backup(access, directory / str(number), probe))
+    newest = max((directory / str(ROUNDS - 1)).glob("to/*.db"))
+    copies: dict[str, list[float]] = {OURS: [], SCP: []}
+    there = "/var/tmp/bench.db"  # noqa: S108  on a host of the lab's
+    sent = ["scp", "-q", "-F", str(ssh.config(access.cluster)), str(newest), f"{plane}:{there}"]
+    run(sent, timeout_s=FETCH_S)
+    for number in range(ROUNDS + 1):
+        for what, argv in _copies(access, plane, there, directory).items():
+            with progress.step(f"copy by {what}"):
+                began = time.monotonic()
+                run(argv, timeout_s=FETCH_S)
+            if number:  # the first one reads the file into memory
+                copies[what].append(time.monotonic() - began)
+    return Measured(newest.stat().st_size, before, tuple(backups), copies)
+
+
+def _copies(access: Access, plane: str, there: str, directory: Path) -> dict[str, list[str]]:
+    config = str(ssh.config(access.cluster))
+    return {
+        OURS: [sys.executable, "-c", _FETCH, config, plane, there, str(directory / "ours.db")],
+        SCP: ["scp", "-q", "-F", config, f"{plane}:{there}", str(directory / "theirs.db")],
+    }
+
+
+def _at_rest(probe: Callable[[], None]) -> tuple[float, ...]:
+    found: list[float] = []
+    end = time.monotonic() + REST_S
+    pause = threading.Event()
+    while time.monotonic() < end:
+        began = time.monotonic()
+        probe()
+        found.append((time.monotonic() - began) * 1000)
+        pause.wait(0.05)
+    return tuple(sorted(found))
+
+
+def _backup(access: Access, home: Path, probe: Callable[[], None]) -> Run:
+    (home / ".ssh").mkdir(mode=0o700, parents=True)
+    (home / ".ssh/config").write_text(ssh.config(access.cluster).read_text())
+    argv = [str(Path(sys.executable).parent / OURS), "etcd", "backup", "--ssh", "--no-compress", "--to", f"{home}/to"]
+    argv += ["--kubeconfig", str(access.cluster.kubeconfig), "--context", access.cluster.context]
+    environ = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": f"{home}/state"}
+    said = home / "said"
+    done = measure(argv, environ, audit=lambda: (), probe=probe, servers=(), said=said)
+    if done.code:
+        raise LabError(f"`{' '.join(argv)}` ended with {done.code}:\n{said.read_text()[-2000:]}", remedy="see above")
+    return done
+
+
+class _Probe:
+    """A small request of another client, through a connection that it keeps."""
+
+    def __init__(self, api: Api) -> None:
+        self._connection = http.client.HTTPSConnection(api.host, api.port, context=api.tls, timeout=30.0)
+
+    def __call__(self) -> None:
+        self._connection.request("GET", "/api/v1/namespaces/kube-system/configmaps/kubeadm-config")
+        answer = self._connection.getresponse()
+        said = json.loads(answer.read())
+        if answer.status != 200:
+            raise LabError(f"the API answered {answer.status}: {said.get('message')}", remedy="see its log")
+
+
+def text(found: Measured) -> str:
+    """The table, with what was to be reached."""
+    before = percentile(found.before_ms, 99)
+    during = median(percentile(each.other_ms, 99) for each in found.backups)
+    taken = {what: median(seconds) for what, seconds in found.copies.items()}
+    peak = max(each.peak_mib for each in found.backups)
+    latency, throughput = during / before, taken[SCP] / taken[OURS]
+    rows = [
+        ("database, MB", f"{found.size_bytes / 1e6:.0f}", ""),
+        ("backup, verified, stored and read back, s", f"{median(b.wall_s for b in found.backups):.1f}", ""),
+        ("its peak memory, MiB", f"{peak:.0f}", ""),
+        ("another client, p50 before / during, ms", _pair(found, 50), ""),
+        ("another client, p99 before / during, ms", _pair(found, 99), _verdict(latency, latency <= LATENCY, LATENCY)),
+        (
+            "copy of that file to here, scp / orchestrator (which hashes it at both ends), s",
+            f"{taken[SCP]:.2f} / {taken[OURS]:.2f}",
+            _verdict(throughput, throughput >= THROUGHPUT, THROUGHPUT),
+        ),
+    ]
+    lines = ["| what | measured | ratio |", "| --- | --- | --- |", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
+    return "\n".join([*lines, "", f"Medians of {len(found.backups)} runs."])
+
+
+def _pair(found: Measured, percent: int) -> str:
+    during = median(percentile(each.other_ms, percent) for each in found.backups)
+    return f"{percentile(found.before_ms, percent):.1f} / {during:.1f}"
+
+
+def _verdict(ratio: float, reached: bool, wanted: float) -> str:  # noqa: FBT001
+    return f"**{ratio:.2f}**, wanted {wanted:g}: {'reached' if reached else '**missed**'}"
