@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -167,10 +168,12 @@ class Machine:
         part = local.with_name(f".{local.name}.part")
         try:
             for _ in range(COPIES):
-                copied = self.run(commands.reading(path), timeout_s=timeout_s, repeatable=True, stdout_to=part)
-                self._file(copied, path)
-                there = self.run(commands.digesting(path), timeout_s=timeout_s, repeatable=True)
-                sha256 = self._file(there, path).text.partition(" ")[0]
+                # Hashed there while it is copied: one after the other takes half as long again.
+                with ThreadPoolExecutor(1, "digest") as beside:
+                    digest = beside.submit(self.run, commands.digesting(path), timeout_s=timeout_s, repeatable=True)
+                    copied = self.run(commands.reading(path), timeout_s=timeout_s, repeatable=True, stdout_to=part)
+                    self._file(copied, path)
+                sha256 = self._file(digest.result(), path).text.partition(" ")[0]
                 with part.open("rb") as copy:
                     if hashlib.file_digest(copy, "sha256").hexdigest() == sha256:
                         os.fsync(copy.fileno())
