@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.actions.replacement import ask
+from orchestrator.actions.restore import standing
 from orchestrator.cluster import membership, queries
 from orchestrator.cluster.etcd import NOSPACE
 from orchestrator.cluster.etcdhosts import parse_hash, parse_host
@@ -20,6 +21,7 @@ from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BadUsage, HostError, Refused
 from orchestrator.hosts.pool import each, together
 from orchestrator.planners import replacement as planner
+from orchestrator.planners.restore import SERVERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +51,10 @@ _CERTIFICATES = (
     "on {node}: copy /etc/kubernetes/pki/etcd/ca.crt and ca.key from another control plane where they are not there, "
     "then `kubeadm init phase certs etcd-server`, `… etcd-peer`, `… apiserver-etcd-client` (with --config where the "
     "cluster has names of its own for them)"
+)
+_EARLIER = (
+    "an earlier run may have put it aside, and is resumed or released: orchestrator runs; ls "
+    "/etc/kubernetes/orchestrator-* on {node}"
 )
 
 
@@ -119,8 +125,7 @@ def prepare(app: App, node: str, accept: Sequence[str], say: Callable[[str], Non
         _refuse_place(found)
     name = runs.plan_name(planner.KIND, app.clock.wall())
     request = _request(name, found, joined=joined)
-    if not joined:
-        _refuse_lacking(view, request)
+    _refuse_lacking(view, request)
     if found.facts.alarms:
         with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
             app.refuse_if_held()
@@ -158,11 +163,7 @@ def _looked(view: Site, node: str, planes: Sequence[str]) -> _Site:
     external = host.servers if host.external else ""
     if host.manifest is None:
         there = f"etcd is on other machines ({external})" if external else f"etcd is no static pod on {node}"
-        raise Refused(
-            f"{there}: there is no etcd.yaml",
-            remedy=f"orchestrator runs; ls /etc/kubernetes/orchestrator-* on {node}: an earlier run may have put it "
-            "aside, and is resumed or released",
-        )
+        raise Refused(f"{there}: there is no etcd.yaml", remedy=_EARLIER.format(node=node))
     if not host.name or not host.peer_urls or not _data(host):
         raise Refused(f"{node}: its name, peer URL or data directory cannot be told", remedy=f"see etcd.yaml on {node}")
     left = {name: other for name, other in found.items() if other.manifest or other.runs}
@@ -295,10 +296,14 @@ def _refuse_place(found: _Site) -> None:
 
 
 def _refuse_lacking(view: Site, request: planner.Request) -> None:
-    answer = sections(view.ask(request.node, queries.MEMBER_HOST, request.name, request.data))
+    node = request.node
+    answer = sections(view.ask(node, queries.MEMBER_HOST, request.name, request.data))
+    there = standing(answer)["manifests"]
+    if SERVERS[0] not in there:
+        raise Refused(f"{node} has no manifest of {SERVERS[0]}", remedy=_EARLIER.format(node=node))
     lacks = [section.words[0] for section in answer.get("lacks", ())]
     if lacks:
-        raise Refused(f"{request.node} lacks {', '.join(lacks)}", remedy=_CERTIFICATES.format(node=request.node))
+        raise Refused(f"{node} lacks {', '.join(lacks)}", remedy=_CERTIFICATES.format(node=node))
 
 
 def _request(name: str, found: _Site, *, joined: bool) -> planner.Request:

@@ -69,4 +69,4 @@ def replace_member(
     found = replacements.prepare(app, node.removeprefix("node/").removeprefix("nodes/"), tuple(accept or ()), say)
     for warning in found.warnings:
         say(warning)
-    perform.carry_out(app, found.plan, output, "replaced")
+    perform.carry_out(app, found.plan, output, "cared for")
