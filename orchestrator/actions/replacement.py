@@ -19,7 +19,7 @@ from orchestrator.cluster.membership import initial_cluster, joins, lacking, of_
 from orchestrator.cluster.situation import size
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import FactUnreadable, HostError
+from orchestrator.errors import FactUnreadable, HostError, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,11 +227,18 @@ class Remove(_OnList):
         return Needed(then, again=True)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Have a member that is left take it out.
+        """Have a member that is left take it out, after a last look: answers may be a second or two old.
 
         Raises:
+            Refused: Another one is not well any more.
             CommandFailed: It did not.
         """
+        for name in (step.node, *step.params["others"]):
+            hands.host(name)
+        now = self.probe(hands, step)
+        decision = self.decide(now, step, {})
+        if isinstance(decision, Blocked):
+            raise Refused(decision.why, remedy=decision.remedy)
         for each in now["old"]:
             _change(hands, step, now, run, ("member", "remove", each))
 
