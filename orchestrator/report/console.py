@@ -126,6 +126,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "drain.degraded": _degraded,
     "kubeadm.said": _said,
     "gate.waiting": _gate,
+    "etcd.waiting": _gate,
     "etcd.snapshot": _snapshot,
     "etcd.recovery": _recovery,
     "etcd.stored": _stored,
