@@ -176,6 +176,8 @@ def _looked(view: Site, node: str, planes: Sequence[str]) -> _Site:
             "no other member tells who is one: there is no quorum, or no other member",
             remedy="orchestrator etcd status; with quorum lost: orchestrator etcd restore last",
         )
+    # One that was taken out before, and not replaced yet, counts for nothing.
+    left = {name: one for name, one in left.items() if membership.of_node(facts.members, one.name, one.peer_urls)}
     return _Site(node, host, left, facts, membership.of_node(facts.members, host.name, host.peer_urls))
 
 

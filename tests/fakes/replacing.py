@@ -52,6 +52,9 @@ class Ring(FakeSite):
         silent: Nodes whose members do not answer.
         complaint: What etcd says to the next change of members instead of doing it.
         refuses: The lost one does not start as it is.
+        room: Bytes that are free on its disk.
+        garbled: Nodes whose member answers in a form that nobody knows.
+        half: Of the lost one's host, answers are cut short.
     """
 
     def __init__(self, clock, kept, **site):
@@ -59,6 +62,7 @@ class Ring(FakeSite):
         self.root = kept.parent / "host"
         self.listed = {number: [m.name, self.peer(m.name), True] for number, m in enumerate(self.planes(), start=1)}
         self.joined, self.behind, self.silent, self.complaint, self.refuses = None, 0, set(), "", True
+        self.room, self.garbled, self.half = 30_000_000_000, set(), False
         self.programs()
         self.manifest = f"""apiVersion: v1
 kind: Pod
@@ -220,9 +224,16 @@ spec:
 
     def own(self, name):
         """What a host tells of its member; the rest is as of any control plane."""
-        manifests = [self.at(f"/etc/kubernetes/manifests/{each}.yaml") for each in ("etcd",)]
-        text = manifests[0].read_text() if name == LOST and manifests[0].exists() else ""
+        manifest = self.at("/etc/kubernetes/manifests/etcd.yaml")
+        text = manifest.read_text() if name == LOST and manifest.exists() else ""
         found = _section("manifest", "/etc/kubernetes/manifests/etcd.yaml", text=text) if text else ""
+        if self.external:
+            return _section("servers", text=self.external) + _section("end", text="")
+        if name == LOST and text:
+            disk = f"/dev/vda 270553174016 1 {self.room} 56% /var"
+            found += _section("data", "/var/lib/etcd", text=f"0 0 700 ?\nno\n{disk}\n1000\nmember")
+        if name in self.garbled:
+            return found + _section("process", "7", text="name=x") + _section("status", text="[") + "\n"
         up = {node: number for number, node in self.answering().items()}
         if name in up:
             local = "https://127.0.0.1:2379"
@@ -275,7 +286,7 @@ class Member(FakeHost):
         if query is queries.MEMBER_HOST:
             rc, out, err = self._run(["sh", "-c", query.script, "sh", *words])
             assert rc == 0, err
-            return out.decode()
+            return out.decode().removesuffix("@@whole\n") if self._site.half else out.decode()
         if query is queries.ETCD_HASH and self.name not in self._site.answering().values():
             return _section("end", text="")
         return answer(self._machine, query, words, self._site.clock.wall())

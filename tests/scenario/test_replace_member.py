@@ -1,6 +1,7 @@
 """A lost member of etcd replaced, with the real scripts on a host that is a directory: undisturbed, killed, refused."""
 
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from orchestrator import replacements
 from orchestrator.actions import replacement as actions
 from orchestrator.actions import restore
-from orchestrator.app import Settings
+from orchestrator.app import App, Settings
 from orchestrator.engine import runs
 from orchestrator.engine.plan import Done
-from orchestrator.errors import BadUsage, CommandFailed, HostUnreachable, Refused
+from orchestrator.errors import BadUsage, CommandFailed, FactUnreadable, HostUnreachable, Refused
+from orchestrator.hostlease import HostLeases
+from orchestrator.kube.lease import KubeLeases
 from orchestrator.planners import replacement as planner
 from tests.fakes.crash import Crash, Death, Life
 from tests.fakes.replacing import LOST, RingWorld
@@ -362,6 +365,45 @@ def test_the_one_of_two_that_is_left_is_told_that_both_will_be_needed(world, des
         prepare(desk)
 
     assert "--accept no-spare" in caught.value.remedy
+    assert "from now on both members are needed: cp-1 and that on cp-3" in prepare(desk, "no-spare").warnings
+
+
+def test_where_there_is_no_room_for_new_data_beside_the_old_ones_it_is_refused(world, desk):
+    world.site.room = 1000
+
+    with pytest.raises(Refused, match="/var/lib/etcd has 0 MB free; the new data beside the old ones need 134 MB"):
+        prepare(desk)
+
+
+def test_an_answer_of_a_host_that_nobody_understands_is_no_lost_member(world, desk):
+    world.site.garbled.add(LOST)
+
+    with pytest.raises(FactUnreadable):
+        prepare(desk)
+
+
+def test_half_an_answer_of_the_host_is_no_answer(world, plan):
+    world.site.half = True
+
+    with pytest.raises(FactUnreadable, match="is not whole"):
+        actions.Aside().probe(world.site.view(), next(s for s in plan.steps() if s.action == "member.aside"))
+
+
+def test_an_etcd_on_other_machines_is_told_from_a_lost_one(world, desk):
+    world.site.at("/etc/kubernetes/manifests/etcd.yaml").unlink()
+    world.site.external = "https://etcd-1:2379"
+
+    with pytest.raises(Refused, match="etcd is on other machines"):
+        prepare(desk)
+
+
+@pytest.mark.parametrize(("alarm", "kind"), [(True, HostLeases), (False, KubeLeases)])
+def test_while_an_alarm_is_raised_the_lock_is_on_a_disk(alarm, kind):
+    app = App(Settings(), SimpleNamespace(emit=lambda event: None))
+    # What a process would connect to: nothing of it is asked here.
+    app.__dict__ |= {"hands": None, "session": None, "machines": SimpleNamespace(machine=lambda hands, node: node)}
+
+    assert isinstance(app._leases(planner.replace(replace(REQUEST, alarm=alarm))), kind)
 
 
 def test_a_host_that_is_away_is_joined_anew_with_these_commands(world, desk):
