@@ -363,7 +363,9 @@ class App:
 
     def _leases(self, plan: Plan) -> LeaseStore:
         """Where the run's lock is: a Lease of the cluster, or a control plane's disk where the API takes no writes."""
-        if plan.kind in WITHOUT_API or any(s.action.startswith("restore.") for s in plan.steps()):
+        steps = tuple(plan.steps())
+        away = any(s.action.startswith("restore.") or s.params.get("without_api") for s in steps)
+        if plan.kind in WITHOUT_API or away:
             from orchestrator.hostlease import HostLeases  # noqa: PLC0415
 
             return HostLeases(self.host(min(plan.nodes())), self.clock)

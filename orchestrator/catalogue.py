@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.actions import replacement
 from orchestrator.actions.backups import Recovery, Retain, Store, Unstage
 from orchestrator.actions.drain import Drain
 from orchestrator.actions.etcdcare import Compact, Defragment, Disarm
@@ -53,6 +54,18 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "restore.quorum": Quorum(),
         "restore.back": Back(),
         "restore.forget": Forget(),
+        "member.stop": replacement.Stop(),
+        "member.aside": replacement.Aside(),
+        "member.remove": replacement.Remove(),
+        "member.add": replacement.Add(),
+        "member.manifest": replacement.Manifest(),
+        "member.start": replacement.Start(),
+        "member.promote": replacement.Promote(),
+        "member.quorum": Quorum(),
+        "member.listed": replacement.Listed(),
+        "member.back": replacement.Back(),
+        "member.return": replacement.Return(),
+        "member.forget": replacement.Forget(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

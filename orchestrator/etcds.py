@@ -99,7 +99,7 @@ def disarm(app: App, say: Callable[[str], None]) -> Plan:
     if others:
         raise Refused(
             f"etcd raised the alarm {', '.join(others)}: that member's data are not the others'",
-            remedy="take a snapshot of a sound member (orchestrator etcd backup --node …), then replace that member",
+            remedy="replace that member: orchestrator etcd replace-member NODE",
         )
     if not found.facts.alarms:
         say("etcd has raised no alarm: nothing to do")

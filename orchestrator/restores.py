@@ -226,8 +226,8 @@ def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
         raise Refused(
             f"{well} of {members} members are well, a quorum: only {', '.join(lost)} is lost, and a restore would take "
             "the whole cluster back",
-            remedy="replace that member: etcdctl member remove, wipe it, kubeadm join --control-plane; or, if the "
-            "state of the snapshot is what you want, --accept one-member-lost",
+            remedy=f"orchestrator etcd replace-member {lost[0]}; or, if the state of the snapshot is what you want, "
+            "--accept one-member-lost",
         )
 
 

@@ -20,16 +20,17 @@ from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import FactUnreadable, HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.frame import Section
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
 
 SEND_S = 1800.0
 
 # A data directory that is a mount point cannot be renamed: its contents are moved then, within it.
-_PLACES = r"""set -eu; umask 077
+PLACES = r"""set -eu; umask 077
 plan=$1 data=$2; shift 2
 pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan
 if mountpoint -q "$data"; then inside=yes at=$data/.; else inside= at=$data.; fi
@@ -44,7 +45,7 @@ over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 # talk to these. Source: etcd's documentation, "Disaster recovery": a raised revision, marked compacted, makes watchers
 # list again instead of waiting for revisions that they have seen already.
 _STAGE = (
-    _PLACES
+    PLACES
     + MEMBER
     + UNPACKED
     + r"""
@@ -69,8 +70,8 @@ sync; : > "$stage/ready"
 )
 
 # An API server takes half a minute to leave by itself, for watches that nobody ends; its etcd is about to be replaced.
-_STOP = (
-    _PLACES
+STOP = (
+    PLACES
     + r"""
 mkdir -p -m 700 "$aside"
 for name in "$@"; do [ ! -f "$pods/$name.yaml" ] || mv -- "$pods/$name.yaml" "$aside/$name.yaml"; done
@@ -86,8 +87,8 @@ done
 """
 )
 
-_START = (
-    _PLACES
+START = (
+    PLACES
     + r"""
 for name in "$@"; do [ -f "$pods/$name.yaml" ] || mv -- "$aside/$name.yaml" "$pods/$name.yaml"; done
 n=0
@@ -102,7 +103,7 @@ rmdir -- "$aside" 2> /dev/null || true
 )
 
 _SWAP = (
-    _PLACES
+    PLACES
     + r"""
 none etcd kube-apiserver
 [ -e "$stage/ready" ] || [ -e "$before" ] || { echo "nothing was restored at $stage" >&2; exit 7; }
@@ -119,7 +120,7 @@ sync
 )
 
 _BACK = (
-    _PLACES
+    PLACES
     + r"""
 none etcd kube-apiserver
 if [ -e "$before" ]; then
@@ -136,7 +137,7 @@ sync
 """
 )
 
-_FORGET = _PLACES + r"""rm -rf -- "$before" "$after" "$stage"; rmdir -- "$aside" 2> /dev/null || true"""
+_FORGET = PLACES + r"""rm -rf -- "$before" "$after" "$stage"; rmdir -- "$aside" 2> /dev/null || true"""
 
 
 class _OnHost:
@@ -147,16 +148,21 @@ class _OnHost:
         found = sections(view.ask(step.node, queries.RESTORE, step.params["plan"], step.params["data"]))
         if "end" not in found:
             raise FactUnreadable(f"{step.node}: its answer is not whole", remedy=f"look at {step.node}, then resume")
-        names = {key: _names(found[key][0].text) if key in found else [] for key in ("manifests", "aside")}
-        before = found["before"][0].text.strip() if "before" in found else ""
-        return {
-            **names,
-            "processes": sorted({each.words[0] for each in found.get("process", ())}),
-            "staged": "staged" in found,
-            "before": "before" in found,
-            "before_bytes": int(before) if before.isdigit() else 0,
-            "member": "member" in found,
-        }
+        return standing(found)
+
+
+def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
+    """What the sections of `queries.RESTORE` tell."""
+    names = {key: _names(found[key][0].text) if key in found else [] for key in ("manifests", "aside")}
+    before = found["before"][0].text.strip() if "before" in found else ""
+    return {
+        **names,
+        "processes": sorted({each.words[0] for each in found.get("process", ())}),
+        "staged": "staged" in found,
+        "before": "before" in found,
+        "before_bytes": int(before) if before.isdigit() else 0,
+        "member": "member" in found,
+    }
 
 
 def _names(text: str) -> list[str]:
@@ -213,7 +219,7 @@ class Stop(_OnHost):
         """Move the manifests aside and see the processes off."""
         del now
         run.guard()
-        _script(hands, step, _STOP, step.params["names"])
+        _script(hands, step, STOP, step.params["names"])
 
 
 class Start(_OnHost):
@@ -238,7 +244,7 @@ class Start(_OnHost):
         """Move the manifests back and wait for the processes."""
         run.guard()
         known = [n for n in step.params["names"] if n in now["manifests"] or n in now["aside"]]
-        _script(hands, step, _START, known)
+        _script(hands, step, START, known)
 
 
 class Swap(_OnHost):

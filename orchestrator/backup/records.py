@@ -22,7 +22,7 @@ RECOVERY = ".recovery.tar"
 #: How a file was stored: plain, compressed, encrypted.
 ENDINGS = ("", ".zst", ".age", ".zst.age")
 #: Why a snapshot was taken: those before an upgrade stay until their run has ended well.
-REASONS = ("manual", "scheduled", "pre-upgrade", "pre-restore")
+REASONS = ("manual", "scheduled", "pre-upgrade", "pre-restore", "pre-replace")
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,80}[a-z0-9])?-[0-9]{8}T[0-9]{6}Z-r[0-9]+")
 

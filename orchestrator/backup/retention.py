@@ -188,7 +188,7 @@ def _held(
         reasons = []
         if record.pin:
             reasons.append(f"pinned: {record.pin}")
-        if record.reason in ("pre-upgrade", "pre-restore") and record.run in unfinished:
+        if record.reason in ("pre-upgrade", "pre-restore", "pre-replace") and record.run in unfinished:
             reasons.append(f"{record.reason}: run {record.run} has not ended well")
         if record.at > now:
             reasons.append(f"its time is {(record.at - now) / 3600:.3g} h ahead: a clock was wrong")

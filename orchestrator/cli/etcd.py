@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import backup, contents, drill, restore
+from orchestrator.cli import backup, contents, drill, replace, restore
 from orchestrator.cli.options import (
     PATIENCE_S,
     Context,
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     drill.register(etcd)
     contents.register(etcd)
     restore.register(etcd)
+    replace.register(etcd)
     etcd.command("status", epilog="Example:  orchestrator etcd status -o json | jq .members")(status)
     etcd.command("defrag", epilog="Example:  orchestrator etcd defrag --dry-run")(defrag)
     etcd.command("disarm", epilog="Example:  orchestrator etcd disarm --dry-run")(disarm)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST, ETCD_KEYS
 from orchestrator.cluster.frame import FRAME, Query
+from orchestrator.cluster.memberqueries import MEMBER_HOST
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
     "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
-    "OFFERS",
+    "MEMBER_HOST", "OFFERS",
     "PREFLIGHT", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
 
@@ -223,4 +224,7 @@ head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
-ALL = (LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, API, WATCHES, KEPT, OFFERS, PREFLIGHT, EDITED)
+ALL = (
+    LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, API, WATCHES, KEPT, OFFERS, PREFLIGHT,
+    EDITED,
+)  # fmt: skip

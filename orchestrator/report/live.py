@@ -25,7 +25,7 @@ REFRESHES_PER_S = 4
 #: Of more nodes than fit on a screen only those at work have a row; the others are counted.
 ROWS = 20
 #: Shown in the table, so not as lines as well.
-_TABLED = frozenset({"step.started", "step.waiting", "drain.progress", "kubeadm.said", "gate.waiting"})
+_TABLED = frozenset({"step.started", "step.waiting", "drain.progress", "kubeadm.said", "gate.waiting", "etcd.waiting"})
 _LANE_ENDS = frozenset({"step.finished", "step.skipped", "step.failed"})
 _RUN_ENDS = frozenset({"run.finished", "run.stopped"})
 
@@ -136,7 +136,7 @@ class Live:
             lane = _Lane(node, str(fields["action"]), now, str(fields.get("why", "")))
         elif event.name in _LANE_ENDS:
             lane = None
-        elif lane and event.name in ("step.waiting", "gate.waiting"):
+        elif lane and event.name in ("step.waiting", "gate.waiting", "etcd.waiting"):
             lane = replace(lane, why=str(fields.get("why", "")))
         elif lane and event.name == "kubeadm.said":
             lane = replace(lane, why=str(fields.get("line", "")))

@@ -111,6 +111,10 @@ class FakeSite(FakeCluster):
     def hands(self, life=None):
         return FakeSiteHands(self, life or Life())
 
+    def host_of(self, machine, life):
+        """A host, for one process."""
+        return FakeHost(self, machine, life)
+
     # ---- what one asks ----------------------------------------------------------------------------------------------
 
     def planes(self):
@@ -227,7 +231,7 @@ class FakeSiteView(FakeView):
         self._site = site
         self._life = life[0] if life else Life()
         self._machines = Machines(
-            lambda node: FakeHost(site, site.machines[node.name], self._life), site.clock, site.kept
+            lambda node: site.host_of(site.machines[node.name], self._life), site.clock, site.kept
         )
 
     def _asked(self, what, of=""):

@@ -71,10 +71,13 @@ class SiteWorld(World):
         site: As for `FakeSite`.
     """
 
+    #: What the cluster is.
+    site_of = FakeSite
+
     def __init__(self, root, **site):
         (root / "runs").mkdir(parents=True)
         super().__init__(root / "runs")
-        self.cluster = self.site = FakeSite(self.clock, root / "snapshots", **site)
+        self.cluster = self.site = self.site_of(self.clock, root / "snapshots", **site)
         self.leases = SiteLeases(self.site)
         self.site.add_applications()
 

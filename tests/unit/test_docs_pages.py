@@ -155,7 +155,7 @@ def options(*names):
 
 
 def test_the_page_names_every_command_that_deals_with_backups():
-    named = set(re.findall(r"orchestrator etcd ([a-z]+)", ETCD))
+    named = set(re.findall(r"orchestrator etcd ([a-z-]+)", ETCD))
 
     assert {"status", "backup", "list", "verify", "drill", "pin", "prune"} <= named <= set(COMMANDS["etcd"].commands)
 

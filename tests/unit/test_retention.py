@@ -171,7 +171,7 @@ def test_a_pinned_one_stays_whatever_its_age_and_size():
     assert said[2] == ("pinned: before the migration",)
 
 
-@pytest.mark.parametrize("reason", ["pre-upgrade", "pre-restore"])
+@pytest.mark.parametrize("reason", ["pre-upgrade", "pre-restore", "pre-replace"])
 def test_one_taken_before_a_run_stays_until_the_run_has_ended_well(reason):
     run = "upgrade-20261124-101500-ab12"
     records = [taken(NOW), taken(NOW - 9 * DAY, reason=reason, run=run)]

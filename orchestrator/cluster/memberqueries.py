@@ -1,0 +1,32 @@
+"""What a control plane is asked while its member of etcd is replaced; see `cluster.queries`. Pure."""
+
+from __future__ import annotations
+
+from orchestrator.cluster.frame import Query
+from orchestrator.cluster.restorequeries import RESTORE
+
+# A static pod is gone when the kubelet has removed its directory: until then it may start a container once more.
+# Source: kubelet: a pod's logs are in /var/log/pods/NAMESPACE_NAME_UID, its directory is /var/lib/kubelet/pods/UID.
+_MEMBER = (
+    RESTORE.script
+    + r"""
+[ ! -d "$data" ] || head there
+for log in /var/log/pods/kube-system_etcd-*_*; do
+  [ ! -d "/var/lib/kubelet/pods/${log##*_}" ] || head pod "${log##*_}"
+done
+for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
+  if [ -f "$file" ]; then head etcd "$file" $(stat -c '%a %U:%G' "$file"); body < "$file"; fi
+done
+for file in $(sed -n -E 's/^ *- .?--(peer-)?(cert-file|key-file|trusted-ca-file)=([^" ]*).*/\3/p' \
+    "$pods/etcd.yaml" "$aside/etcd.yaml" 2> /dev/null) \
+  $(sed -n -E 's/^ *- .?--etcd-(cafile|certfile|keyfile)=([^" ]*).*/\2/p' \
+    "$pods/kube-apiserver.yaml" "$aside/kube-apiserver.yaml" 2> /dev/null); do
+  [ -s "$file" ] || head lacks "$file"
+done
+head whole
+"""
+)
+
+#: As `RESTORE`; whether the data directory is there, whether the kubelet has a pod of etcd, the manifest of etcd
+#: wherever it is, and which of its certificates and keys are not there. Takes the plan's name and the data directory.
+MEMBER_HOST = Query("member", _MEMBER, 30.0)
