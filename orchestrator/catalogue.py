@@ -12,6 +12,7 @@ from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
 from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restored import Compare, DataDir
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
 from orchestrator.actions.snapshots import Snapshot
@@ -53,6 +54,8 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "restore.quorum": Quorum(),
         "restore.back": Back(),
         "restore.forget": Forget(),
+        "restore.compare": Compare(),
+        "restore.datadir": DataDir(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),
