@@ -165,7 +165,7 @@ elif [ -e "$before" ]; then
     over "$before" "$data"; rmdir -- "$before"
   fi
 fi
-rm -rf -- "$stage"
+rm -rf -- "$stage" "$kept.new"
 sync
 """
 )
@@ -177,7 +177,7 @@ if [ -n "$target" ] && [ -e "$kept" ]; then
   if [ -n "$inside" ]; then find "$data" -mindepth 1 -delete; else rm -rf -- "$data"; fi
   rm -f -- "$kept"
 fi
-rm -rf -- "$before" "$after" "$stage"; rmdir -- "$aside" 2> /dev/null || true
+rm -rf -- "$before" "$after" "$stage" "$kept.new"; rmdir -- "$aside" 2> /dev/null || true
 """
 )
 
@@ -198,7 +198,6 @@ class _OnHost:
             raise FactUnreadable(f"{step.node}: its answer is not whole", remedy=f"look at {step.node}, then resume")
         names = {key: _names(found[key][0].text) if key in found else [] for key in ("manifests", "aside")}
         before = found["before"][0].text.strip() if "before" in found else ""
-        points = [line for each in found.get("points", ()) for line in each.text.splitlines()[-1:]]
         return {
             **names,
             "processes": sorted({each.words[0] for each in found.get("process", ())}),
@@ -208,8 +207,8 @@ class _OnHost:
             "old": found["before"][0].words[0] if "before" in found else "",
             "member": "member" in found,
             "occupied": "occupied" in found,
-            # A manifest that is in both places is pointed only when both are.
-            "pointed": not target or set(points) == {target},
+            # Where etcd.yaml has the restored data; one that is in both places has to in both.
+            "pointed": "pointed" in found and "elsewhere" not in found,
         }
 
 
@@ -304,7 +303,7 @@ class Swap(_OnHost):
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they are. Never while etcd or an API server runs here."""
         del past
-        if now["before"] and not now["staged"] and now["member"] and now.get("pointed", True):
+        if now["before"] and not now["staged"] and now["member"] and now["pointed"]:
             return Done(f"in place; the old data ({size(now['before_bytes'])}) are beside")
         running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
         if running:
@@ -356,7 +355,7 @@ class Forget(_OnHost):
         del past
         if not now["before"]:
             return Done("there are no old data")
-        if "etcd" not in now["processes"] or not now.get("pointed", True):
+        if "etcd" not in now["processes"] or not now["pointed"]:
             return Blocked(f"{step.node}: etcd does not run on the restored data", "orchestrator etcd status")
         return Needed(f"delete the old data ({size(now['before_bytes'])})")
 

@@ -29,8 +29,10 @@ else
 fi
 [ ! -e "$stage/ready" ] || head staged
 [ ! -e "$at/member" ] || head member
-path_of='$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { print path }'
-for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do [ ! -f "$file" ] || ask points awk "$path_of" "$file"; done
+path_of() { awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { print path }' "$1" | tail -n 1; }
+for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
+  [ ! -f "$file" ] || if [ "$(path_of "$file")" = "${target:-$data}" ]; then head pointed; else head elsewhere; fi
+done
 head end
 """
 )

@@ -47,9 +47,8 @@ UP = [
     (["cluster.gate"], ["cp-1"]),
     (["restore.start kube-controller-manager kube-scheduler"], ALL),
     (["cluster.gate"], ["cp-1"]),
-    (["host.tidy"], ALL),
-    (["etcd.unstage"], ["cp-1"]),
 ]
+CLEAR = [(["host.tidy"], ALL), (["etcd.unstage"], ["cp-1"])]
 
 
 def test_every_control_plane_passes_a_barrier_before_any_goes_on(plan):
@@ -60,6 +59,8 @@ def test_every_control_plane_passes_a_barrier_before_any_goes_on(plan):
         (["restore.stop etcd"], ALL),
         (["restore.swap"], ALL),
         *UP,
+        (["restore.compare"], ["cp-1"]),
+        *CLEAR,
     ]
 
 
@@ -88,7 +89,7 @@ def test_before_etcd_was_started_the_old_data_come_back_and_everything_is_starte
     past = past_until(plan, wave)
 
     assert not restore.begun(plan, past)
-    assert waves(restore.back("run-1", plan, past)) == [(["restore.back"], ALL), *UP]
+    assert waves(restore.back("run-1", plan, past)) == [(["restore.back"], ALL), *UP, *CLEAR]
 
 
 def test_afterwards_everything_is_stopped_first(plan):
@@ -100,6 +101,7 @@ def test_afterwards_everything_is_stopped_first(plan):
         (["restore.stop etcd"], ALL),
         (["restore.back"], ALL),
         *UP,
+        *CLEAR,
     ]
 
 
@@ -123,7 +125,7 @@ def test_old_data_are_deleted_on_every_control_plane_and_nothing_else(plan):
 def facts(**changes):
     known = {
         "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
-        "before": False, "before_bytes": 0, "member": True,
+        "before": False, "before_bytes": 0, "member": True, "pointed": True,
     }  # fmt: skip
     return {**known, **changes}
 
