@@ -20,8 +20,8 @@ _FATES = {"deleted": LOST, "created": BACK, "changed": DIFFERENT}
 FIRST = 5
 #: Names that are kept of nodes and volumes, which are looked at one by one.
 MOST = 200
-#: Kinds of which only that they came or went is worth telling: kubelets write their nodes anew every few minutes.
-_RESTLESS = frozenset({"Node", "Endpoints", "EndpointSlice"})
+#: Kinds of which only that they came or went is worth telling: kubelets and controllers write them all the time.
+_RESTLESS = frozenset({"Node", "Pod", "Endpoints", "EndpointSlice"})
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

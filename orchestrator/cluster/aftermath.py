@@ -143,7 +143,7 @@ def _pods(world: World) -> Iterator[Finding]:
         # Source: kube-controller-manager, `podgc`, gcOrphaned: after 40 s they are deleted.
         yield Finding(
             "PodsOfUnknownNodes",
-            f"{len(strays)} pods are bound to nodes that the API does not know: {_names([p.key for p in strays])}",
+            f"pods are bound to nodes that the API does not know: {_names([p.key for p in strays])}",
             "the controller manager deletes them within a minute or two; controllers make others",
         )
     quiet = world.silent.union(world.dead)
@@ -152,7 +152,7 @@ def _pods(world: World) -> Iterator[Finding]:
     if short:
         yield Finding(
             "NotBack",
-            f"not back at their number of ready pods: {_names([_number(a) for a in short])}",
+            f"not back at their number of ready pods: {_names([_number(a, quiet) for a in short])}",
             "they may have been so before; kubectl get pods -A shows why",
             passes=any(a.ready + _on(a, quiet) < (a.wanted or 0) for a in short),
         )
@@ -165,7 +165,7 @@ def _pods(world: World) -> Iterator[Finding]:
     if rest:
         yield Finding(
             "PodsNotReady",
-            f"{len(rest)} pods are not ready: {_names([_waiting(p) for p in rest])}",
+            f"pods are not ready: {_names([_waiting(p) for p in rest])}",
             "kubectl describe pod tells why; their kubelets start them anew by themselves",
             passes=any(p.node not in quiet for p in rest),
         )
@@ -181,10 +181,11 @@ def _on(application: Application, quiet: frozenset[str]) -> int:
     return sum(count for node, count in application.nodes if node in quiet)
 
 
-def _number(application: Application) -> str:
+def _number(application: Application, quiet: frozenset[str]) -> str:
     identity = application.identity
+    unheard = f", {count} on nodes that nobody can hear" if (count := _on(application, quiet)) else ""
     where = f"{identity.kind} {identity.namespace}/{identity.name}"
-    return f"{where} ({application.ready} of {application.wanted})"
+    return f"{where} ({application.ready} of {application.wanted}{unheard})"
 
 
 def _waiting(pod: Pod) -> str:

@@ -154,6 +154,8 @@ _VERBS = {
     "restore.quorum": "wait for all members",
     "restore.back": "put the old data in place",
     "restore.forget": "delete the old data",
+    "restore.datadir": "tell kubeadm where etcd's data are",
+    "restore.compare": "compare the old state with the restored one",
     "packages.prefetch": "fetch packages and images",
     "packages.repository": "package repository",
     "packages.install": "install kubeadm",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.report import shapes
-from orchestrator.report.text import bullets, columns, names, wrapped
+from orchestrator.report.text import bullets, columns, wrapped
 
 if TYPE_CHECKING:
     from orchestrator.backup.losses import Losses
@@ -18,8 +18,8 @@ HEADS = {
     "back": "BACK: the restored state has them, the one before had not",
     "different": "DIFFERENT: both have them, and not the same",
 }
-#: Lines of a part before it says how many more there are.
-MOST = 20
+#: Lines of a part before it says how many more there are, and names in a line.
+MOST, NAMES = 20, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Aftermath:
 
 def text(found: Aftermath) -> str:
     """All of it, the losses first."""
-    lines = ["", *_losses(found.losses, found.diff)]
+    lines = _losses(found.losses, found.diff)
     if found.findings:
         lines += ["", "ATTENTION"]
         for each in found.findings:
@@ -102,8 +102,8 @@ def _losses(found: Losses, diff: str) -> list[str]:
 
 
 def _first(first: tuple[str, ...], count: int) -> str:
-    more = f" and {count - len(first)} more" if count > len(first) else ""
-    return names(first, len(first)) + more
+    more = f" and {count - len(first[:NAMES])} more" if count > len(first[:NAMES]) else ""
+    return ", ".join(first[:NAMES]) + more
 
 
 def _mb(size_bytes: int) -> str:
