@@ -61,7 +61,10 @@ def _losses(view: Site, step: Step) -> Losses:
     if not step.params["before"]:
         return Losses(unknown="no member answered before the restore")
     before, after = (view.kept(step.params[each]) for each in ("before", "file"))
-    record = recorded(before) if before else None
+    try:
+        record = recorded(before) if before else None
+    except BackupError as err:
+        return Losses(unknown=str(err))
     if before is None or after is None or record is None:
         return Losses(unknown="a snapshot of the two is not here any more")
     try:

@@ -1,4 +1,4 @@
-"""Restores of three members: failed on purpose, killed, with one control plane dead for good, to a path of their own."""
+"""Restores of three members: failed on purpose, killed, without a dead control plane, to a path of their own."""
 
 import json
 import shlex
