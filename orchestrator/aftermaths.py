@@ -89,8 +89,8 @@ def _seen(look: Callable[[], World]) -> tuple[Finding, ...]:
     try:
         return findings(look())
     except ApiError as err:
-        remedy = "orchestrator resume last shows this again once it does"
-        return (Finding("ApiUnread", f"the cluster could not be looked at: {err}", remedy, passes=True),)
+        remedy = "orchestrator resume, with this run, shows all of this again once it can be"
+        return (Finding("ApiUnread", f"the cluster could not be looked at: {err}", remedy, passes=err.retryable),)
 
 
 class _Look:

@@ -12,7 +12,7 @@ from orchestrator.cluster.model import Node, OwnerRef, Pod, Workload
 from orchestrator.engine.host import Completed
 from orchestrator.engine.plan import Done, Needed, Step
 from orchestrator.engine.runner import Applying
-from orchestrator.errors import ApiUnreachable, HostUnreachable
+from orchestrator.errors import ApiForbidden, ApiUnreachable, HostUnreachable
 from orchestrator.planners import restore
 from orchestrator.planners.restore import Plane, Request
 from tests.fakes.boltfiles import Keys, snapshot
@@ -63,7 +63,8 @@ def site(tmp_path):
 def record(path, revision):
     """As one that was fetched has it."""
     known = records.Record(
-        name=f"prod-20261124T010203Z-r{revision}", at=1.0, reason="pre-restore", run="r", cluster="prod", cluster_id="1", authority="a",
+        name=f"prod-20261124T010203Z-r{revision}", at=1.0, reason="pre-restore", run="r", cluster="prod",
+        cluster_id="1", authority="a",
         node="cp-1", etcd="3.6.8", storage="3.6.0", kubernetes="", revision=revision, compact_revision=1, raft_index=1,
         raft_term=1, keys=1, prefixes={}, alarms=(), size_bytes=1, sha256="x",
         data=records.Part(file=path.name, size_bytes=1, sha256="x"), members=(), tool="1",
@@ -289,13 +290,26 @@ def test_an_api_that_comes_late_is_looked_at_then(app):
     assert looked(app).findings == ()
 
 
+def forbidden():
+    raise ApiForbidden("this user may not list nodes", remedy="see docs/rbac.md")
+
+
 def test_an_api_that_stays_away_is_one_finding(app):
     app.view.unread_until = 1e9
 
     [only] = looked(app).findings
 
     assert only.check == "ApiUnread"
-    assert "resume last" in only.remedy
+    assert "orchestrator resume" in only.remedy
+
+
+def test_what_may_not_be_read_is_not_waited_for(app):
+    app.view.nodes = forbidden
+
+    [only] = looked(app).findings
+
+    assert "may not" in only.text
+    assert app.clock.now() < 10.0
 
 
 def test_the_comparison_of_the_run_is_told_with_the_command_that_shows_all(app):
