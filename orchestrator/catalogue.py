@@ -13,6 +13,7 @@ from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
 from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restored import Compare, DataDir
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
 from orchestrator.actions.snapshots import Snapshot
@@ -66,6 +67,8 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "member.back": replacement.Back(),
         "member.return": replacement.Return(),
         "member.forget": replacement.Forget(),
+        "restore.compare": Compare(),
+        "restore.datadir": DataDir(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

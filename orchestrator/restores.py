@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from orchestrator.backup import records
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import quorum, serves
 from orchestrator.cluster.etcdhosts import parse_host
+from orchestrator.cluster.frame import sections
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
@@ -26,6 +28,7 @@ from orchestrator.planners import restore as planner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from orchestrator.actions.site import Site
     from orchestrator.app import App
     from orchestrator.backup.records import Record
     from orchestrator.backup.snapshot import Snapshot
@@ -41,6 +44,9 @@ MARGIN = 1_000_000
 
 OTHER_CLUSTER, ONE_MEMBER = "other-cluster", "one-member-lost"
 ACCEPTABLE = (OTHER_CLUSTER, ONE_MEMBER)
+#: Where restored data go that get a path of their own, as it is taught.
+NEW_PATH = "/var/lib/etcd-from-backup"
+_PATH = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]*){2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Wish:
         name: A recorded snapshot, or a file.
         dead: Control planes that are gone for good.
         accept: Of `ACCEPTABLE`.
+        target: The path that the restored data get for their own; "" puts them in place of the old ones.
     """
 
     name: str
@@ -58,6 +65,7 @@ class Wish:
     dead: tuple[str, ...] = ()
     accept: tuple[str, ...] = ()
     trailer: bool = True
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,8 @@ def prepare(app: App, library: Library, wish: Wish, say: Callable[[str], None], 
     if unknown:
         raise BadUsage(f"--accept={min(unknown)} is none", remedy=f"one of: {', '.join(ACCEPTABLE)}")
     name = runs.plan_name(planner.KIND, app.clock.wall())
+    if wish.target and not _PATH.fullmatch(wish.target):
+        raise BadUsage(f"--data-dir={wish.target} is no path for data", remedy=f"one as {NEW_PATH}")
     try:
         return _prepared(app, library, wish, name, say, rehearse=rehearse)
     except BaseException:
@@ -114,6 +124,8 @@ def _prepared(
     view = app.reader
     hosts = together(names, lambda one: parse_host(one, view.ask(one, queries.ETCD_HOST)))
     _refuse(hosts, snapshot, record, wish)
+    if wish.target:
+        _refuse_path(view, name, hosts, wish.target)
     live = [h.status.revision for h in hosts.values() if h.status]
     bump = max(0, max(live) - snapshot.revision) + MARGIN if len(live) == len(hosts) else BUMP
     source = next((n for n, h in hosts.items() if h.status and serves(h.health)), "")
@@ -130,10 +142,23 @@ def _prepared(
         token=f"restored-{secrets.token_hex(8)}",
         source=source,
         trailer=found.trailer,
+        target=wish.target,
+        dead=wish.dead,
+        shown=_shown(found, wish),
     )
     planes = [_plane(node, hosts[node.name]) for node in nodes]
     warnings = _warnings(wish, source, snapshot, record)
     return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
+
+
+def _shown(found: Proven, wish: Wish) -> tuple[str, ...]:
+    """The words by which `etcd diff` finds the snapshot again; none for a file that it does not read."""
+    if found.held is None:
+        return (str(Path(wish.name).absolute()),) if found.trailer else ()
+    here = str(home())
+    places = () if found.held.url == here else ("--from", here, "--from", found.held.url)
+    opened = [word for path in wish.identities for word in ("-i", str(path.absolute()))]
+    return (found.held.record.name, *places, *(opened if found.held.record.encrypted else ()))
 
 
 def _staged(library: Library, wish: Wish, target: Path) -> Proven:
@@ -203,6 +228,22 @@ def _refuse(hosts: Mapping[str, EtcdHost], snapshot: Snapshot, record: Record | 
             )
     _refuse_other(hosts, record, wish)
     _refuse_needless(hosts, wish)
+
+
+def _refuse_path(view: Site, plan: str, hosts: Mapping[str, EtcdHost], target: str) -> None:
+    """Raise where the restored data cannot have that path for their own."""
+    for name, host in hosts.items():
+        assert host.place is not None  # noqa: S101  `_refuse` saw to it
+        data, seen = host.place.path, host.flags.get("data-dir", host.place.path)
+        if seen != data:
+            raise Refused(
+                f"{name}: the data of {data} are {seen} in etcd's container: kubeadm made no such manifest",
+                remedy="leave --data-dir-mode out: the data change places then, and the manifest stays as it is",
+            )
+        inside = f"{target}/".startswith(f"{data}/") or f"{data}/".startswith(f"{target}/")
+        if inside or "occupied" in sections(view.ask(name, queries.RESTORE, plan, data, target)):
+            what = f"its data are at {data}" if inside else "there is something already"
+            raise Refused(f"{name}: {target} cannot be a new path: {what}", remedy=f"--data-dir {target}-2")
 
 
 def _refuse_other(hosts: Mapping[str, EtcdHost], record: Record | None, wish: Wish) -> None:

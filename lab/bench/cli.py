@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lab import host, versions
 from lab.api import tier
 from lab.api.client import Client
-from lab.bench import backup, drains, report, ssh, startup, upgrades
+from lab.bench import backup, drains, report, restores, ssh, startup, upgrades
 from lab.bench.report import Figures
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench.add_argument("--json", type=Path, metavar="FILE", help="keep the runs there, beside those of other parts")
     bench.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     bench.set_defaults(run=_bench)
-    others = bench.add_subparsers(metavar="upgrade|backup", help="something else in place of drains")
+    others = bench.add_subparsers(metavar="upgrade|restore|backup", help="something else in place of drains")
     upgrades.add(others)
+    restores.add(others)
     backup.add(others)
 
 

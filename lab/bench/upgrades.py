@@ -129,7 +129,7 @@ def _load(path: Path | None) -> list[Upgraded]:
 
 def measure(tool: str, shape: Shape, *, at_once: int, name: str, by_ssh: bool) -> Upgraded:
     """Upgrade a new cluster, with an application on it and everybody watching; the cluster goes afterwards."""
-    with _new_cluster(name, shape) as access, ExitStack() as watching:
+    with new_cluster(name, shape) as access, ExitStack() as watching:
         app = _application(access, shape)
         client = watching.enter_context(ServiceClient(access, app))
         api = watching.enter_context(ApiClient(access))
@@ -160,7 +160,8 @@ def _application(access: Access, shape: Shape) -> Application:
 
 
 @contextmanager
-def _new_cluster(name: str, shape: Shape) -> Iterator[Access]:
+def new_cluster(name: str, shape: Shape) -> Iterator[Access]:
+    """A cluster of that shape, at the version that upgrades start from, for as long as the context."""
     if state.load(name):
         cluster.down(name)  # of a run that was killed
     try:
@@ -193,7 +194,7 @@ def _ours(access: Access, *, at_once: int, by_ssh: bool) -> tuple[Step, ...]:
         steps, last = [], [""]
         said: list[tuple[str, float, str]] = []
         with subprocess.Popen(
-            [*TIED_TO_US, *argv], env=_environ(access, Path(home)), text=True,
+            [*TIED_TO_US, *argv], env=environ(access, Path(home)), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
             for line in process.stderr or ():
@@ -232,7 +233,7 @@ def _argv(access: Access, *, at_once: int, by_ssh: bool) -> list[str]:
     return argv + (["--ssh"] if by_ssh else [])
 
 
-def _environ(access: Access, home: Path) -> dict[str, str]:
+def environ(access: Access, home: Path) -> dict[str, str]:
     """A home of its own, whose SSH configuration knows the nodes, and the daemon that they run on."""
     (home / ".ssh").mkdir(mode=0o700)
     shutil.copy(ssh.config(access.cluster), home / ".ssh" / "config")

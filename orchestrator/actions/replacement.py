@@ -477,7 +477,7 @@ def _change(hands: SiteHands, step: Step, now: Mapping[str, Any], run: Applying,
 
 def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
     host, params = hands.host(step.node), step.params
-    argv = ["sh", "-c", script, "sh", params["plan"], params["data"], *words]
+    argv = ["sh", "-c", script, "sh", params["plan"], params["data"], "", *words]
     done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)
     demand(host, done, remedy=f"see to it on {step.node}, then resume")
     hands.host(step.node)

@@ -29,12 +29,24 @@ if TYPE_CHECKING:
 
 SEND_S = 1800.0
 
-# A data directory that is a mount point cannot be renamed: its contents are moved then, within it.
+# A data directory that is a mount point cannot be renamed: its contents are moved then, within it. With a `target` the
+# old data stay where they are, and the manifest is pointed to the restored ones: the three lines that kubeadm makes of
+# its `dataDir`, and no other byte. Source: kubeadm 1.36 and 1.37, `phases/etcd/local.go`, `GetEtcdPodSpec`.
 PLACES = r"""set -eu; umask 077
-plan=$1 data=$2; shift 2
-pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan
-if mountpoint -q "$data"; then inside=yes at=$data/.; else inside= at=$data.; fi
+plan=$1 data=$2 target=$3; shift 3
+pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan kept=/etc/kubernetes/etcd.yaml.before-$plan
+inside=; if mountpoint -q "$data"; then inside=yes; fi
+if [ -n "$target" ]; then at=$target.; elif [ -n "$inside" ]; then at=$data/.; else at=$data.; fi
 stage=${at}restore-$plan before=${at}before-$plan after=${at}restored-$plan
+pointed() {
+  awk -v old="$data" -v new="$target" '
+    { text = $0; sub(/^ *(- )?/, "", text); lead = substr($0, 1, length($0) - length(text)); key = "" }
+    text == "--data-dir=" old { key = "--data-dir=" }
+    text == "mountPath: " old || text == "path: " old { key = substr(text, 1, length(text) - length(old)) }
+    key != "" { print lead key new; found++; next }
+    { print }
+    END { exit found != 3 }' "$1"
+}
 none() { for each in "$@"; do ! pidof "$each" > /dev/null || { echo "$each runs" >&2; exit 6; }; done; }
 entries() { find "$1" -mindepth 1 -maxdepth 1 ! -name '.restore*-*' ! -name '.before-*' ! -name moved ! -name ready; }
 over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
@@ -56,9 +68,15 @@ skip=; [ "$trailer" = yes ] || skip=--skip-hash-check
 program=$(dirname -- "$snapshot")/etcdutl
 [ -x "$program" ] || cp -- "$(tool etcdutl)" "$program"
 [ -d "$data" ] || { echo "there is no $data" >&2; exit 7; }
+place=$data
+if [ -n "$target" ]; then
+  pointed "$pods/etcd.yaml" > /dev/null || { echo "etcd.yaml does not name $data where kubeadm does" >&2; exit 8; }
+  [ ! -e "$target" ] || { echo "there is something at $target already" >&2; exit 9; }
+  place=$(dirname -- "$target"); mkdir -p -- "$place"
+fi
 needed=$(($(stat -c %s "$snapshot") * 2 + 134217728))
-free=$(df -P -B1 "$data" | tail -n 1 | awk '{ print $4 }')
-[ "$free" -ge "$needed" ] || { echo "$data has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
+free=$(df -P -B1 "$place" | tail -n 1 | awk '{ print $4 }')
+[ "$free" -ge "$needed" ] || { echo "$place has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
 rm -rf -- "$stage"
 nice -n 19 "$program" snapshot restore "$snapshot" --data-dir "$stage" --name "$name" --initial-cluster "$cluster" \
   --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" --bump-revision "$bump" --mark-compacted \
@@ -106,8 +124,17 @@ _SWAP = (
     PLACES
     + r"""
 none etcd kube-apiserver
+[ -z "$target" ] || before=$kept
 [ -e "$stage/ready" ] || [ -e "$before" ] || { echo "nothing was restored at $stage" >&2; exit 7; }
-if [ -z "$inside" ]; then
+if [ -n "$target" ]; then
+  if [ ! -e "$kept" ]; then
+    [ ! -e "$target" ] || { echo "there is something at $target already" >&2; exit 9; }
+    cp -p -- "$aside/etcd.yaml" "$kept.new"; sync; mv -- "$kept.new" "$kept"
+  fi
+  [ -e "$target" ] || { rm -f -- "$stage/ready"; mv -- "$stage" "$target"; }
+  pointed "$kept" > "$kept.new" || { echo "etcd.yaml does not name $data where kubeadm does" >&2; exit 8; }
+  chmod --reference="$kept" "$kept.new"; sync; mv -- "$kept.new" "$aside/etcd.yaml"
+elif [ -z "$inside" ]; then
   [ -e "$before" ] || mv -- "$data" "$before"
   [ -e "$data" ] || { rm -f -- "$stage/ready"; mv -- "$stage" "$data"; }
 else
@@ -123,7 +150,14 @@ _BACK = (
     PLACES
     + r"""
 none etcd kube-apiserver
-if [ -e "$before" ]; then
+if [ -n "$target" ]; then
+  if [ -e "$kept" ]; then
+    mkdir -p -m 700 "$aside"
+    cp -p -- "$kept" "$kept.new"; sync; mv -- "$kept.new" "$aside/etcd.yaml"
+    [ ! -e "$target" ] || { rm -rf -- "$after"; mv -- "$target" "$after"; }
+    rm -f -- "$kept"
+  fi
+elif [ -e "$before" ]; then
   if [ -z "$inside" ]; then
     [ ! -e "$data" ] || { rm -rf -- "$after"; mv -- "$data" "$after"; }
     mv -- "$before" "$data"
@@ -132,20 +166,35 @@ if [ -e "$before" ]; then
     over "$before" "$data"; rmdir -- "$before"
   fi
 fi
-rm -rf -- "$stage"
+rm -rf -- "$stage" "$kept.new"
 sync
 """
 )
 
-_FORGET = PLACES + r"""rm -rf -- "$before" "$after" "$stage"; rmdir -- "$aside" 2> /dev/null || true"""
+_FORGET = (
+    PLACES
+    + r"""
+if [ -n "$target" ] && [ -e "$kept" ]; then
+  if [ -n "$inside" ]; then find "$data" -mindepth 1 -delete; else rm -rf -- "$data"; fi
+  rm -f -- "$kept"
+fi
+rm -rf -- "$before" "$after" "$stage" "$kept.new"; rmdir -- "$aside" 2> /dev/null || true
+"""
+)
 
 
 class _OnHost:
-    """What the steps of a restore have in common: one look at the host."""
+    """What the steps of a restore have in common: one look at the host.
+
+    Params of each: `plan`; `data`, the data directory; `target`, the path of their own that the restored data get, or
+    "" where they take the place of the old ones.
+    """
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Manifests in place and aside, processes, and which data are where."""
-        found = sections(view.ask(step.node, queries.RESTORE, step.params["plan"], step.params["data"]))
+        target = step.params.get("target", "")
+        words = (step.params["plan"], step.params["data"], *([target] if target else []))
+        found = sections(view.ask(step.node, queries.RESTORE, *words))
         if "end" not in found:
             raise FactUnreadable(f"{step.node}: its answer is not whole", remedy=f"look at {step.node}, then resume")
         return standing(found)
@@ -161,7 +210,11 @@ def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
         "staged": "staged" in found,
         "before": "before" in found,
         "before_bytes": int(before) if before.isdigit() else 0,
+        "old": found["before"][0].words[0] if "before" in found else "",
         "member": "member" in found,
+        "occupied": "occupied" in found,
+        # Where etcd.yaml has the restored data; one that is in both places has to in both.
+        "pointed": "pointed" in found and "elsewhere" not in found,
     }
 
 
@@ -172,8 +225,8 @@ def _names(text: str) -> list[str]:
 class Stage(_OnHost):
     """`restore.stage`: the snapshot is restored beside the live data, which stay as they are.
 
-    Params: `plan`, `data`; `file`, the snapshot here; `sha256`, of it; `name`, `peer`, of this member; `cluster`, all
-    of them as NAME=URL,…; `token`; `bump`, what is added to the revision; `trailer`, whether the snapshot has its sum.
+    Params: `plan`, `data`; `file`, the snapshot here; `name`, `peer`, of this member; `cluster`, all of them as
+    NAME=URL,…; `token`; `bump`, what is added to the revision; `trailer`, whether the snapshot has its sum.
     """
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -256,7 +309,7 @@ class Swap(_OnHost):
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they are. Never while etcd or an API server runs here."""
         del past
-        if now["before"] and not now["staged"] and now["member"]:
+        if now["before"] and not now["staged"] and now["member"] and now["pointed"]:
             return Done(f"in place; the old data ({size(now['before_bytes'])}) are beside")
         running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
         if running:
@@ -308,7 +361,7 @@ class Forget(_OnHost):
         del past
         if not now["before"]:
             return Done("there are no old data")
-        if "etcd" not in now["processes"]:
+        if "etcd" not in now["processes"] or not now["pointed"]:
             return Blocked(f"{step.node}: etcd does not run on the restored data", "orchestrator etcd status")
         return Needed(f"delete the old data ({size(now['before_bytes'])})")
 
@@ -378,7 +431,7 @@ def _hashes(view: Site, nodes: Sequence[str], revision: int) -> list[str]:
 
 def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
     host, params = hands.host(step.node), step.params
-    argv: list[Any] = ["sh", "-c", script, "sh", params["plan"], params["data"], *words]
+    argv: list[Any] = ["sh", "-c", script, "sh", params["plan"], params["data"], params.get("target", ""), *words]
     done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)
     demand(host, done, remedy=f"see to it on {step.node}, then resume; or release, which puts everything back")
     hands.host(step.node)

@@ -374,12 +374,12 @@ def parse_live(lines: Iterable[str]) -> Live:
     return Live(found.header.revision, f"{found.header.cluster_id:x}", found.kvs)
 
 
-def diff(before: Path, after: Path, *, trailer: bool = True) -> Iterator[Change]:
+def diff(before: Path, after: Path, *, trailer: bool = True, after_trailer: bool | None = None) -> Iterator[Change]:
     """What was created, deleted and changed between two snapshots, by kind, namespace and name.
 
     An object is changed when its value is another one: one that was written again as it was is not, and after a
     restore two values may have the same revision. Memory is some 65 bytes a key; differences are sorted on disk. Sums
-    are not compared: `snapshot.examine` does that, and `trailer`, of both, is as there.
+    are not compared: `snapshot.examine` does that, and `trailer` is as there: of both, unless `after_trailer` differs.
 
     Keys and values are compared by 64-bit hashes under a key of this process's own, so that nobody can make two of
     them alike. Of n keys on both sides together two are taken for one with a probability of n²/2⁶⁵: one in two
@@ -391,11 +391,11 @@ def diff(before: Path, after: Path, *, trailer: bool = True) -> Iterator[Change]
     """
     secret = secrets.token_bytes(16)
 
-    def rows(path: Path) -> _Rows:
-        return ((e.key, e.mod_revision, _hash(e.value, secret)) for e in entries(path, trailer=trailer))
-
-    gone, was = _compare(_Index(rows(before), secret), _Index(rows(after), secret), operator.ne)
-    first, second = (partial(_names, path, trailer=trailer) for path in (before, after))
+    sides = ((before, trailer), (after, trailer if after_trailer is None else after_trailer))
+    found = (((e.key, e.mod_revision, _hash(e.value, secret)) for e in entries(f, trailer=t)) for f, t in sides)
+    one, two = (_Index(rows, secret) for rows in found)
+    gone, was = _compare(one, two, operator.ne)
+    first, second = (partial(_names, path, trailer=summed) for path, summed in sides)
     yield from _sorted(_told(gone, was, first, second))
 
 

@@ -16,7 +16,7 @@ from orchestrator.errors import ApiNotFound, BadUsage
 from orchestrator.report import plans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.app import App, Outcome
     from orchestrator.cli.options import DryRunChoice, Output
@@ -124,12 +124,15 @@ def _show_plan(app: App, previews: tuple[Preview, ...]) -> None:
         sys.stderr.write(plans.text(previews))
 
 
-def finish(app: App, outcome: Outcome, output: Output, done: str) -> None:
-    """Show the result, and exit with its code."""
+def finish(
+    app: App, outcome: Outcome, output: Output, done: str, *, more: Mapping[str, Any] | None = None, said: str = ""
+) -> None:
+    """Show the result, and exit with its code; `more` is added to the document, `said` to what people read."""
     answers = app.rehearse(outcome.previews) if app.settings.dry_run is DryRun.SERVER else ()
     if answers:
         sys.stderr.write(plans.answers_text(answers))
-    show(output, "RunResult", _body(app, outcome, done), _table(app, outcome, done))
+    table = _table(app, outcome, done)
+    show(output, "RunResult", {**_body(app, outcome, done), **(more or {})}, f"{table}\n{said}" if said else table)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

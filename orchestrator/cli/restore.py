@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,8 +26,17 @@ from orchestrator.cli.options import (
 
 if TYPE_CHECKING:
     from orchestrator.app import App
+    from orchestrator.engine.plan import Plan
     from orchestrator.errors import OrchestratorError
     from orchestrator.restores import Prepared
+
+
+class DataDirMode(StrEnum):
+    """Where the restored data go."""
+
+    SWAP = "swap"
+    NEW_PATH = "new-path"
+
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the cluster's name.")]
 
@@ -50,6 +60,11 @@ def restore(
         typer.Option("--accept", metavar="WHAT", help="other-cluster, one-member-lost: what would be refused."),
     ] = None,
     trailer: Trailer = True,
+    mode: Annotated[
+        DataDirMode,
+        typer.Option("--data-dir-mode", help="Old data aside, or the restored ones at a path of their own."),
+    ] = DataDirMode.SWAP,
+    data_dir: Annotated[str, typer.Option("--data-dir", metavar="PATH", help="That path.", show_default=False)] = "",
     confirm: Annotated[
         str, typer.Option("--confirm", metavar="RUN", help="Delete the old data of a restore that ended well.")
     ] = "",
@@ -69,7 +84,7 @@ def restore(
     before etcd is started swings everything back; `release RUN` does so later, until --confirm RUN deletes the old
     data.
     """
-    from orchestrator import restores  # noqa: PLC0415
+    from orchestrator import aftermaths, restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
@@ -83,8 +98,14 @@ def restore(
     if bool(snapshot) == bool(confirm):
         raise BadUsage("name a snapshot, or a run with --confirm", remedy="orchestrator etcd list; orchestrator runs")
     if confirm:
-        perform.carry_out(app, restores.confirmed(app, confirm), output, "confirmed")
+        plan = restores.confirmed(app, confirm)
+        outcome = perform.performed(app, plan)
+        if dry_run is DryRunChoice.NONE:
+            aftermaths.forget(app, plan)
+        perform.finish(app, outcome, output, "confirmed")
         return
+    if data_dir and mode is DataDirMode.SWAP:
+        raise BadUsage("--data-dir is where the restored data go with --data-dir-mode new-path", remedy="give both")
     library = Library(app, tuple(source or ()))
     wish = restores.Wish(
         name=snapshot,
@@ -92,6 +113,7 @@ def restore(
         dead=tuple(dead or ()),
         accept=tuple(accept or ()),
         trailer=trailer,
+        target=(data_dir or restores.NEW_PATH) if mode is DataDirMode.NEW_PATH else "",
     )
     found = restores.prepare(app, library, wish, say, rehearse=dry_run is DryRunChoice.NONE)
     for warning in found.warnings:
@@ -116,7 +138,21 @@ def _carry_out(app: App, found: Prepared, output: Output) -> None:
     finally:
         if not begun:
             restores.clear(found.name)
-    perform.finish(app, outcome, output, "restored")
+    more, said = aftermath(app, outcome.run, outcome.plan)
+    perform.finish(app, outcome, output, "restored", more=more, said=said)
+
+
+def aftermath(app: App, run: str, plan: Plan) -> tuple[dict[str, Any], str]:
+    """What a restore that ended adds to its result, as a document and for people; nothing of another run."""
+    from orchestrator import aftermaths  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
+    from orchestrator.report import bodies  # noqa: PLC0415
+    from orchestrator.report import restores as report  # noqa: PLC0415
+
+    if not run or not aftermaths.wanted(plan):
+        return {}, ""
+    found = aftermaths.looked(app, run, plan, say)
+    return {"restore": bodies.body(report.document(found))}, f"\n{report.text(found)}"
 
 
 def _swing_back(app: App, err: OrchestratorError) -> None:

@@ -51,11 +51,13 @@ def resume(
     """Continue a run where it stopped."""
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.restore import aftermath  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format)
     outcome = app.resume(run)
     body = {"run": outcome.run, "command": outcome.plan.kind, "outcome": "finished"}
-    show(output, "RunResult", body, f"run {outcome.run}: {outcome.plan.title}: finished")
+    more, said = aftermath(app, outcome.run, outcome.plan)
+    show(output, "RunResult", {**body, **more}, f"run {outcome.run}: {outcome.plan.title}: finished{said}")
 
 
 def release(

@@ -27,6 +27,8 @@ RAFT_LAG = 1000
 QUOTA_BYTES = 2 * 2**30
 #: The alarm of want of space. Members that raise it say so in their health and errors, and serve all the same.
 NOSPACE = "NOSPACE"
+#: What etcdctl prints where no endpoint answered: seen on 3.6, of a member whose cluster was restored without it.
+_NONE = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ def parse_status(stdout: str) -> tuple[Status, ...]:
     Raises:
         FactUnreadable: It is not that answer.
     """
+    if stdout.strip() == _NONE:
+        return ()
     return tuple(_status(each) for each in _decoded(list[_WireStatus], stdout, "etcdctl endpoint status"))
 
 
@@ -208,6 +212,8 @@ def parse_hashes(stdout: str) -> tuple[Hash, ...]:
     Raises:
         FactUnreadable: It is not that answer.
     """
+    if stdout.strip() == _NONE:
+        return ()
     found = _decoded(list[_WireHash], stdout, "etcdctl endpoint hashkv")
     return tuple(Hash(e.Endpoint, e.HashKV.hash, e.HashKV.hash_revision, e.HashKV.compact_revision) for e in found)
 

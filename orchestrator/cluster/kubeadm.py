@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 #: Source: kubeadm's default for ClusterConfiguration.clusterName.
 CLUSTER = "kubernetes"
+#: Likewise for etcd.local.dataDir.
+DATA = "/var/lib/etcd"
 VERSION = ("kubeadm", "version", "-o", "short")
 CERTIFICATES = ("kubeadm", "certs", "check-expiration", "-o", "json")
 #: Where it keeps copies of what it replaced: manifests, etcd's data, the kubelet's configuration. They accumulate.
@@ -223,3 +225,30 @@ def cluster_name(configuration: str) -> str:
     except yaml.YAMLError:
         return CLUSTER
     return str(found.get("clusterName") or CLUSTER) if isinstance(found, dict) else CLUSTER
+
+
+def data_dir(configuration: str) -> str:
+    """The data directory of etcd in a ClusterConfiguration, or kubeadm's default; "" without any settings."""
+    try:
+        found = yaml.safe_load(configuration)
+    except yaml.YAMLError:
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    etcd = found.get("etcd") or {}
+    return "" if "external" in etcd else str((etcd.get("local") or {}).get("dataDir") or DATA)
+
+
+def with_data_dir(configuration: str, path: str) -> str:
+    """A ClusterConfiguration with another data directory of etcd; every other line stays as it is.
+
+    Raises:
+        FactUnreadable: It does not name one on a line of its own.
+    """
+    changed, times = re.subn(r"(?m)^( +dataDir: ).*$", lambda match: match[1] + path, configuration)
+    if times != 1 or data_dir(changed) != path:
+        raise FactUnreadable(
+            f"kubeadm's ClusterConfiguration has {times} lines `dataDir:` where one was expected",
+            remedy=f"kubectl -n kube-system edit configmap kubeadm-config: etcd.local.dataDir: {path}; then resume",
+        )
+    return changed

@@ -8,22 +8,35 @@ from orchestrator.cluster.frame import FRAME, Query
 _RESTORE = (
     FRAME
     + r"""
-plan=$1 data=$2
+plan=$1 data=$2 target=${3:-}
 pods=/etc/kubernetes/manifests; aside=/etc/kubernetes/orchestrator-$plan
 ask manifests sh -c 'cd "$1" && ls ./*.yaml' sh "$pods"
 ask aside sh -c 'cd "$1" && ls ./*.yaml' sh "$aside"
 for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
   for pid in $(pidof "$name"); do head process "$name" "$pid"; done
 done
-if mountpoint -q "$data"; then stage=$data/.restore-$plan before=$data/.before-$plan; else
-  stage=$data.restore-$plan before=$data.before-$plan; fi
+kept=/etc/kubernetes/etcd.yaml.before-$plan
+old() { head before "$1"; du -s -B1 "$1" 2> /dev/null | cut -f1 | body; }
+if [ -n "$target" ]; then
+  at=$target stage=$target.restore-$plan
+  [ ! -e "$kept" ] || old "$data"
+  [ ! -e "$target" ] || head occupied
+else
+  at=$data
+  if mountpoint -q "$data"; then stage=$data/.restore-$plan before=$data/.before-$plan; else
+    stage=$data.restore-$plan before=$data.before-$plan; fi
+  [ ! -e "$before" ] || old "$before"
+fi
 [ ! -e "$stage/ready" ] || head staged
-[ ! -e "$before" ] || { head before; du -s -B1 "$before" 2> /dev/null | cut -f1 | body; }
-[ ! -e "$before/moved" ] || head moved
-[ ! -e "$data/member" ] || head member
+[ ! -e "$at/member" ] || head member
+path_of() { awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { print path }' "$1" | tail -n 1; }
+for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
+  [ ! -f "$file" ] || if [ "$(path_of "$file")" = "${target:-$data}" ]; then head pointed; else head elsewhere; fi
+done
 head end
 """
 )
 
-#: Static pods and data of etcd, as a plan of a restore left them. Takes the plan's name and the data directory.
+#: Static pods and data of etcd, as a plan of a restore left them. Takes the plan's name and the data directory; where
+#: the restored ones have a path of their own, that too.
 RESTORE = Query("restore", _RESTORE, 30.0)

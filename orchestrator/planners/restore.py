@@ -58,6 +58,9 @@ class Request:
         revision: What members have to have at least afterwards.
         source: A node with a healthy member, whose present state is kept first; "" where there is none.
         trailer: The snapshot has its sum; a copy of `member/snap/db` has none.
+        target: The path that the restored data get for their own; "" puts them in place of the old ones.
+        dead: Control planes that are gone for good.
+        shown: The words of `etcd diff` that stand for the restored snapshot, for people.
     """
 
     name: str
@@ -69,15 +72,18 @@ class Request:
     token: str
     source: str = ""
     trailer: bool = True
+    target: str = ""
+    dead: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 def restore(planes: Sequence[Plane], request: Request) -> Plan:
     """All control planes pass each barrier before any goes on to the next."""
-    build = _Build(request.name, tuple(planes))
+    build = _Build(request.name, tuple(planes), target=request.target)
     everything = ",".join(f"{p.member}={p.peer}" for p in planes)
-    if request.source:
-        file = f"{request.name}-before.db"
-        params = {"plan": request.name, "file": file, "reason": "pre-restore"}
+    before = f"{request.name}-before.db" if request.source else ""
+    if before:
+        params = {"plan": request.name, "file": before, "reason": "pre-restore"}
         build.wave([(request.source, "etcd.snapshot", params, STAGE_S)])
     common = {"file": request.file, "cluster": everything, "token": request.token, "bump": request.bump}
     common |= {"trailer": request.trailer}
@@ -89,6 +95,12 @@ def restore(planes: Sequence[Plane], request: Request) -> Plan:
     stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
     build.wave([(p.name, "restore.swap", {"stopped": stopped[p.name]}, SWAP_S) for p in planes])
     build.up(request.revision)
+    if request.target:
+        build.wave([(planes[0].name, "restore.datadir", {"path": request.target}, FILE_S)])
+    known = {"before": before, "file": request.file, "trailer": request.trailer}
+    told = {"snapshot": request.snapshot, "shown": list(request.shown), "dead": list(request.dead)}
+    build.wave([(planes[0].name, "restore.compare", {**known, **told}, STAGE_S)])
+    build.clear()
     return Plan(KIND, f"restore {request.snapshot} on {request.cluster}", tuple(build.waves))
 
 
@@ -104,13 +116,17 @@ def back(run: str, plan: Plan, past: Past) -> Plan:
     if not stages or not touched:
         return Plan("release", f"release {run}", ())
     planes = [Plane(s.node, s.params["name"], s.params["peer"], s.params["data"], **_where(s)) for s in stages]
-    build = _Build(stages[0].params["plan"], tuple(planes), {"of_run": run})
+    target = stages[0].params.get("target", "")
+    build = _Build(stages[0].params["plan"], tuple(planes), {"of_run": run}, target=target)
     stopped = dict.fromkeys((p.name for p in planes), "")
     if begun(plan, past):
         build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
         stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
     build.wave([(p.name, "restore.back", {"stopped": stopped[p.name]}, SWAP_S) for p in planes])
     build.up(0)
+    if target:  # it came back with the old data, unless they are older than a change of it
+        build.wave([(planes[0].name, "restore.datadir", {"path": planes[0].data}, FILE_S)])
+    build.clear()
     return Plan("release", f"release {run}", tuple(build.waves))
 
 
@@ -123,7 +139,10 @@ def confirm(run: str, plan: Plan) -> Plan:
             (
                 Step(
                     f"0/{s.node}/restore.forget", "restore.forget", s.node,
-                    {"plan": s.params["plan"], "data": s.params["data"], **_where(s)}, SWAP_S,
+                    {
+                        "plan": s.params["plan"], "data": s.params["data"], "target": s.params.get("target", ""),
+                        **_where(s),
+                    }, SWAP_S,
                 ),
             ),
         )
@@ -139,9 +158,12 @@ def _where(step: Step) -> dict[str, str]:
 class _Build:
     """Waves under construction."""
 
-    def __init__(self, plan: str, planes: tuple[Plane, ...], more: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, plan: str, planes: tuple[Plane, ...], more: Mapping[str, Any] | None = None, *, target: str
+    ) -> None:
         self.waves: list[Wave] = []
         self._plan = plan
+        self._target = target
         self._planes = {p.name: p for p in planes}
         self._more = more or {}
 
@@ -152,7 +174,7 @@ class _Build:
         number, ids, lanes = len(self.waves), {}, []
         for node, action, params, timeout_s in steps:
             plane = self._planes[node]
-            where = {"data": plane.data, "address": plane.address, "provider": plane.provider}
+            where = {"data": plane.data, "target": self._target, "address": plane.address, "provider": plane.provider}
             own = {"plan": self._plan, **where} if action.startswith("restore.") else {}
             step = Step(
                 f"{number}/{node}/{action}", action, node, {**own, **params, **self._more, **(of or {})}, timeout_s
@@ -167,7 +189,7 @@ class _Build:
         return self.wave([(name, action, params, timeout_s) for name in self._planes])
 
     def up(self, revision: int) -> None:
-        """etcd, its quorum, API servers, then who writes through them; what was left on the way is cleared away."""
+        """etcd, its quorum, API servers, then who writes through them."""
         names = list(self._planes)
         first = names[0]
         self.each("restore.start", {"names": ["etcd"]}, START_S)
@@ -176,8 +198,12 @@ class _Build:
         self._gate(first, names, ["api"])
         self.each("restore.start", {"names": list(SERVERS[1:])}, START_S)
         self._gate(first, names, ["api", "etcd"])
+
+    def clear(self) -> None:
+        """What was left on the way goes."""
+        names = list(self._planes)
         self.wave([(name, "host.tidy", {"plan": self._plan}, FILE_S) for name in names])
-        self.wave([(first, "etcd.unstage", {"plan": self._plan}, FILE_S)])
+        self.wave([(names[0], "etcd.unstage", {"plan": self._plan}, FILE_S)])
 
     def _gate(self, node: str, names: Sequence[str], checks: list[str]) -> None:
         params = {

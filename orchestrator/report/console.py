@@ -167,6 +167,8 @@ _VERBS = {
     "member.back": "put the old data in place",
     "member.return": "start static pods",
     "member.forget": "delete the old data",
+    "restore.datadir": "tell kubeadm where etcd's data are",
+    "restore.compare": "compare the old state with the restored one",
     "packages.prefetch": "fetch packages and images",
     "packages.repository": "package repository",
     "packages.install": "install kubeadm",

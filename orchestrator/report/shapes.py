@@ -243,6 +243,52 @@ class StepShape(Shape):
     why: str
 
 
+class RestoreGroupShape(Shape):
+    """Objects of one kind and namespace that a restore did the same to."""
+
+    fate: str
+    kind: str
+    namespace: str | None
+    objects: int
+    names: list[str]
+
+
+class RestoreFindingShape(Shape):
+    """Something to look at after a restore."""
+
+    check: str
+    text: str
+    remedy: str
+
+
+class OldDataShape(Shape):
+    """The data that a restore took the place of, on one control plane."""
+
+    node: str
+    path: str | None
+    size_bytes: int | None
+    why: str
+
+
+class RestoreReportShape(Shape):
+    """What a restore lost and brought back, and what is left to look at."""
+
+    snapshot: str
+    before: str | None
+    before_revision: int | None
+    unknown: str
+    lost: int
+    back: int
+    different: int
+    routine: int
+    groups: list[RestoreGroupShape]
+    diff: str
+    findings: list[RestoreFindingShape]
+    old_data: list[OldDataShape]
+    confirm: str
+    release: str
+
+
 class RunResult(Shape):
     """The result of a command that changes something, of `resume` and of `release`."""
 
@@ -253,6 +299,7 @@ class RunResult(Shape):
     outcome: str
     dry_run: str | None = None
     steps: list[StepShape] | None = None
+    restore: RestoreReportShape | None = None
 
 
 class RunShape(Shape):

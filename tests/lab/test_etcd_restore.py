@@ -88,7 +88,7 @@ def test_a_restore_brings_the_state_back_the_cluster_works_by_itself_and_the_old
 ):
     changed(real, place)
     with ApiClient(Access(real.cluster)) as client:
-        orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+        done = orchestrator("etcd", "restore", "last", "--yes", "-o", "json", timeout_s=300)
         back = time.time()
         until("answers", lambda: client.so_far().after(back).asked > 5)
         answers = client.stop()
@@ -97,10 +97,31 @@ def test_a_restore_brings_the_state_back_the_cluster_works_by_itself_and_the_old
     assert objects(real, *KINDS) == world
     works(real, place, "after")
 
-    assert beside(real) != []  # the old data, until somebody says that the new ones are good
-    run = orchestrator.json("runs")["runs"][0]["id"]
-    orchestrator("etcd", "restore", "--confirm", run, "--yes")
+    report = json.loads(done.stdout)["restore"]
+    told_rightly(report, place.name)
+    [old] = report["oldData"]
+    assert beside(real) == [old["path"]]  # until somebody says that the new ones are good
+    assert old["sizeBytes"] > 1e6
+    orchestrator(*report["diff"].split()[1:])
+    assert orchestrator.json("resume", "last")["restore"]["groups"] == report["groups"]
+    orchestrator(*report["confirm"].split()[1:], "--yes")
     assert beside(real) == []
+    assert (
+        "not compared" in orchestrator.json("resume", orchestrator.json("runs")["runs"][1]["id"])["restore"]["unknown"]
+    )
+
+
+def told_rightly(report, namespace):
+    """What `changed` did is what was lost and came back, and the cluster is well."""
+    names = {(g["fate"], g["kind"], g["namespace"]): g["names"] for g in report["groups"]}
+    assert names["lost", "Namespace", None] == ["later"]
+    assert names["back", "Namespace", None] == ["doomed"]
+    assert "kept" in names["back", "ConfigMap", "doomed"]
+    assert names["back", "Deployment", namespace] == ["web"]
+    assert names["different", "Secret", namespace] == ["rotated"]
+    assert not any(kind in ("Event", "Lease") for _, kind, _ in names)
+    assert report["before"]
+    assert report["findings"] == []
 
 
 def test_a_restore_is_taken_back_with_what_was_written_before_it_and_then_its_leftovers_go(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.bench import audit, measure, report, ssh
+from lab.bench import audit, measure, report, restores, ssh
 from lab.bench.drains import KUBECTL, NOBODY, OURS, SCENARIOS, Row
 from lab.bench.measure import Run
 from lab.bench.report import Figures
@@ -249,3 +249,19 @@ def test_the_table_of_connections_has_a_place_in_the_page_of_figures(tmp_path):
     page.write_text("nothing")
     with pytest.raises(LabError, match="no place"):
         ssh.write("new", page)
+
+
+def restored(tool, away_s, **changed):
+    return restores.Restored(**{"tool": tool, "shape": "3+1", "took_s": 90.0, "away_s": away_s, "failed": 7, **changed})
+
+
+@pytest.mark.parametrize(("ours_s", "verdict"), [(35.0, "<= 0.5: reached"), (36.0, "<= 0.5: **missed**")])
+def test_a_restore_is_judged_by_how_long_the_api_was_away_beside_the_textbook_s(ours_s, verdict):
+    told = restores.text([restored("textbook", 70.0), restored("orchestrator", ours_s, took_s=45.0)])
+
+    assert f"| 3+1 | API away, s | 70.0 | {ours_s} | **{ours_s / 70:.2f}** | {verdict} |" in told
+    assert "| 3+1 | whole time, s | 90.0 | 45.0 | **0.50** |  |" in told
+
+
+def test_one_tool_alone_is_no_comparison():
+    assert "3+1" not in restores.text([restored("textbook", 70.0)])

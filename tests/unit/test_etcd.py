@@ -117,13 +117,24 @@ def test_alarms_that_cannot_be_read_are_an_error_and_not_none(text):
         etcd.parse_alarms(text)
 
 
+@pytest.mark.parametrize("parse", [etcd.parse_status, etcd.parse_hashes])
+def test_where_no_member_answered_etcdctl_says_null_and_that_is_nobody(parse):
+    assert parse("null\n") == ()
+
+
 @pytest.mark.parametrize("parse", [etcd.parse_members, etcd.parse_status, etcd.parse_health, etcd.parse_hashes])
-@pytest.mark.parametrize("text", ["", "[", "null", '{"error":"x"}', "Error: context deadline exceeded"])
+@pytest.mark.parametrize("text", ["", "[", '{"error":"x"}', "Error: context deadline exceeded"])
 def test_an_answer_of_another_form_is_an_error_and_not_an_empty_cluster(parse, text):
     with pytest.raises(FactUnreadable, match="the answer of `etcdctl") as caught:
         parse(text)
 
     assert caught.value.exit_code == 10
+
+
+@pytest.mark.parametrize("parse", [etcd.parse_members, etcd.parse_health])
+def test_null_is_no_list_of_members_and_no_health(parse):
+    with pytest.raises(FactUnreadable, match="the answer of `etcdctl"):
+        parse("null")
 
 
 def test_a_list_without_members_is_an_error_and_not_an_empty_cluster():

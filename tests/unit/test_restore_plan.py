@@ -1,11 +1,18 @@
 """Restores of etcd: the barriers, what each step decides by, and what takes a restore back."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
-from orchestrator.engine.plan import Blocked, Done, Needed
+from orchestrator.engine.host import Completed
+from orchestrator.engine.plan import Blocked, Done, Lane, Needed, Plan, Step, Wave
+from orchestrator.engine.runner import Applying
+from orchestrator.errors import HostUnreachable
 from orchestrator.planners import nodes, restore
 from orchestrator.planners.restore import Plane, Request
+from tests.fakes.time import FakeClock
 
 PLANES = [
     Plane(f"cp-{n}", f"m{n}", f"https://198.18.0.{n}:2380", "/var/lib/etcd", f"198.18.0.{n}", f"kind://docker/x/cp-{n}")
@@ -47,9 +54,8 @@ UP = [
     (["cluster.gate"], ["cp-1"]),
     (["restore.start kube-controller-manager kube-scheduler"], ALL),
     (["cluster.gate"], ["cp-1"]),
-    (["host.tidy"], ALL),
-    (["etcd.unstage"], ["cp-1"]),
 ]
+CLEAR = [(["host.tidy"], ALL), (["etcd.unstage"], ["cp-1"])]
 
 
 def test_every_control_plane_passes_a_barrier_before_any_goes_on(plan):
@@ -60,6 +66,8 @@ def test_every_control_plane_passes_a_barrier_before_any_goes_on(plan):
         (["restore.stop etcd"], ALL),
         (["restore.swap"], ALL),
         *UP,
+        (["restore.compare"], ["cp-1"]),
+        *CLEAR,
     ]
 
 
@@ -78,6 +86,55 @@ def test_where_no_member_answers_nothing_is_kept_first():
     assert "etcd.snapshot" not in {s.action for s in made.steps()}
 
 
+# ---- a path of their own ----------------------------------------------------------------------------------------
+
+
+def asked(**changes):
+    return Request(**{**{f: getattr(REQUEST, f) for f in REQUEST.__slots__}, **changes})
+
+
+def test_at_a_path_of_their_own_kubeadm_is_told_once_the_api_serves_and_every_step_knows_the_path():
+    made = restore.restore(PLANES, asked(target="/var/lib/new"))
+
+    assert waves(made)[-4:] == [(["restore.datadir"], ["cp-1"]), (["restore.compare"], ["cp-1"]), *CLEAR]
+    of_hosts = [s for s in made.steps() if s.action.startswith("restore.") and s.action != "restore.quorum"]
+    assert {s.params["target"] for s in of_hosts} == {"/var/lib/new"}
+    assert step(made, "restore.datadir").params["path"] == "/var/lib/new"
+    assert step(restore.confirm("run-1", made), "restore.forget").params["target"] == "/var/lib/new"
+
+
+def test_taken_back_from_there_kubeadm_has_the_old_path_again():
+    made = restore.restore(PLANES, asked(target="/var/lib/new"))
+
+    back = restore.back("run-1", made, past_until(made, 6))
+
+    assert waves(back)[-3:] == [(["restore.datadir"], ["cp-1"]), *CLEAR]
+    assert step(back, "restore.datadir").params["path"] == "/var/lib/etcd"
+    assert step(back, "restore.back").params["target"] == "/var/lib/new"
+
+
+def test_a_plan_of_before_there_were_paths_is_taken_back_and_confirmed(plan):
+    old = [replace(s, params={k: v for k, v in s.params.items() if k != "target"}) for s in plan.steps()]
+    waves_ = tuple(Wave((Lane(s.node, (s,)),)) for s in old)
+    older = Plan(plan.kind, plan.title, waves_)
+
+    assert step(restore.confirm("run-1", older), "restore.forget").params["target"] == ""
+    assert step(restore.back("run-1", older, {s.id: {} for s in old}), "restore.back").params["target"] == ""
+
+
+def test_what_is_compared_and_told_is_in_the_plan_for_whoever_resumes_it():
+    made = restore.restore(PLANES, asked(dead=("cp-9",), shown=("prod-1", "--from", "s3://b")))
+
+    params = step(made, "restore.compare").params
+    assert (params["before"], params["file"]) == ("restore-1-before.db", "staging/x.db")
+    assert (params["snapshot"], params["shown"]) == ("prod-1", ["prod-1", "--from", "s3://b"])
+    assert params["dead"] == ["cp-9"]
+    assert step(restore.restore(PLANES, asked(source="")), "restore.compare").params["before"] == ""
+
+
+# ---- back -------------------------------------------------------------------------------------------------------
+
+
 def test_what_was_not_begun_is_not_taken_back(plan):
     assert restore.back("run-1", plan, {}).waves == ()
     assert restore.back("run-1", plan, past_until(plan, 1)).waves == ()  # a snapshot only
@@ -88,7 +145,7 @@ def test_before_etcd_was_started_the_old_data_come_back_and_everything_is_starte
     past = past_until(plan, wave)
 
     assert not restore.begun(plan, past)
-    assert waves(restore.back("run-1", plan, past)) == [(["restore.back"], ALL), *UP]
+    assert waves(restore.back("run-1", plan, past)) == [(["restore.back"], ALL), *UP, *CLEAR]
 
 
 def test_afterwards_everything_is_stopped_first(plan):
@@ -100,6 +157,7 @@ def test_afterwards_everything_is_stopped_first(plan):
         (["restore.stop etcd"], ALL),
         (["restore.back"], ALL),
         *UP,
+        *CLEAR,
     ]
 
 
@@ -123,7 +181,7 @@ def test_old_data_are_deleted_on_every_control_plane_and_nothing_else(plan):
 def facts(**changes):
     known = {
         "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
-        "before": False, "before_bytes": 0, "member": True,
+        "before": False, "before_bytes": 0, "member": True, "pointed": True,
     }  # fmt: skip
     return {**known, **changes}
 
@@ -171,6 +229,8 @@ def test_data_change_places_only_where_neither_etcd_nor_an_api_server_runs(plan)
     assert isinstance(Swap().decide(facts(staged=True, processes=[]), swap, BEGUN), Needed)
     assert isinstance(Swap().decide(facts(before=True, staged=True, processes=[]), swap, BEGUN), Needed)
     assert isinstance(Swap().decide(facts(before=True, processes=["etcd"]), swap, BEGUN), Done)
+    elsewhere = facts(before=True, processes=[], pointed=False)  # its manifest has the old data yet
+    assert isinstance(Swap().decide(elsewhere, swap, BEGUN), Needed)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +279,82 @@ def test_all_members_agree_and_no_alarm_is_raised_before_an_api_server_starts(pl
     now = {"wrong": wrong, "alarms": alarms, "share": 0.1}
 
     assert isinstance(Quorum().decide(now, step(plan, "restore.quorum"), BEGUN), kind)
+
+
+# ---- the quorum -------------------------------------------------------------------------------------------------
+
+
+class Members:
+    """Hosts whose members tell of themselves."""
+
+    def __init__(self, *, revisions=(1500, 1500), hashes=(7, 7), alarms="", silent=False):
+        self.revisions, self.hashes, self.alarms, self.silent = revisions, hashes, alarms, silent
+        self.ran = []
+        self.name = "cp-1"
+
+    def ask(self, node, query, *words):
+        place = ["cp-1", "cp-2"].index(node)
+        if query.name == "etcd-hash":
+            assert words == (str(min(self.revisions)),)
+            value = {"Endpoint": "x", "HashKV": {"header": {}, "hash": self.hashes[place], "hash_revision": 1}}
+            return f"@@hash\n {json.dumps([value])}\n@@end\n" if self.hashes[place] else "@@hash\n@@end\n"
+        if self.silent:
+            raise HostUnreachable(f"{node}: no connection", remedy="see")
+        url = "https://198.18.0.{}:2379"
+        header = {"header": {"member_id": 1}}
+        members = [
+            {"ID": n, "name": f"m{n}", "peerURLs": ["p"], "clientURLs": [url.format(n)]}
+            for n in range(1, len(self.revisions) + 1)
+        ]
+        status = [
+            {
+                "Endpoint": url.format(n),
+                "Status": {
+                    "header": {"member_id": n, "revision": revision, "raft_term": 2}, "version": "3.6.8", "leader": 1,
+                    "raftIndex": 9, "raftTerm": 2, "raftAppliedIndex": 9, "dbSize": 10, "dbSizeInUse": 5,
+                },
+            }
+            for n, revision in enumerate(self.revisions, 1)
+        ]  # fmt: skip
+        health = [{"endpoint": url.format(n), "health": True} for n in range(1, len(self.revisions) + 1)]
+        alarms = {"alarms": [{"memberID": 1, "alarm": 1}]} if self.alarms else {}
+        parts = {"members": {**header, "members": members}, "status": status, "health": health, "alarms": alarms}
+        return "".join(f"@@{name}\n {json.dumps(value)}\n" for name, value in parts.items())
+
+    def host(self, node):
+        del node
+        return self
+
+    def run(self, argv, **how):
+        del how
+        self.ran.append(argv[2])
+        return Completed(tuple(argv), 0, b"", b"", 0.1)
+
+
+QUORUM = Step("5/cp-1/restore.quorum", "restore.quorum", "cp-1", {"members": ["cp-1", "cp-2"], "revision": 1500}, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        (Members(), []),
+        (Members(revisions=(1500, 1499)), ["revision 1499, wanted 1500"]),
+        (Members(revisions=(1500,)), ["1 of 2 members answer"]),
+        (Members(hashes=(7, 8)), ["members have different keys"]),
+        (Members(hashes=(7, 0)), ["cp-2 did not tell the hash of its keys"]),
+        (Members(silent=True), ["cp-1: no connection"]),
+    ],
+)
+def test_members_are_asked_for_revision_and_hash(members, wrong):
+    assert Quorum().probe(members, QUORUM)["wrong"] == wrong
+
+
+@pytest.mark.parametrize(("alarms", "share", "cleared"), [(["NOSPACE"], 0.1, 1), (["NOSPACE"], 0.99, 0), ([], 0.1, 0)])
+def test_an_alarm_that_came_with_the_snapshot_is_cleared_where_there_is_room(alarms, share, cleared):
+    members = Members()
+    guarded = Applying("run-1", QUORUM, None, FakeClock(), lambda *_: None, lambda: None)
+
+    Quorum().apply(members, QUORUM, {"wrong": [], "alarms": alarms, "share": share}, guarded)
+
+    assert len(members.ran) == cleared
+    assert all("alarm disarm" in script for script in members.ran)

@@ -1,0 +1,162 @@
+"""A control plane as the scripts of a restore meet it: directories below a root of its own, a kubelet that is at once.
+
+The scripts are the real ones, carried out by this machine's shell. Programs of etcd and the system's process table are
+stood in for; `mv`, `cp`, `rm` and the like are the machine's own, and can be told to kill the script that calls them.
+"""
+
+import os
+import shutil
+
+from orchestrator.cluster.model import Node
+from orchestrator.site import Machines, SiteHands
+from tests.fakes.hosts import HereAsRoot, machine
+from tests.fakes.sink import Recorder
+from tests.fakes.time import FakeClock
+
+MANIFEST = """apiVersion: v1
+kind: Pod
+metadata:
+  name: etcd
+spec:
+  containers:
+  - command:
+    - etcd
+    - --advertise-client-urls=https://198.18.0.1:2379
+    - --data-dir={data}
+    - --wal=x{data}
+    image: registry.k8s.io/etcd:3.6.8-0
+    livenessProbe:
+      httpGet:
+        path: /livez
+    volumeMounts:
+    - mountPath: {data}
+      name: etcd-data
+    - mountPath: {pki}/etcd
+      name: etcd-certs
+  volumes:
+  - hostPath:
+      path: {pki}/etcd
+      type: DirectoryOrCreate
+    name: etcd-certs
+  - hostPath:
+      path: {data}
+      type: DirectoryOrCreate
+    name: etcd-data
+status: {{}}
+"""
+#: Programs that change something, or make it last.
+CHANGING = ("mv", "cp", "rm", "mkdir", "rmdir", "chmod", "chown", "sync", "find", "awk")
+MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
+
+
+class _Below(HereAsRoot):
+    """This machine, where what a restore touches is below a root, and its own programs come first."""
+
+    def __init__(self, root):
+        super().__init__()
+        self._root = root
+
+    def execute(self, argv, **how):
+        words = [self._moved(word) for word in argv]
+        return super().execute(words, **how)
+
+    def _moved(self, word):
+        for each in MOVED:
+            word = word.replace(each, f"{self._root}{each}") if str(self._root) not in word else word
+        return f"PATH={self._root}/bin:$PATH\n{word}" if "\n" in word else word
+
+
+class RestoreHost:
+    """One host, `cp-1`, and hands that work on it.
+
+    Attributes:
+        root: Where it is.
+        data: Its data directory.
+        hands: As actions are handed them.
+    """
+
+    def __init__(self, directory, *, mount=False):
+        self.root = directory / "host"
+        self.data = self.root / "var/lib/etcd"
+        self.manifests = self.root / "etc/kubernetes/manifests"
+        for each in (self.manifests, self.data / "member", self.root / "bin", self.root / "run"):
+            each.mkdir(parents=True)
+        self.data.chmod(0o700)
+        (self.data / "member/db").write_text("old")
+        self.manifest = MANIFEST.format(data=self.data, pki=self.root / "etc/kubernetes/pki")
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+            (self.manifests / f"{name}.yaml").write_text(name)
+        (self.manifests / "etcd.yaml").write_text(self.manifest)
+        (self.manifests / "etcd.yaml").chmod(0o600)
+        self._programs(mount=mount)
+        machines = Machines(lambda node: machine(_Below(self.root), name=node.name), FakeClock(), directory / "kept")
+        machines.know([Node("cp-1", "", "", unschedulable=False, ready=True)])
+        self.hands = SiteHands(None, FakeClock(), Recorder(), machines=machines)
+        self.kept = directory / "kept"
+
+    def _programs(self, *, mount):
+        """A kubelet runs what is in its directory; what is stubborn runs until it is killed."""
+        self._program(
+            "pidof", f'[ "$1" != -s ] || shift; [ -e {self.manifests}/$1.yaml ] || [ -e {self.root}/run/$1 ] && echo 1'
+        )
+        self._program("pkill", f'for name; do :; done; rm -f "{self.root}/run/$name"; touch "{self.root}/run/killed"')
+        self._program("mountpoint", "true" if mount else "false")
+        self._program("sleep", "exec /bin/sleep 0.01")
+        self._program("nice", 'shift 2; exec "$@"')
+        # Of the words of `etcdutl snapshot restore`, the one behind --data-dir.
+        self._program(
+            "etcdutl.real",
+            f'while [ "$1" != --data-dir ]; do shift; done; [ ! -e "$2" ] || exit 1; mkdir -p "$2/member"; '
+            f'[ ! -e {self.root}/run/spoilt ] || {{ echo "snapshot file is corrupt" >&2; exit 1; }}; '
+            'echo new > "$2/member/db"',
+        )
+
+    def _program(self, name, script):
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def bring_etcdutl(self, plan):
+        """etcd's program is where an earlier look left it."""
+        there = self.root / "var/lib/orchestrator" / plan
+        there.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.root / "bin/etcdutl.real", there / "etcdutl")
+
+    def stubborn(self, name):
+        """A process that does not end by itself."""
+        (self.root / "run" / name).touch()
+
+    def spoil(self):
+        """etcd's program fails on the snapshot."""
+        (self.root / "run/spoilt").touch()
+
+    def kill_at(self, call):
+        """The script that makes that call of a program that changes something is killed by it, before its effect."""
+        count = self.root / "run/calls"
+        count.write_text("0")
+        for name in CHANGING:
+            real = shutil.which(name, path=os.defpath)
+            self._program(
+                name,
+                f'n=$(($(cat {count}) + 1)); echo $n > {count}; [ "$n" != {call} ] || kill -9 $PPID; exec {real} "$@"',
+            )
+
+    def heal(self):
+        """Programs do nothing but their work again; how many calls there were."""
+        for name in CHANGING:
+            (self.root / "bin" / name).unlink()
+        return int((self.root / "run/calls").read_text())
+
+    def fail(self, program, pattern):
+        """A program fails on words that look so."""
+        real = shutil.which(program, path=os.defpath)
+        self._program(program, f'case "$*" in {pattern}) echo "{program}: no" >&2; exit 1;; esac; exec {real} "$@"')
+
+    def tree(self):
+        """Every file and directory below the root that a restore may touch, with what files hold."""
+        found = {}
+        for place in ("etc", "var"):
+            for path in sorted((self.root / place).rglob("*")):
+                name = str(path.relative_to(self.root))
+                found[name] = path.read_text() if path.is_file() else None
+        return found
