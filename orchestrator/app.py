@@ -186,6 +186,12 @@ class App:
 
         return self.pool.host(by_ssh(node) if self.settings.ssh else place(node))
 
+    def here(self) -> Machine:
+        """This machine, for which no cluster has to be there."""
+        from orchestrator.site import this_machine  # noqa: PLC0415
+
+        return this_machine(self.clock)
+
     def elsewhere(self, text: str) -> Machine:
         """A host that is no node: where backups go, by `sftp://[USER@]HOST[:PORT]`."""
         from orchestrator.hosts.locate import named  # noqa: PLC0415

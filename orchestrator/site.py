@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 FRESH_S = 2.0
 
 
+def this_machine(clock: Clock) -> Machine:
+    """The one that this runs on; no cluster is needed for it."""
+    return Machine(platform.node(), LocalTransport(), Secrets(), clock, patience_s=0.0)
+
+
 class Machines:
     """The hosts behind the nodes of a cluster, each reached when it is first needed. Safe in threads.
 
@@ -174,7 +179,7 @@ class SiteHands(SiteView, KubeHands):
 
     def here(self) -> Host:
         """This machine."""
-        return Machine(platform.node(), LocalTransport(), Secrets(), self._clock, patience_s=0.0)
+        return this_machine(self._clock)
 
     def finish(
         self,

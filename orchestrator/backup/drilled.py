@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from orchestrator.backup.contents import OTHER
 from orchestrator.cluster import etcd
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.errors import BadUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from orchestrator.backup.contents import Kind
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.cluster.frame import Section
+
+
+#: Kinds of which an API server removes some by itself as soon as it runs: what has expired, and what was its own.
+#: Source: Kubernetes 1.37: its leases and APIServices, the defaults of priority and fairness, addresses of Services.
+_OWN = frozenset({"APIService", "Event", "FlowSchema", "IPAddress", "Lease", "PriorityLevelConfiguration"})
+#: Kinds that API servers keep for themselves and serve to nobody.
+_HIDDEN = frozenset({OTHER, "MasterLease", "PeerServerLease", "RangeAllocation"})
+_WEBHOOK = "conversion webhook"
+_RELEASE = re.compile(r'"gitVersion": *"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServer:
+    """What an API server had of a snapshot.
+
+    Attributes:
+        version: `v1.36.3`.
+        start_s: How long it took until it was ready.
+        read_s: How long it took to read everything.
+        counts: Resource, with its group, -> objects that it has.
+        unread: Resource, with its group -> why its objects were not read, though nothing is wrong with them.
+    """
+
+    version: str
+    start_s: float
+    read_s: float
+    counts: Mapping[str, int]
+    unread: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +59,7 @@ class Drilled:
         counts: Prefix -> keys that the started etcd has; "all" for all of them.
         wrong: What was not as it should be; none when it went well.
         cluster: Of which the snapshot is; "" of a file without a record.
+        server: What an API server had; None when none was started, or it did not come to that.
     """
 
     name: str
@@ -41,6 +72,7 @@ class Drilled:
     counts: Mapping[str, int]
     wrong: tuple[str, ...]
     cluster: str = ""
+    server: ApiServer | None = None
 
     @property
     def text(self) -> str:
@@ -48,9 +80,16 @@ class Drilled:
         if self.wrong:
             return "; ".join(self.wrong)
         took_s = self.restore_s + self.start_s
-        return (
+        text = (
             f"etcd {self.etcd} has revision {self.revision} and {self.counts.get('all', 0)} keys after {took_s:.1f} s"
         )
+        if self.server:
+            objects, kinds = sum(self.server.counts.values()), len(self.server.counts)
+            took_s = self.server.start_s + self.server.read_s
+            text += (
+                f"; kube-apiserver {self.server.version} read {objects} objects of {kinds} kinds in {took_s:.1f} s more"
+            )
+        return text
 
 
 def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
@@ -68,17 +107,11 @@ def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
     """
     found = sections(answer)
     where = node or "this machine"
-    if "missing" in found:
-        name = found["missing"][0].words[0]
-        raise BadUsage(
-            f"there is no {name} on {where}",
-            remedy="on a control plane etcd's own are used: --node NAME; or name a directory with them: --programs DIR",
-        )
+    missing(found, where)
     version = (re.search(r"etcd Version: (\S+)", _text(found, "version")) or ["", ""])[1]
     wrong = []
     if "failed" in found:
-        section = found["failed"][0]
-        wrong.append(f"{section.words[0]} failed: {' '.join(section.text.split())[-300:]}")
+        wrong.append(failure(found["failed"][0]))
     elif "ended" not in found:
         wrong.append("it did not come to its end")
     status, hashed = _text(found, "status"), _text(found, "hash")
@@ -112,6 +145,87 @@ def _differences(revision: int, counts: Mapping[str, int], expected: Snapshot, v
     if "all" not in counts:
         wrong.append("its keys could not be counted")
     return wrong
+
+
+def missing(found: Mapping[str, list[Section]], where: str) -> None:
+    """Nothing, when all programs were there.
+
+    Raises:
+        BadUsage: One was not.
+    """
+    if "missing" in found:
+        raise BadUsage(
+            f"there is no {found['missing'][0].words[0]} on {where}",
+            remedy="on a control plane its own are used: --node NAME; or name a directory with them: --programs DIR",
+        )
+
+
+_STAGES = {
+    "restore": "restore",
+    "start": "start",
+    "keys": "reading the keys of encryption at rest",
+    "server": "kube-apiserver",
+}
+
+
+def failure(section: Section) -> str:
+    """What failed, and what it said last."""
+    return f"{_STAGES[section.words[0]]} failed: {' '.join(section.text.split())[-300:]}"
+
+
+# ---- an API server --------------------------------------------------------------------------------------------
+
+
+def counted(kinds: Sequence[Kind]) -> dict[str, int]:
+    """Resource, with its group, -> objects, of those kinds that clients see."""
+    return {_resource(kind): kind.objects for kind in kinds if kind.kind not in _HIDDEN}
+
+
+def _resource(kind: Kind) -> str:
+    return f"{kind.resource}.{kind.group}" if kind.group else kind.resource
+
+
+def with_api_server(drilled: Drilled, answer: str, kinds: Sequence[Kind]) -> Drilled:
+    """A drill, and what the API server of the same answer has, held against the kinds of the snapshot.
+
+    More than the snapshot has is not wrong: an API server makes what it needs and does not find.
+    """
+    if drilled.wrong:
+        return drilled
+    found = sections(answer)
+    if "listed" not in found:
+        return replace(drilled, wrong=("the API server did not come to its end",))
+    expected, own = counted(kinds), {_resource(kind) for kind in kinds if kind.kind in _OWN}
+    counts = {s.words[0]: int(s.words[1]) for s in found.get("read", ())}
+    served = {_served(line) for line in _text(found, "served").splitlines()}
+    failed = {s.words[0]: " ".join(s.text.split())[-300:] for s in found.get("unread", ())}
+    unread = {name: "their API is not served" for name in expected if name not in served}
+    unread |= {name: "their conversion webhook is needed" for name, said in failed.items() if _WEBHOOK in said}
+    wrong = [f"{name} could not be read: {said}" for name, said in failed.items() if name not in unread]
+    wrong += [
+        f"{name}: {counts[name]} objects, {number} in the snapshot"
+        for name, number in expected.items()
+        if name in counts and name not in own and counts[name] < number
+    ]
+    wrong += [
+        f"{name}: not read" for name in expected if name not in counts and name not in unread and name not in failed
+    ]
+    times = {name: float(_text(found, name) or 0.0) for name in ("server-began", "ready", "listed")}
+    server = ApiServer(
+        version=(_RELEASE.search(_text(found, "kubernetes")) or ["", ""])[1],
+        start_s=max(0.0, times["ready"] - times["server-began"]),
+        read_s=max(0.0, times["listed"] - times["ready"]),
+        counts=counts,
+        unread={name: f"{expected[name]} of them: {why}" for name, why in unread.items()},
+    )
+    return replace(drilled, wrong=tuple(wrong), server=server)
+
+
+def _served(line: str) -> str:
+    """`deployments.apps`, of a line of `kubectl api-resources`: name, perhaps short ones, version, namespaced, kind."""
+    name, *rest = line.split()
+    group, slash, _ = rest[-3].partition("/")
+    return f"{name}.{group}" if slash else name
 
 
 def _text(found: Mapping[str, list[Section]], name: str) -> str:

@@ -14,10 +14,12 @@ from orchestrator.engine.events import Silent
 from orchestrator.errors import BadUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from orchestrator.engine.events import Sink
     from orchestrator.engine.plan import Plan
+    from orchestrator.served import Seat
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -41,6 +43,22 @@ def application(
         event_notice if log_format is LogFormat.JSON else notice,
         secret if asks else None,
     )
+
+
+def seat(node: str, programs: Sequence[Path] | None, encryption: Path | None, *, here: bool) -> Seat:
+    """Where a snapshot is served, as the options say.
+
+    Raises:
+        BadUsage: They contradict each other.
+    """
+    from orchestrator.served import Seat  # noqa: PLC0415
+
+    if here and node:
+        raise BadUsage("--here and --node are two places", remedy="leave one of them out")
+    if programs and not here:
+        raise BadUsage("--programs is for --here", remedy="add --here, or leave it out")
+    found = tuple(each.absolute() for each in programs or ())
+    return Seat(node.removeprefix("node/"), here=here, programs=found, encryption=encryption)
 
 
 def attended() -> bool:

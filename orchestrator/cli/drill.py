@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.options import (
     Context,
+    Encryption,
     From,
+    Here,
     Identity,
     Kubeconfig,
     LogFormat,
     LogFormatOption,
     MetricsFile,
+    OnNode,
     Output,
     OutputOption,
+    Programs,
     Quiet,
     Ssh,
     Trailer,
@@ -34,13 +37,13 @@ def drill(
     ] = "last",
     source: From = None,
     identity: Identity = None,
-    node: Annotated[
-        str, typer.Option("--node", help="On the host of this control plane.", show_default="where it was taken")
-    ] = "",
-    here: Annotated[bool, typer.Option("--here", help="On this machine, with an etcd of --programs or PATH.")] = False,
-    programs: Annotated[
-        Path | None, typer.Option("--programs", metavar="DIR", help="Where etcd, etcdctl and etcdutl are, for --here.")
-    ] = None,
+    api_server: Annotated[
+        bool, typer.Option("--api-server", help="Start an API server on it too, and have it read every object.")
+    ] = False,
+    node: OnNode = "",
+    here: Here = False,
+    programs: Programs = None,
+    encryption: Encryption = None,
     trailer: Trailer = True,
     metrics_file: MetricsFile = None,
     quiet: Quiet = False,
@@ -53,30 +56,28 @@ def drill(
     """Rehearse a restore: a real etcd is started on the snapshot, beside everything, and looked at.
 
     It listens on sockets that only root may enter, has the lowest priority, and is cleared away. Exits with 40 when
-    what it has is not what the snapshot has. The outcome is put into the snapshot's record.
+    what it has is not what the snapshot has. The outcome is put into the snapshot's record. With --api-server, each
+    object is decrypted, decoded and counted.
     """
     from orchestrator import drills  # noqa: PLC0415
-    from orchestrator.cli.context import application  # noqa: PLC0415
+    from orchestrator.cli.context import application, seat  # noqa: PLC0415
     from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.library import Library  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
-    if here and node:
-        raise BadUsage("--here and --node are two places", remedy="leave one of them out")
-    if programs and not here:
-        raise BadUsage("--programs is for --here", remedy="add --here, or leave it out")
-    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, quiet=quiet, ssh=ssh)
-    library = Library(app, tuple(source or ()))
+    if encryption and not api_server:
+        raise BadUsage("--encryption-config is for --api-server", remedy="add --api-server, or leave it out")
     wish = drills.Wish(
         name=snapshot,
-        node=node.removeprefix("node/"),
-        here=here,
-        programs=str(programs.absolute()) if programs else "",
+        seat=seat(node, programs, encryption, here=here),
+        api_server=api_server,
         identities=tuple(identity or ()),
         trailer=trailer,
     )
+    app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, quiet=quiet, ssh=ssh)
+    library = Library(app, tuple(source or ()))
     found = drills.drill(app, library, wish, unsaid if quiet else say)
     if metrics_file:
         drills.tell(metrics_file, found, library.now())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import backup, contents, drill, replace, restore
+from orchestrator.cli import backup, contents, drill, extract, replace, restore
 from orchestrator.cli.options import (
     PATIENCE_S,
     Context,
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     backup.register(etcd)
     drill.register(etcd)
     contents.register(etcd)
+    extract.register(etcd)
     restore.register(etcd)
     replace.register(etcd)
     etcd.command("status", epilog="Example:  orchestrator etcd status -o json | jq .members")(status)

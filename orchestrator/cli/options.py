@@ -96,6 +96,22 @@ Identity = Annotated[
 Trailer = Annotated[
     bool, typer.Option("--trailer/--no-trailer", help="A copy of member/snap/db has no sum at its end.")
 ]
+OnNode = Annotated[
+    str, typer.Option("--node", help="On the host of this control plane.", show_default="where it was taken")
+]
+Here = Annotated[bool, typer.Option("--here", help="On this machine, with programs of --programs or PATH.")]
+Programs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--programs", metavar="DIR", help="For --here: where etcd, kube-apiserver and their clients are; repeatable."
+    ),
+]
+Encryption = Annotated[
+    Path | None,
+    typer.Option(
+        "--encryption-config", metavar="FILE", help="Keys of encryption at rest.", show_default="that host's own"
+    ),
+]
 MetricsFile = Annotated[
     Path | None, typer.Option("--metrics-file", metavar="FILE", help="For node_exporter's textfile collector: *.prom.")
 ]

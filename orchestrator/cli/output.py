@@ -29,8 +29,17 @@ def show(output: Output, kind: str, body: dict[str, Any], table: str) -> None:
     Raises:
         ReaderGone: Nobody reads it to its end.
     """
+    put(_text(output, {"apiVersion": API_VERSION, "kind": kind, **body}, table))
+
+
+def put(text: str) -> None:
+    """Text on stdout.
+
+    Raises:
+        ReaderGone: Nobody reads it to its end.
+    """
     try:
-        sys.stdout.write(_text(output, {"apiVersion": API_VERSION, "kind": kind, **body}, table))
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as err:
         raise ReaderGone from err

@@ -32,21 +32,29 @@ etcdctl() {
 }
 """
 
-# Where no etcd runs there is its image: `unpacked` mounts it and has `tool` look there; `packed` ends that.
+# Where a static pod does not run there is its image: `mount_of NAME` mounts it at `$mount`, which is empty where that
+# cannot be; `unpacked` has `tool` look into etcd's; `packed` ends all of it.
 # Source: ctr(8), `images mount`: a read-only view at a directory.
 UNPACKED = r"""
-mounted=
+mounted=; mount=
+mount_of() {
+  mount=
+  image=$(cat "/etc/kubernetes/manifests/$1.yaml" /etc/kubernetes/orchestrator-*/"$1.yaml" 2> /dev/null |
+    sed -n 's/^ *\(- \)\{0,1\}image: *//p' | sed 1q)
+  place=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || return 0
+  mounted="$mounted $place"
+  if ctr --namespace k8s.io images mount "$image" "$place" > /dev/null 2>&1; then mount=$place; fi
+}
 unpacked() {
   [ -z "$root" ] || return 0
-  image=$(cat /etc/kubernetes/manifests/etcd.yaml /etc/kubernetes/orchestrator-*/etcd.yaml 2> /dev/null |
-    sed -n 's/^ *\(- \)\{0,1\}image: *//p' | sed 1q)
-  mounted=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || return 0
-  ctr --namespace k8s.io images mount "$image" "$mounted" > /dev/null 2>&1 && root=$mounted
+  mount_of etcd; root=$mount
 }
 packed() {
-  [ -n "$mounted" ] || return 0
-  ctr --namespace k8s.io images unmount "$mounted" > /dev/null 2>&1 || true
-  rmdir -- "$mounted" 2> /dev/null || true
+  for place in $mounted; do
+    ctr --namespace k8s.io images unmount "$place" > /dev/null 2>&1 || true
+    rmdir -- "$place" 2> /dev/null || true
+  done
+  mounted=
 }
 """
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.situation import size
 from orchestrator.report import API_VERSION, etcdshapes
 from orchestrator.report.bodies import iso
-from orchestrator.report.text import ago, bullets, columns
+from orchestrator.report.text import ago, bullets, columns, count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.backup.catalogue import Catalogue
-    from orchestrator.backup.drilled import Drilled
+    from orchestrator.backup.drilled import ApiServer, Drilled
     from orchestrator.backup.records import Record
     from orchestrator.backup.retention import Judged
     from orchestrator.backup.snapshot import Snapshot
@@ -193,14 +193,24 @@ def pruned_document(found: Sequence[tuple[str, Sequence[Judged]]], *, dry_run: b
 
 def drill(found: Drilled) -> str:
     """What became of a drill."""
-    counts = [(name, str(count)) for name, count in found.counts.items()]
+    counts = [(name, str(number)) for name, number in found.counts.items()]
     lines = [
         f"{found.name}: {'FAILED' if found.wrong else 'it restores'}, tried on {found.where}",
         f"  restored in   {found.restore_s:.1f} s, etcd {found.etcd} answered after {found.start_s:.1f} s more",
         f"  revision      {found.revision}, hash {found.hash:x}",
+        *(_api_server(found.server) if found.server else ()),
         *(f"  WRONG         {text}" for text in found.wrong),
     ]
     return "\n".join([*lines, "", *columns(("KEYS UNDER", "LIVE"), counts)] if counts else lines)
+
+
+def _api_server(server: ApiServer) -> list[str]:
+    objects = sum(server.counts.values())
+    return [
+        f"  API server    {server.version} answered after {server.start_s:.1f} s",
+        f"  all read      {objects} objects of {count(len(server.counts), 'kind')} in {server.read_s:.1f} s",
+        *(f"  not read      {name}, {why}" for name, why in server.unread.items()),
+    ]
 
 
 def drill_document(found: Drilled) -> etcdshapes.DrillResult:
@@ -218,4 +228,16 @@ def drill_document(found: Drilled) -> etcdshapes.DrillResult:
         revision=found.revision,
         hash=found.hash,
         counts=dict(found.counts),
+        api_server=None if found.server is None else _api_server_shape(found.server),
+    )
+
+
+def _api_server_shape(server: ApiServer) -> etcdshapes.ApiServerShape:
+    return etcdshapes.ApiServerShape(
+        version=server.version,
+        start_s=server.start_s,
+        read_s=server.read_s,
+        objects=sum(server.counts.values()),
+        counts=dict(server.counts),
+        unread=dict(server.unread),
     )

@@ -161,6 +161,17 @@ class SnapshotsPruned(Shape):
     snapshots: list[JudgedShape]
 
 
+class ApiServerShape(Shape):
+    """What an API server that was started on a snapshot had."""
+
+    version: str
+    start_s: float
+    read_s: float
+    objects: int
+    counts: dict[str, int]
+    unread: dict[str, str]
+
+
 class DrillResult(Shape):
     """The result of `etcd drill`."""
 
@@ -176,3 +187,4 @@ class DrillResult(Shape):
     revision: int
     hash: int
     counts: dict[str, int]
+    api_server: ApiServerShape | None

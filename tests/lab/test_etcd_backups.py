@@ -16,7 +16,7 @@ from lab import docker, gobuild
 from lab.processes import run
 from orchestrator.backup.snapshot import examine
 from tests.api.command import PROGRAM, Command
-from tests.lab.real import CONTROL_PLANE, until
+from tests.lab.real import CONTROL_PLANE, deployment, serving, until
 
 pytestmark = pytest.mark.lab
 NODE_FILE = "/opt/snapshot-pre-boot.db"
@@ -57,7 +57,10 @@ def tried(orchestrator, *words):
 
 def left_on_the_host(real):
     """What runs left there, and processes of drills."""
-    said = real.ssh(CONTROL_PLANE, "ls /var/lib/orchestrator 2> /dev/null; pgrep -fa 'name [d]rill'; true")
+    said = real.ssh(
+        CONTROL_PLANE,
+        "ls /var/lib/orchestrator 2> /dev/null; pgrep -fa 'name [d]rill|[k]ube-apiserver --etcd-servers=unix'; true",
+    )
     return said.splitlines()
 
 
@@ -224,6 +227,84 @@ def test_a_restore_is_rehearsed_on_the_control_plane_and_here(real, orchestrator
     assert there["hash"] == here["hash"]
     assert record["drill"]["ok"] is True
     assert left_on_the_host(real) == []
+
+
+def test_an_api_server_reads_all_of_a_snapshot_on_the_control_plane_and_here(real, place, orchestrator, store):
+    place.kubectl("create", "configmap", "read", "--from-literal=a=b")
+    orchestrator("etcd", "backup", "--to", str(store))
+    running = real.ssh(CONTROL_PLANE, "pidof kube-apiserver etcd")
+    lookups = [f"--programs={gobuild.etcd('3.6.8')}", f"--programs={gobuild.kubernetes('1.36.3')}"]
+
+    there = orchestrator.json("etcd", "drill", "--api-server", "--from", str(store))
+    here = orchestrator.json("etcd", "drill", "--api-server", "--from", str(store), "--here", *lookups)
+
+    expected = orchestrator.json("etcd", "verify", "last", "--from", str(store), "--deep")
+    kinds = {f"{k['resource']}.{k['group']}".rstrip("."): k["objects"] for k in expected["kinds"]}
+    for found in (there, here):
+        assert (found["ok"], found["wrong"], found["apiServer"]["version"]) == (True, [], "v1.36.3")
+        counts = found["apiServer"]["counts"]
+        for name in ("configmaps", "secrets", "nodes", "pods", "deployments.apps", "namespaces"):
+            assert counts.get(name, 0) == kinds.get(name, 0)
+    (record,) = listed(orchestrator, store)
+    assert "kube-apiserver v1.36.3 read" in record["drill"]["text"]
+    assert real.ssh(CONTROL_PLANE, "pidof kube-apiserver etcd") == running
+    assert left_on_the_host(real) == []
+
+
+def definition(plural, kind):
+    version = {"name": "v1", "served": True, "storage": True}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.extract.example.com"},
+        "spec": {
+            "group": "extract.example.com",
+            "scope": "Namespaced",
+            "names": {"plural": plural, "kind": kind},
+            "versions": [{**version, "schema": schema}],
+        },
+    }
+
+
+def test_what_was_deleted_comes_back_out_of_a_snapshot_and_kubectl_applies_it(real, place, orchestrator, store):
+    doubtful = {"yes": "y", "power": "1e3", "octal": "0o17", "number": "007", "lines": "a\n  b\n\n", "none": ""}
+    widget = {
+        "apiVersion": "extract.example.com/v1",
+        "kind": "Widget",
+        "metadata": {"name": "w", "finalizers": ["extract.example.com/wait"]},
+        "spec": {"size": 3, "on": True, "share": 0.5, "name": "on"},
+    }
+    real.kubectl("apply", "-f", "-", stdin=json.dumps(definition("widgets", "Widget")))
+    real.kubectl("wait", "--for=condition=Established", "crd/widgets.extract.example.com")
+    place.create(
+        deployment("web", 1, serving("hello")),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": doubtful},
+        widget,
+    )
+    place.until_ready(1)
+    before = {kind: place.read(kind, name) for kind, name in (("secret", "db"), ("widget", "w"))}
+    orchestrator("etcd", "backup", "--to", str(store))
+    place.kubectl("patch", "widget", "w", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    place.kubectl("delete", "deployment/web", "secret/db", "widget/w")
+
+    for kind, name in (("deploy", "web"), ("Secret", "db"), ("widgets.extract.example.com", "w")):
+        done = orchestrator("etcd", "extract", "last", kind, f"{place.name}/{name}", "--from", str(store))
+        place.kubectl("apply", "-f", "-", stdin=done.stdout)
+
+    place.until_ready(1)
+    assert place.read("secret", "db")["data"] == before["secret"]["data"]
+    assert place.read("widget", "w")["spec"] == widget["spec"]
+    assert place.read("widget", "w")["metadata"]["uid"] != before["widget"]["metadata"]["uid"]
+    whole = ("etcd", "extract", "last", "secret", f"{place.name}/db", "--whole", "-o", "json", "--from", str(store))
+    stored = json.loads(orchestrator(*whole).stdout)
+    assert stored["metadata"]["uid"] == before["secret"]["metadata"]["uid"]
+    assert stored["metadata"]["managedFields"]
+    near = orchestrator("etcd", "extract", "last", "deploy", f"{place.name}/wbe", "--from", str(store), code=2)
+    assert f"Deployment {place.name}/web" in near.stderr
+    assert left_on_the_host(real) == []
+    place.kubectl("patch", "widget", "w", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    real.kubectl("delete", "crd", "widgets.extract.example.com")
 
 
 def test_a_snapshot_that_was_damaged_fails_its_proof_and_its_drill(orchestrator, store):

@@ -16,7 +16,7 @@ from orchestrator.cli.main import main
 from orchestrator.errors import Refused
 from tests.fakes import boltfiles
 
-COMMANDS = ("backup", "list", "verify", "prune", "pin", "drill", "status")
+COMMANDS = ("backup", "list", "verify", "prune", "pin", "drill", "extract", "status")
 DAY = 86400.0
 #: The start of a day long ago: all that is taken then is old.
 AT = 1795521600.0
@@ -123,6 +123,15 @@ def test_the_help_names_every_command(run, command):
         (("pin", "last", "--reason", "x"), "there is no snapshot 'last'"),
         (("drill", "--here", "--node", "cp-1"), "--here and --node are two places"),
         (("drill", "--programs", "/opt"), "--programs is for --here"),
+        (("drill", "--encryption-config", "/x"), "--encryption-config is for --api-server"),
+        (("extract",), "missing argument"),
+        (("extract", "last", "deploy"), "missing argument"),
+        (("extract", "last", "deploy", "shop/web", "--here", "--node", "cp-1"), "--here and --node are two places"),
+        (("extract", "last", "deploy", "shop/web", "--programs", "/opt"), "--programs is for --here"),
+        (("extract", "last", "deploy", "a/b/c"), "names no object"),
+        (("extract", "last", "deploy,svc", "shop/web"), "names no object"),
+        (("extract", "last", "deploy", "shop/web", "-o", "table"), "'table' is not one of"),
+        (("extract", "last", "deploy", "shop/web"), "there is no snapshot 'last'"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_with_a_remedy(run, words, said):

@@ -52,7 +52,7 @@ def test_commands_in_examples_exist_with_their_flags(page):
             flags = {f.partition("=")[0] for f in rest.split() if f.startswith("-") and f != "-"}
             below = getattr(COMMANDS[word], "commands", {})
             command = below[rest.split()[0]] if below and rest.split() else COMMANDS[word]
-            known = {option for parameter in command.params for option in parameter.opts}
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
             assert flags <= known, text
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.backup import records
 from orchestrator.backup.catalogue import Catalogue, Held
-from orchestrator.backup.drilled import Drilled
+from orchestrator.backup.drilled import ApiServer, Drilled
 from orchestrator.backup.records import Drill, Part, Peer, Record
 from orchestrator.backup.retention import Judged
 from orchestrator.backup.snapshot import Member, Snapshot
@@ -409,6 +409,21 @@ def test_a_drill_that_failed_says_all_that_was_wrong():
     assert text.count("WRONG") == 2
     found = shaped(backups.drill_document(replace(DRILLED, wrong=("x",))))
     assert (found.ok, found.wrong, found.counts["all"]) == (False, ["x"], 312)
+
+
+SERVER = ApiServer("v1.36.3", 4.1, 5.2, {"pods": 41, "secrets": 1}, {"gadgets.example.com": "2 of them: why"})
+
+
+def test_a_drill_with_an_api_server_says_what_that_read_and_what_it_did_not():
+    text = backups.drill(replace(DRILLED, server=SERVER))
+
+    assert "API server    v1.36.3 answered after 4.1 s" in text
+    assert "all read      42 objects of 2 kinds in 5.2 s" in text
+    assert "not read      gadgets.example.com, 2 of them: why" in text
+    found = shaped(backups.drill_document(replace(DRILLED, server=SERVER)))
+    assert (found.api_server.objects, found.api_server.counts["pods"]) == (42, 41)
+    assert found.api_server.unread == {"gadgets.example.com": "2 of them: why"}
+    assert shaped(backups.drill_document(DRILLED)).api_server is None
 
 
 # ---- progress -------------------------------------------------------------------------------------------------
