@@ -12,7 +12,8 @@ from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
-from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restore import Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restoreback import Back, Fetch, Raise
 from orchestrator.actions.restored import Compare, DataDir
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
@@ -53,6 +54,8 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "restore.swap": Swap(),
         "restore.start": Start(),
         "restore.quorum": Quorum(),
+        "restore.fetch": Fetch(),
+        "restore.raise": Raise(),
         "restore.back": Back(),
         "restore.forget": Forget(),
         "member.stop": replacement.Stop(),

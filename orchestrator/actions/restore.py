@@ -38,6 +38,8 @@ pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan kept=/et
 inside=; if mountpoint -q "$data"; then inside=yes; fi
 if [ -n "$target" ]; then at=$target.; elif [ -n "$inside" ]; then at=$data/.; else at=$data.; fi
 stage=${at}restore-$plan before=${at}before-$plan after=${at}restored-$plan
+if [ -n "$inside" ]; then own=$data/.; else own=$data.; fi
+back=${own}back-$plan raw=${own}raw-$plan
 pointed() {
   awk -v old="$data" -v new="$target" '
     { text = $0; sub(/^ *(- )?/, "", text); lead = substr($0, 1, length($0) - length(text)); key = "" }
@@ -48,7 +50,10 @@ pointed() {
     END { exit found != 3 }' "$1"
 }
 none() { for each in "$@"; do ! pidof "$each" > /dev/null || { echo "$each runs" >&2; exit 6; }; done; }
-entries() { find "$1" -mindepth 1 -maxdepth 1 ! -name '.restore*-*' ! -name '.before-*' ! -name moved ! -name ready; }
+entries() {
+  find "$1" -mindepth 1 -maxdepth 1 ! -name '.restore*-*' ! -name '.before-*' ! -name '.back-*' ! -name '.raw-*' \
+    ! -name moved ! -name ready
+}
 over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 """
 
@@ -56,9 +61,8 @@ over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 # later: while no etcd runs there is none to take it from. A new token gives new ids: a member that was forgotten cannot
 # talk to these. Source: etcd's documentation, "Disaster recovery": a raised revision, marked compacted, makes watchers
 # list again instead of waiting for revisions that they have seen already.
-_STAGE = (
-    PLACES
-    + MEMBER
+_RESTORED = (
+    MEMBER
     + UNPACKED
     + r"""
 trap packed EXIT; trap 'exit 143' HUP INT TERM
@@ -86,6 +90,9 @@ chcon -R --reference="$data" "$stage" 2> /dev/null || true
 sync; : > "$stage/ready"
 """
 )
+_STAGE = PLACES + _RESTORED
+#: The same beside data that come back.
+RAISE = PLACES + "stage=$back target=\n" + _RESTORED
 
 # An API server takes half a minute to leave by itself, for watches that nobody ends; its etcd is about to be replaced.
 STOP = (
@@ -146,44 +153,19 @@ sync
 """
 )
 
-_BACK = (
-    PLACES
-    + r"""
-none etcd kube-apiserver
-if [ -n "$target" ]; then
-  if [ -e "$kept" ]; then
-    mkdir -p -m 700 "$aside"
-    cp -p -- "$kept" "$kept.new"; sync; mv -- "$kept.new" "$aside/etcd.yaml"
-    [ ! -e "$target" ] || { rm -rf -- "$after"; mv -- "$target" "$after"; }
-    rm -f -- "$kept"
-  fi
-elif [ -e "$before" ]; then
-  if [ -z "$inside" ]; then
-    [ ! -e "$data" ] || { rm -rf -- "$after"; mv -- "$data" "$after"; }
-    mv -- "$before" "$data"
-  else
-    if [ -e "$before/moved" ]; then mkdir -p "$after"; over "$data" "$after"; rm -f -- "$before/moved"; fi
-    over "$before" "$data"; rmdir -- "$before"
-  fi
-fi
-rm -rf -- "$stage" "$kept.new"
-sync
-"""
-)
-
-_FORGET = (
+FORGET = (
     PLACES
     + r"""
 if [ -n "$target" ] && [ -e "$kept" ]; then
   if [ -n "$inside" ]; then find "$data" -mindepth 1 -delete; else rm -rf -- "$data"; fi
   rm -f -- "$kept"
 fi
-rm -rf -- "$before" "$after" "$stage" "$kept.new"; rmdir -- "$aside" 2> /dev/null || true
+rm -rf -- "$before" "$after" "$stage" "$back" "$raw" "$kept.new"; rmdir -- "$aside" 2> /dev/null || true
 """
 )
 
 
-class _OnHost:
+class OnHost:
     """What the steps of a restore have in common: one look at the host.
 
     Params of each: `plan`; `data`, the data directory; `target`, the path of their own that the restored data get, or
@@ -208,6 +190,7 @@ def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
         **names,
         "processes": sorted({each.words[0] for each in found.get("process", ())}),
         "staged": "staged" in found,
+        "raised": "raised" in found,
         "before": "before" in found,
         "before_bytes": int(before) if before.isdigit() else 0,
         "old": found["before"][0].words[0] if "before" in found else "",
@@ -222,12 +205,14 @@ def _names(text: str) -> list[str]:
     return sorted(line.removeprefix("./").removesuffix(".yaml") for line in text.split())
 
 
-class Stage(_OnHost):
+class Stage(OnHost):
     """`restore.stage`: the snapshot is restored beside the live data, which stay as they are.
 
-    Params: `plan`, `data`; `file`, the snapshot here; `name`, `peer`, of this member; `cluster`, all of them as
+    Params: `file`, the snapshot here; `name`, `peer`, of this member; `cluster`, all of them as
     NAME=URL,…; `token`; `bump`, what is added to the revision; `trailer`, whether the snapshot has its sum.
     """
+
+    script = _STAGE
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when it is, or has taken its place already."""
@@ -253,10 +238,12 @@ class Stage(_OnHost):
         host.send(path, there, mode=0o600, owner="root:root", timeout_s=SEND_S)
         p = step.params
         summed = "yes" if p["trailer"] else "no"
-        _script(hands, step, _STAGE, (there, p["name"], p["peer"], p["cluster"], p["token"], str(p["bump"]), summed))
+        scripted(
+            hands, step, self.script, (there, p["name"], p["peer"], p["cluster"], p["token"], str(p["bump"]), summed)
+        )
 
 
-class Stop(_OnHost):
+class Stop(OnHost):
     """`restore.stop`: static pods are out of the kubelet's directory, and their processes gone.
 
     Params: `plan`, `data`; `names`.
@@ -272,10 +259,10 @@ class Stop(_OnHost):
         """Move the manifests aside and see the processes off."""
         del now
         run.guard()
-        _script(hands, step, STOP, step.params["names"])
+        scripted(hands, step, STOP, step.params["names"])
 
 
-class Start(_OnHost):
+class Start(OnHost):
     """`restore.start`: static pods are back in the kubelet's directory, and run.
 
     Params: `plan`, `data`; `names`.
@@ -297,10 +284,10 @@ class Start(_OnHost):
         """Move the manifests back and wait for the processes."""
         run.guard()
         known = [n for n in step.params["names"] if n in now["manifests"] or n in now["aside"]]
-        _script(hands, step, START, known)
+        scripted(hands, step, START, known)
 
 
-class Swap(_OnHost):
+class Swap(OnHost):
     """`restore.swap`: the restored data are in place of the old ones, which are beside them.
 
     Params: `plan`, `data`; `stopped`, the id of the step that stops etcd here.
@@ -323,34 +310,10 @@ class Swap(_OnHost):
         """Rename."""
         del now
         run.guard()
-        _script(hands, step, _SWAP, ())
+        scripted(hands, step, _SWAP, ())
 
 
-class Back(_OnHost):
-    """`restore.back`: the old data are in place again.
-
-    Params: `plan`, `data`; `stopped`, the id of the step that stops etcd here, or "".
-    """
-
-    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when nothing of the restore is left but what it had put in place, which is beside."""
-        del past
-        if not now["before"] and not now["staged"]:
-            return Done("the old data are in place")
-        running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
-        if now["before"] and running:
-            return Blocked(
-                f"{step.node}: {', '.join(running)} runs", "stop it, then resume", until=step.params["stopped"]
-            )
-        return Needed("put the old data back" if now["before"] else "remove the restored copy")
-
-    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Rename back."""
-        run.guard()
-        _script(hands, step, _BACK if now["before"] else _FORGET, ())
-
-
-class Forget(_OnHost):
+class Forget(OnHost):
     """`restore.forget`: the old data are deleted: somebody said that the new ones are good.
 
     Params: `plan`, `data`.
@@ -369,7 +332,7 @@ class Forget(_OnHost):
         """Delete them."""
         del now
         run.guard()
-        _script(hands, step, _FORGET, ())
+        scripted(hands, step, FORGET, ())
 
 
 class Quorum:
@@ -429,7 +392,12 @@ def _hashes(view: Site, nodes: Sequence[str], revision: int) -> list[str]:
     return ["members have different keys"] if len(hashes) > 1 else []
 
 
-def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
+def scripted(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
+    """Carry a script out where the step is, with the places of its plan and these words.
+
+    Raises:
+        CommandFailed: It failed.
+    """
     host, params = hands.host(step.node), step.params
     argv: list[Any] = ["sh", "-c", script, "sh", params["plan"], params["data"], params.get("target", ""), *words]
     done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)

@@ -28,6 +28,8 @@ else
   [ ! -e "$before" ] || old "$before"
 fi
 [ ! -e "$stage/ready" ] || head staged
+if mountpoint -q "$data"; then back=$data/.back-$plan; else back=$data.back-$plan; fi
+[ ! -e "$back/ready" ] || head raised
 [ ! -e "$at/member" ] || head member
 path_of() { awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { print path }' "$1" | tail -n 1; }
 for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do

@@ -79,10 +79,10 @@ class RestoreHost:
         self.root = directory / "host"
         self.data = self.root / "var/lib/etcd"
         self.manifests = self.root / "etc/kubernetes/manifests"
-        for each in (self.manifests, self.data / "member", self.root / "bin", self.root / "run"):
+        for each in (self.manifests, self.data / "member/snap", self.root / "bin", self.root / "run"):
             each.mkdir(parents=True)
         self.data.chmod(0o700)
-        (self.data / "member/db").write_text("old")
+        (self.data / "member/snap/db").write_text("old")
         self.manifest = MANIFEST.format(data=self.data, pki=self.root / "etc/kubernetes/pki")
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
             (self.manifests / f"{name}.yaml").write_text(name)
@@ -103,12 +103,12 @@ class RestoreHost:
         self._program("mountpoint", "true" if mount else "false")
         self._program("sleep", "exec /bin/sleep 0.01")
         self._program("nice", 'shift 2; exec "$@"')
-        # Of the words of `etcdutl snapshot restore`, the one behind --data-dir.
+        # Words: snapshot restore FILE --data-dir DIRECTORY …
         self._program(
             "etcdutl.real",
-            f'while [ "$1" != --data-dir ]; do shift; done; [ ! -e "$2" ] || exit 1; mkdir -p "$2/member"; '
+            f'[ ! -e "$5" ] || exit 1; mkdir -p "$5/member/snap"; '
             f'[ ! -e {self.root}/run/spoilt ] || {{ echo "snapshot file is corrupt" >&2; exit 1; }}; '
-            'echo new > "$2/member/db"',
+            'cat "$3" > "$5/member/snap/db"',
         )
 
     def _program(self, name, script):

@@ -135,6 +135,8 @@ def test_a_restore_is_taken_back_with_what_was_written_before_it_and_then_its_le
     orchestrator("release", run, "--yes", timeout_s=300)
 
     assert objects(real, "namespaces", "secrets", "deployments") == between
+    place.create(pod("released", serving("released")))  # who watches hears of new things
+    until("a new pod to run", lambda: ready_of(place, "released"))
     refused = orchestrator("etcd", "restore", "--confirm", run, "--yes", code=20)
     assert "old data are the way back" in refused.stderr
 

@@ -192,7 +192,7 @@ def test_restored_to_a_path_of_their_own_manifest_and_kubeadm_follow_and_go_back
     assert data_dir(site) == "/var/lib/etcd"
     serves(site, orchestrator, {"later"})
     for name in site.planes:
-        site.real.ssh(name, "rm -rf /var/lib/etcd-from-backup.restored-*")
+        site.real.ssh(name, "rm -rf /var/lib/etcd-from-backup.restored-* /var/lib/etcd.raw-*")
 
     orchestrator("etcd", "restore", "last", *new, timeout_s=LONG_S)
     refused = orchestrator("etcd", "restore", "last", *new, code=20, timeout_s=LONG_S)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.actions.restore import Back, Forget, Stage, Start, Stop, Swap
+from orchestrator.actions.restore import Forget, Stage, Start, Stop, Swap
+from orchestrator.actions.restoreback import Back, Fetch, Raise
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed, FactUnreadable, HostError
@@ -16,7 +17,7 @@ from tests.fakes.time import FakeClock
 
 ACTIONS = {
     "restore.stage": Stage(), "restore.stop": Stop(), "restore.start": Start(), "restore.swap": Swap(),
-    "restore.back": Back(), "restore.forget": Forget(),
+    "restore.back": Back(), "restore.forget": Forget(), "restore.fetch": Fetch(), "restore.raise": Raise(),
 }  # fmt: skip
 PLAN = "restore-1"
 TARGET = "/var/lib/new-etcd"
@@ -30,9 +31,9 @@ class Restored:
         self.host = RestoreHost(directory, mount=mount)
         self.target = target
         (self.host.kept / "staging").mkdir(parents=True)
-        (self.host.kept / "staging/x.db").write_bytes(b"snapshot")
+        (self.host.kept / "staging/x.db").write_bytes(b"new")
         plane = Plane("cp-1", "m1", "https://198.18.0.1:2380", "/var/lib/etcd")
-        request = Request(PLAN, "prod", "staging/x.db", "prod-1", 1000, 1500, "t", target=target)
+        request = Request(PLAN, "prod", "staging/x.db", "prod-1", 1000, 1500, "t", "cp-1", target=target)
         self.plan = restore.restore([plane], request)
         self.host.bring_etcdutl(PLAN)
 
@@ -79,7 +80,7 @@ class Restored:
         text = (self.host.manifests / "etcd.yaml").read_text()
         path = next(line for line in text.splitlines() if "--data-dir=" in line).partition("=")[2]
         assert path in text.split("volumes:\n")[1]
-        return Path(path) / "member/db"
+        return Path(path) / "member/snap/db"
 
 
 def applying(step):
@@ -101,7 +102,7 @@ def forget_of(restored):
 def test_etcd_runs_on_the_restored_data_afterwards_and_the_old_ones_are_kept(restored):
     restored.do(restored.steps(""))
 
-    assert restored.live().read_text() == "new\n"
+    assert restored.live().read_text() == "new"
     assert sorted(p.name for p in restored.host.manifests.iterdir()) == [
         "etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml",
     ]  # fmt: skip
@@ -112,11 +113,11 @@ def test_etcd_runs_on_the_restored_data_afterwards_and_the_old_ones_are_kept(res
 def test_the_restored_data_belong_to_whom_the_old_ones_did_and_nobody_else_reads_them(restored):
     restored.do(restored.steps(""))
 
-    place = restored.live().parent.parent
+    place = restored.live().parent.parent.parent
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
-def test_a_release_has_the_host_as_it_was_with_the_restored_data_beside(restored):
+def test_a_release_has_the_host_as_it_was_and_keeps_what_was_restored_and_the_old_data_as_they_were(restored):
     before = restored.host.tree()
     restored.do(restored.steps(""))
 
@@ -125,10 +126,22 @@ def test_a_release_has_the_host_as_it_was_with_the_restored_data_beside(restored
 
     assert restored.live().read_text() == "old"
     after = restored.host.tree()
-    assert {name: after.get(name, "gone") for name in before} | {"var/lib/orchestrator/restore-1/snapshot.db": ""} == (
-        before | {"var/lib/orchestrator/restore-1/snapshot.db": ""}
-    )
-    assert [text for name, text in after.items() if "restored-" in name and text] == ["new\n"]
+    assert {name: after[name] for name in before} == before
+    assert [text for name, text in after.items() if "restored-" in name and text] == ["new"]
+    assert [text for name, text in after.items() if "raw-" in name and text] == ["old"]
+    assert not any("before-" in name or "back-" in name for name in after)
+
+
+def test_the_old_data_come_back_out_of_one_database_with_a_raised_revision_while_the_restored_ones_serve(restored):
+    restored.do(restored.steps(""))
+    everything = [s.id for s in restored.plan.steps()]
+
+    restored.do(restored.steps("restore.raise", back=True, past=everything))
+
+    assert restored.live().read_text() == "new"
+    raised = next(s for s in restored.steps("", back=True, past=everything) if s.action == "restore.raise")
+    assert raised.params["bump"] == restore.RAISED
+    assert restored.host.hands.kept(raised.params["file"]).read_text() == "old"
 
 
 def test_what_was_only_restored_beside_is_removed_by_a_release(restored):
@@ -147,7 +160,7 @@ def test_confirmed_the_old_data_are_gone_and_nothing_else_is(restored):
 
     restored.apply(forget_of(restored))
 
-    assert restored.live().read_text() == "new\n"
+    assert restored.live().read_text() == "new"
     assert "old" not in restored.host.tree().values()
     assert not any("before-" in name for name in restored.host.tree())
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restore import Forget, Quorum, Stage, Start, Stop, Swap
+from orchestrator.actions.restoreback import Back, Fetch, Raise
 from orchestrator.engine.host import Completed
 from orchestrator.engine.plan import Blocked, Done, Lane, Needed, Plan, Step, Wave
 from orchestrator.engine.runner import Applying
@@ -86,6 +87,21 @@ def test_where_no_member_answers_nothing_is_kept_first():
     assert "etcd.snapshot" not in {s.action for s in made.steps()}
 
 
+def facts(**changes):
+    known = {
+        "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
+        "before": False, "before_bytes": 0, "member": True, "pointed": True, "raised": False, "old": "", "here": False,
+    }  # fmt: skip
+    return {**known, **changes}
+
+
+def step(plan, action, more=""):
+    return next(s for s in plan.steps() if words(s) == f"{action} {more}".strip())
+
+
+BEGUN = {"0/cp-2/etcd.snapshot": {}}
+
+
 # ---- a path of their own ----------------------------------------------------------------------------------------
 
 
@@ -153,12 +169,51 @@ def test_afterwards_everything_is_stopped_first(plan):
 
     assert restore.begun(plan, past)
     assert waves(restore.back("run-1", plan, past)) == [
+        (["restore.fetch"], ["cp-2"]),
+        (["restore.raise"], ALL),
         (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL),
         (["restore.stop etcd"], ALL),
         (["restore.back"], ALL),
         *UP,
         *CLEAR,
     ]
+
+
+def test_what_comes_back_is_one_database_for_all_members_with_a_revision_above_what_clients_saw(plan):
+    back = restore.back("run-1", plan, past_until(plan, 6))
+
+    raises = [s.params for s in back.steps() if s.action == "restore.raise"]
+    assert {(p["file"], p["bump"], p["trailer"]) for p in raises} == {
+        ("staging/restore-1.old.db", 1_000_000_000, False)
+    }
+    assert {p["token"] for p in raises} == {"t-back"}  # neither the ids of the restored members nor the first ones
+    assert [(p["name"], p["peer"]) for p in raises] == [(p.member, p.peer) for p in PLANES]
+    assert step(back, "restore.fetch").params["file"] == "staging/restore-1.old.db"
+    assert all(s.params["raised"] for s in back.steps() if s.action == "restore.back")
+
+
+def test_old_data_that_did_not_answer_come_back_as_they_are():
+    made = restore.restore(PLANES, asked(source=""))
+    back = restore.back("run-1", made, past_until(made, 5))
+
+    assert waves(back)[0] == (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL)
+    assert not any(s.params["raised"] for s in back.steps() if s.action == "restore.back")
+
+
+@pytest.mark.parametrize(
+    ("now", "fetch", "raised"),
+    [
+        (facts(before=True), Needed, Needed),
+        (facts(before=True, here=True), Done, Needed),
+        (facts(before=True, here=True, raised=True), Done, Done),
+        (facts(), Done, Done),  # they are in place again
+    ],
+)
+def test_the_old_database_is_fetched_and_raised_once(plan, now, fetch, raised):
+    back = restore.back("run-1", plan, past_until(plan, 6))
+
+    assert isinstance(Fetch().decide(now, step(back, "restore.fetch"), BEGUN), fetch)
+    assert isinstance(Raise().decide(now, step(back, "restore.raise"), BEGUN), raised)
 
 
 def test_a_release_of_a_restore_is_that_and_knows_where_hosts_are_without_the_api(plan):
@@ -176,21 +231,6 @@ def test_old_data_are_deleted_on_every_control_plane_and_nothing_else(plan):
 
 
 # ---- what steps decide by ---------------------------------------------------------------------------------------
-
-
-def facts(**changes):
-    known = {
-        "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
-        "before": False, "before_bytes": 0, "member": True, "pointed": True,
-    }  # fmt: skip
-    return {**known, **changes}
-
-
-def step(plan, action, more=""):
-    return next(s for s in plan.steps() if words(s) == f"{action} {more}".strip())
-
-
-BEGUN = {"0/cp-2/etcd.snapshot": {}}
 
 
 @pytest.mark.parametrize(
