@@ -11,6 +11,7 @@ from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
+from orchestrator.actions.rebuild import Bring, Data, Finish, Nodes, Place, Started, Undo
 from orchestrator.actions.restore import Back, Forget, Quorum, Stage, Start, Stop, Swap
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
@@ -53,6 +54,13 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "restore.quorum": Quorum(),
         "restore.back": Back(),
         "restore.forget": Forget(),
+        "rebuild.bring": Bring(),
+        "rebuild.place": Place(),
+        "rebuild.data": Data(),
+        "rebuild.kubelet": Started(),
+        "rebuild.finish": Finish(),
+        "rebuild.nodes": Nodes(clock),
+        "rebuild.undo": Undo(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

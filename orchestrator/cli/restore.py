@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,7 @@ from orchestrator.cli.options import (
 if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.errors import OrchestratorError
+    from orchestrator.library import Library
     from orchestrator.restores import Prepared
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the cluster's name.")]
@@ -49,6 +51,16 @@ def restore(
         list[str] | None,
         typer.Option("--accept", metavar="WHAT", help="other-cluster, one-member-lost: what would be refused."),
     ] = None,
+    onto: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--onto", metavar="NODE", help="All is gone: make this fresh machine a control plane; repeatable."
+        ),
+    ] = None,
+    recovery_set: Annotated[
+        Path | None,
+        typer.Option("--recovery-set", metavar="FILE", help="With --onto: another than the one beside the snapshot."),
+    ] = None,
     trailer: Trailer = True,
     confirm: Annotated[
         str, typer.Option("--confirm", metavar="RUN", help="Delete the old data of a restore that ended well.")
@@ -68,6 +80,9 @@ def restore(
     are stopped everywhere, etcd everywhere, the data swapped, and all started again, each of it a barrier. What fails
     before etcd is started swings everything back; `release RUN` does so later, until --confirm RUN deletes the old
     data.
+
+    When all control planes are gone, --onto makes them anew on machines of the same names and addresses, out of the
+    recovery set that is stored beside the snapshot.
     """
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
@@ -86,6 +101,11 @@ def restore(
         perform.carry_out(app, restores.confirmed(app, confirm), output, "confirmed")
         return
     library = Library(app, tuple(source or ()))
+    if onto or recovery_set:
+        _rebuild(
+            app, library, (snapshot, onto or [], recovery_set, identity or [], trailer), bool(dead or accept), output
+        )
+        return
     wish = restores.Wish(
         name=snapshot,
         identities=tuple(identity or ()),
@@ -97,6 +117,40 @@ def restore(
     for warning in found.warnings:
         say(warning)
     _carry_out(app, found, output)
+
+
+def _rebuild(
+    app: App, library: Library, asked: tuple[str, list[str], Path | None, list[Path], bool], other: bool, output: Output
+) -> None:
+    """Control planes that are gone, on new machines."""
+    from orchestrator import rebuilds  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
+    from orchestrator.errors import BadUsage, OrchestratorError  # noqa: PLC0415
+
+    snapshot, onto, recovery_set, identities, trailer = asked
+    if not onto or other:
+        raise BadUsage(
+            "--recovery-set needs --onto, and neither goes with --dead or --accept",
+            remedy="name the machines: --onto NODE; those that are gone for good are left out",
+        )
+    wish = rebuilds.Wish(snapshot, tuple(onto), recovery_set, tuple(identities), trailer)
+    found = rebuilds.prepare(app, library, wish, say)
+    for warning in found.warnings:
+        say(warning)
+    begun = False
+    try:
+        outcome = perform.performed(app, found.plan)
+        begun = bool(outcome.run)
+    except OrchestratorError as err:
+        begun = bool(err.run)
+        for line in rebuilds.standing(app, found.plan) if begun else ():
+            err.add_note(line)
+        raise
+    finally:
+        if not begun:
+            rebuilds.clear(found.name)
+    perform.finish(app, outcome, output, "rebuilt")
 
 
 def _carry_out(app: App, found: Prepared, output: Output) -> None:

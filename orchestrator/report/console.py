@@ -113,6 +113,10 @@ def _defragmented(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: database of {f['before_bytes'] / 1e6:.1f} MB rewritten: {after}"
 
 
+def _silent(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {f['why']}"
+
+
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step.started": _step_started,
     "step.finished": _step_finished,
@@ -131,6 +135,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "etcd.stored": _stored,
     "etcd.removed": _removed,
     "etcd.defragmented": _defragmented,
+    "rebuild.silent": _silent,
 }
 
 _VERBS = {
@@ -154,6 +159,13 @@ _VERBS = {
     "restore.quorum": "wait for all members",
     "restore.back": "put the old data in place",
     "restore.forget": "delete the old data",
+    "rebuild.bring": "bring the recovery set and the snapshot",
+    "rebuild.place": "files, certificates, kubeconfigs",
+    "rebuild.data": "restore etcd's data",
+    "rebuild.kubelet": "start the kubelet",
+    "rebuild.finish": "the kubelet's own certificate",
+    "rebuild.nodes": "wait for kubelets",
+    "rebuild.undo": "take away what was put there",
     "packages.prefetch": "fetch packages and images",
     "packages.repository": "package repository",
     "packages.install": "install kubeadm",
