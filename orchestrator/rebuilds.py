@@ -190,7 +190,7 @@ def _source(library: Library, wish: Wish, name: str, identities: Sequence[Path])
         snapshot = examine(stored, trailer=wish.trailer)
     else:
         with opened(stored, identities, limit) as memory:
-            snapshot = examine(memory, trailer=wish.trailer)
+            snapshot = examine(Path(f"/dev/fd/{memory.fileno()}"), trailer=wish.trailer)
     if record and record.sha256 != snapshot.sha256:
         raise SnapshotInvalid(f"{wish.name} is not the one that its record tells of", remedy="use another snapshot")
     return _Source(file, shown, record, snapshot)

@@ -1,7 +1,7 @@
 """A fresh machine made a control plane of a recovery set and a snapshot, and what was put on it taken away again.
 
-Whatever a plan puts on a machine is listed there before it is there, in `rebuilt-PLAN` of this program's directory: that
-makes its own what a resume finds, and tells a release what to take away. Data are judged by what is there.
+Whatever a plan puts on a machine is listed there before it is there, in `rebuilt-PLAN` of this program's directory:
+that makes its own what a resume finds, and tells a release what to take away. Data are judged by what is there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.runner import Applying
 
 SEND_S = 1800.0
-#: A kubelet that was not heard for so long is away. Source: it renews its lease every 10 s, and counts as away after 40.
+#: A kubelet that was not heard for so long is away. Source: it renews its lease every 10 s.
 HEARD_S = 40
 #: For workers that survived to find the API server again. Source: client-go's pauses grow to 30 s; seen: 55 s.
 PATIENCE_S = 75.0
@@ -111,8 +111,8 @@ rm -f -- "$here/set.tar"
 )
 
 # Every member of the same snapshot, under its own name, with one token: so they are one cluster when they start.
-# A raised revision, marked compacted, makes kubelets that survived list again instead of waiting for revisions that they
-# have seen already. Source: etcd's documentation, "Disaster recovery".
+# A raised revision, marked compacted, makes kubelets that survived list again instead of waiting for revisions that
+# they have seen already. Source: etcd's documentation, "Disaster recovery".
 _DATA = (
     _HERE
     + r"""
@@ -411,7 +411,7 @@ class Undo(_OnMachine):
 
 
 class Nodes:
-    """`rebuild.nodes`: the kubelets of all control planes, and of whoever else survived, renew their leases.
+    """`rebuild.nodes`: all control planes are Ready, and the kubelets of whoever else survived are heard of.
 
     Params: `planes`.
 
@@ -426,44 +426,51 @@ class Nodes:
         self._waited: set[str] = set()
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """Nodes that are heard of, and those that are not."""
+        """Control planes that are not well, other nodes that are not heard of, and how many are.
+
+        What is restored reads Ready, too: so its kubelet has to be heard of.
+        """
         found = heard(view.ask(step.node, queries.KUBELETS))
         if found is None:
-            return {"told": False, "heard": [], "silent": []}
-        silent = [h.name for h in found if h.age_s is None or h.age_s > HEARD_S]
-        return {"told": True, "heard": [h.name for h in found if h.name not in silent], "silent": silent}
+            return {"wrong": ["the API server does not tell of nodes yet"], "silent": [], "heard": 0}
+        away = [h.name for h in found if h.age_s is None or h.age_s > HEARD_S]
+        planes = step.params["planes"]
+        wrong = [f"{name} has no node object" for name in planes if name not in {h.name for h in found}]
+        wrong += [f"nothing is heard of {name} yet" for name in away if name in planes]
+        wrong += [
+            f"{h.name} is not Ready: {h.why}" for h in found if h.name in planes and h.name not in away and not h.ready
+        ]
+        return {"wrong": wrong, "silent": [n for n in away if n not in planes], "heard": len(found) - len(away)}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when all are heard of, or control planes are and the others had their time."""
+        """Done when control planes are Ready, and the others are heard of or had their time."""
         if not past:
             return Needed("waits for kubelets, those of workers that survived too")
-        if not now["told"]:
-            return Needed("the API server does not tell of nodes yet")
-        missing = [name for name in step.params["planes"] if name not in now["heard"]]
-        if missing or (now["silent"] and step.id not in self._waited):
-            return Needed(f"nothing is heard of {', '.join(missing or now['silent'])} yet")
-        return Done(_without(now["silent"]) or f"{len(now['heard'])} kubelets are heard of")
+        if now["wrong"]:
+            return Needed("; ".join(now["wrong"]), again=True)
+        if now["silent"] and step.id not in self._waited:
+            return Needed(f"nothing is heard of {', '.join(now['silent'])} yet", again=True)
+        return Done(_without(now["silent"]) or f"{now['heard']} kubelets are heard of")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Look until all are heard of; then say which are not."""
-        began = self._clock.now()
-        while run.deadline is None or self._clock.now() < run.deadline:
+        """Give others their time; then say which have no machine."""
+        began, silent = self._clock.now(), now["silent"]
+        if now["wrong"] or not silent:
+            return
+        while silent and self._clock.now() - began < PATIENCE_S:
             run.guard()
-            now = self.probe(hands, step)
-            planes = now["told"] and all(name in now["heard"] for name in step.params["planes"])
-            if planes and (not now["silent"] or self._clock.now() - began >= PATIENCE_S):
-                self._waited.add(step.id)
-                if now["silent"]:
-                    run.emit("rebuild.silent", level="warning", why=_without(now["silent"]))
-                return
             self._clock.sleep(PAUSE_S)
+            hands.host(step.node)
+            silent = self.probe(hands, step)["silent"]
+        self._waited.add(step.id)
+        if silent:
+            run.emit("rebuild.silent", level="warning", why=_without(silent))
 
 
 def _without(silent: Sequence[str]) -> str:
     names = " ".join(silent)
-    return (
-        f"no kubelet is heard of {names}: is the machine gone, too? then: kubectl delete node {names}" if names else ""
-    )
+    gone = f"no kubelet is heard of {names}: is the machine gone, too? then: kubectl delete node {names}"
+    return gone if names else ""
 
 
 def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:

@@ -27,12 +27,14 @@ class File:
 
     Attributes:
         uid, gid: Of its owner, as numbers: a new machine may have other names for them.
+        modified_s: Since the epoch.
     """
 
     content: bytes
-    mode: int
-    uid: int
-    gid: int
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+    modified_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def read(archive: IO[bytes], where: str) -> RecoverySet:
             for entry in tar:
                 held = tar.extractfile(entry) if entry.isfile() else None
                 if held is not None:
-                    files[_path(entry.name)] = File(held.read(), entry.mode & 0o7777, entry.uid, entry.gid)
+                    files[_path(entry.name)] = File(held.read(), entry.mode & 0o7777, entry.uid, entry.gid, entry.mtime)
     except (tarfile.TarError, EOFError, OSError) as err:
         raise SnapshotInvalid(
             f"{where} is no recovery set: {err}", remedy="name a file NAME.recovery.tar.zst.age, as it was stored"
@@ -101,7 +103,7 @@ def packed(found: RecoverySet, node: Member, members: Iterable[Member], aside: s
                 target = f"{aside}/{path.rpartition('/')[2]}"
             _add(tar, f"{HOST}{target}", put)
         _add(tar, recovery.TOOL, replace(found.files[recovery.TOOL], mode=0o700, uid=0, gid=0))
-        _add(tar, CONFIGURATION, File(recovery.configured(found.told, node).encode(), 0o600, 0, 0))
+        _add(tar, CONFIGURATION, File(recovery.configured(found.told, node).encode()))
     return out.getvalue()
 
 
@@ -112,5 +114,6 @@ def _is_kubeconfig(path: str) -> bool:
 
 def _add(tar: tarfile.TarFile, name: str, file: File) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.uid, entry.gid = len(file.content), file.mode, file.uid, file.gid
+    entry.size, entry.mtime = len(file.content), file.modified_s
+    entry.mode, entry.uid, entry.gid = file.mode, file.uid, file.gid
     tar.addfile(entry, io.BytesIO(file.content))

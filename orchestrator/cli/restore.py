@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.errors import OrchestratorError
     from orchestrator.library import Library
+    from orchestrator.rebuilds import Wish
     from orchestrator.restores import Prepared
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for the cluster's name.")]
@@ -84,7 +85,7 @@ def restore(
     When all control planes are gone, --onto makes them anew on machines of the same names and addresses, out of the
     recovery set that is stored beside the snapshot.
     """
-    from orchestrator import restores  # noqa: PLC0415
+    from orchestrator import rebuilds, restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
@@ -102,9 +103,13 @@ def restore(
         return
     library = Library(app, tuple(source or ()))
     if onto or recovery_set:
-        _rebuild(
-            app, library, (snapshot, onto or [], recovery_set, identity or [], trailer), bool(dead or accept), output
-        )
+        if not onto or dead or accept:
+            raise BadUsage(
+                "--recovery-set needs --onto, and neither goes with --dead or --accept",
+                remedy="name the machines: --onto NODE; those that are gone for good are left out",
+            )
+        asked = rebuilds.Wish(snapshot, tuple(onto), recovery_set, tuple(identity or ()), trailer)
+        _rebuild(app, library, asked, output)
         return
     wish = restores.Wish(
         name=snapshot,
@@ -119,22 +124,13 @@ def restore(
     _carry_out(app, found, output)
 
 
-def _rebuild(
-    app: App, library: Library, asked: tuple[str, list[str], Path | None, list[Path], bool], other: bool, output: Output
-) -> None:
+def _rebuild(app: App, library: Library, wish: Wish, output: Output) -> None:
     """Control planes that are gone, on new machines."""
     from orchestrator import rebuilds  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
-    from orchestrator.errors import BadUsage, OrchestratorError  # noqa: PLC0415
+    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
 
-    snapshot, onto, recovery_set, identities, trailer = asked
-    if not onto or other:
-        raise BadUsage(
-            "--recovery-set needs --onto, and neither goes with --dead or --accept",
-            remedy="name the machines: --onto NODE; those that are gone for good are left out",
-        )
-    wish = rebuilds.Wish(snapshot, tuple(onto), recovery_set, tuple(identities), trailer)
     found = rebuilds.prepare(app, library, wish, say)
     for warning in found.warnings:
         say(warning)

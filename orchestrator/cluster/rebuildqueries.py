@@ -62,11 +62,12 @@ port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.y
 api() {
   kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" --request-timeout=10s "$@"
 }
-nodes=$(api get nodes -o 'jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}' 2> /dev/null) || exit 0
+ready='{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}'
+nodes=$(api get nodes -o "jsonpath={range .items[*]}{.metadata.name} $ready{\"\\n\"}{end}" 2> /dev/null) || exit 0
 leases=$(api -n kube-node-lease get leases \
   -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.renewTime}{"\n"}{end}' 2> /dev/null) || exit 0
 now=$(date +%s)
-for name in $nodes; do head node "$name"; done
+echo "$nodes" | while read -r name is why; do head node "$name" "$is"; echo "$why" | body; done
 echo "$leases" | while read -r name time; do
   [ -z "$time" ] || head lease "$name" "$((now - $(date -d "$time" +%s)))"
 done
@@ -74,5 +75,6 @@ head end
 """
 )
 
-#: Node objects, and how long ago each kubelet renewed its lease, by this host's own API server. Takes no words.
+#: Node objects with their condition, and how long ago each kubelet renewed its lease, by this host's own API server.
+#: Takes no words.
 KUBELETS = Query("kubelets", _KUBELETS, 30.0)

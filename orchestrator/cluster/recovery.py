@@ -30,7 +30,8 @@ CONFIGMAPS, TOOL = "configmaps.yaml", "tools/etcdutl"
 SHARED = tuple(
     f"{PKI}/{name}"
     for name in (
-        "ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub",
+        "ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key",
+        "sa.pub",
     )
 )  # fmt: skip
 #: What kubeadm signs for one control plane: made on each anew. Source: `kubeadm init phase certs all`, 1.36.
@@ -125,8 +126,8 @@ def told(texts: Mapping[str, str], files: Collection[str]) -> Told:
     missing = [f"{MANIFESTS}/{name}.yaml" for name in _PROGRAMS if name not in manifests]
     missing += [path for path in (*SHARED, TOOL, CONFIGMAPS) if path not in files]
     if not missing:
-        missing = [path for flag, path in _FILE.findall(manifests["kube-apiserver"].text)
-                   if _WANTED.search(flag) and path not in files]  # fmt: skip
+        named = _FILE.findall(manifests["kube-apiserver"].text)
+        missing = [path for flag, path in named if _WANTED.search(flag) and path not in files]
     if missing:
         raise Refused(
             f"the recovery set lacks {', '.join(missing)}",
@@ -153,7 +154,7 @@ def told(texts: Mapping[str, str], files: Collection[str]) -> Told:
 
 
 def _configuration(text: str) -> tuple[str, str]:
-    """kubeadm's ClusterConfiguration among ConfigMaps, and its API version.
+    """The ClusterConfiguration of kubeadm among ConfigMaps, and its API version.
 
     Raises:
         FactUnreadable: It is not there.
@@ -196,11 +197,15 @@ def rewritten(path: str, text: str, here: Told, node: Member, members: Iterable[
     Raises:
         Refused: It cannot be told what would stand there.
     """
+    if node.name != here.node:
+        text = _anothers(path, text, here, node)
     if path.endswith("/etcd.yaml"):
         everyone = ",".join(f"{m.name}={m.peer}" for m in members)
-        text = _MEMBERS.sub(rf"\g<1>{everyone}", text)
-    if node.name == here.node:
-        return text
+        text = _MEMBERS.sub(lambda m: m[1] + everyone, text)
+    return text
+
+
+def _anothers(path: str, text: str, here: Told, node: Member) -> str:
     both = re.search(r"--node-ip[= ][^\s\"]+,", text)
     if both:
         raise Refused(
@@ -364,10 +369,14 @@ class Heard:
     Attributes:
         name: The node's.
         age_s: Since its kubelet renewed its lease, in seconds; None when it never did.
+        ready: It is Ready, as the API has it.
+        why: What its kubelet says to that.
     """
 
     name: str
     age_s: int | None
+    ready: bool
+    why: str
 
 
 def heard(answer: str) -> tuple[Heard, ...] | None:
@@ -376,4 +385,7 @@ def heard(answer: str) -> tuple[Heard, ...] | None:
     if "end" not in found:
         return None
     ages = {each.words[0]: int(each.words[1]) for each in found.get("lease", ()) if each.words[1:]}
-    return tuple(Heard(each.words[0], ages.get(each.words[0])) for each in found.get("node", ()))
+    return tuple(
+        Heard(each.words[0], ages.get(each.words[0]), "True" in each.words[1:], each.text.strip())
+        for each in found.get("node", ())
+    )
