@@ -7,6 +7,7 @@ that makes its own what a resume finds, and tells a release what to take away. D
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -278,6 +279,7 @@ class Bring(_OnMachine):
         with self._mutex:
             if name not in self._snapshots:
                 self._snapshots[name] = opened(stored, _identities(step), step.params["size_bytes"])
+                weakref.finalize(self, self._snapshots[name].close)
             return Path(f"/dev/fd/{self._snapshots[name].fileno()}")
 
 

@@ -111,4 +111,4 @@ def snapshot(planes=3):
     """A snapshot of a cluster with so many members."""
     keys = boltfiles.Keys()
     keys.put(b"/registry/pods/a/b", b"x")
-    return boltfiles.snapshot(keys, members=[member(n) for n in range(1, planes + 1)])
+    return boltfiles.snapshot(keys.pairs, members=[member(n) for n in range(1, planes + 1)])

@@ -52,7 +52,7 @@ systemctl restart containerd
 """
 # All that a rebuild could leave on a machine: names, contents, and whether kubelet and static pods run.
 STATE = r"""
-find /etc/kubernetes /var/lib/kubelet /var/lib/etcd* /etc/default/kubelet -type f 2> /dev/null | sort |
+{ find /etc/kubernetes /var/lib/kubelet /var/lib/etcd* /etc/default/kubelet -type f 2> /dev/null || true; } | sort |
   while read -r file; do sha256sum "$file"; done
 ls /var/lib/orchestrator 2> /dev/null || true
 pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
