@@ -57,6 +57,8 @@ STATE = r"""
 ls /var/lib/orchestrator 2> /dev/null || true
 pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
 """
+# The same of a machine whose kubelet and etcd go on writing.
+SETTLED = "find /etc/kubernetes -type f -exec sha256sum {} + | sort; ls -A /var/lib/orchestrator 2> /dev/null || true"
 ETCDCTL = r"""
 p=/etc/kubernetes/pki/etcd
 /proc/$(pidof -s etcd)/root/usr/local/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=$p/ca.crt \
@@ -261,7 +263,7 @@ def test_what_is_not_fresh_or_not_the_same_is_refused_and_left_as_it_is(tmp_path
         plane, worker = site.planes[0], site.access.workers()[0].name
         site.access.ssh(plane, "mv /etc/kubernetes/manifests/kube-apiserver.yaml /root/")
         until("the API server to end", lambda: not site.access.ssh(plane, "pidof kube-apiserver || true"))
-        before = site.access.ssh(plane, STATE)
+        before = site.access.ssh(plane, SETTLED)
 
         used = site.rebuild("--yes", code=20)
         nobody = site.rebuild("--yes", code=2, onto=[worker])
@@ -271,7 +273,7 @@ def test_what_is_not_fresh_or_not_the_same_is_refused_and_left_as_it_is(tmp_path
         assert "etcd runs" in used.stderr
         assert "is no member of etcd in the snapshot" in nobody.stderr
         assert "needs --onto" in unnamed.stderr
-        assert site.access.ssh(plane, STATE) == before
+        assert site.access.ssh(plane, SETTLED) == before
 
         site.erase()
         site.access.ssh(plane, "hostname elsewhere; mv /usr/bin/kubectl /root/")
