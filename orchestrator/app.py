@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 DONE = 0
 WORK_NEEDED = 3
 #: Plans that are asked about though they are of one node: something can be lost by them.
-ALWAYS_ASKED = frozenset({"rollback", "restore", "confirm"})
+ALWAYS_ASKED = frozenset({"rollback", "restore", "rebuild", "confirm"})
 #: Plans during which the API server takes no writes: their lock is on a control plane's disk.
 WITHOUT_API = frozenset({"disarm"})
 #: How long a host that does not answer is tried. A step that waits for one that boots tries it again.
@@ -370,7 +370,7 @@ class App:
     def _leases(self, plan: Plan) -> LeaseStore:
         """Where the run's lock is: a Lease of the cluster, or a control plane's disk where the API takes no writes."""
         steps = tuple(plan.steps())
-        away = any(s.action.startswith("restore.") or s.params.get("without_api") for s in steps)
+        away = any(s.action.startswith(("restore.", "rebuild.")) or s.params.get("without_api") for s in steps)
         if plan.kind in WITHOUT_API or away:
             from orchestrator.hostlease import HostLeases  # noqa: PLC0415
 
@@ -380,7 +380,8 @@ class App:
         return KubeLeases(self.session, self.clock)
 
     def _ask(self, plan: Plan) -> None:
-        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED):
+        named = any("cluster_name" in step.params for step in plan.steps())
+        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED and not named):
             return
         if self._confirm is None:
             raise Refused(

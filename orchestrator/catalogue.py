@@ -12,6 +12,7 @@ from orchestrator.actions.gates import Gate, Note
 from orchestrator.actions.kubeadm import Kubelet, Upgrade
 from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncordon
 from orchestrator.actions.packages import Install, Prefetch, Repository
+from orchestrator.actions.rebuild import Bring, Data, Finish, Nodes, Place, Started, Undo
 from orchestrator.actions.restore import Forget, Quorum, Stage, Start, Stop, Swap
 from orchestrator.actions.restoreback import Back, Fetch, Raise
 from orchestrator.actions.restored import Compare, DataDir
@@ -72,6 +73,13 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "member.forget": replacement.Forget(),
         "restore.compare": Compare(),
         "restore.datadir": DataDir(),
+        "rebuild.bring": Bring(),
+        "rebuild.place": Place(),
+        "rebuild.data": Data(),
+        "rebuild.kubelet": Started(),
+        "rebuild.finish": Finish(),
+        "rebuild.nodes": Nodes(clock),
+        "rebuild.undo": Undo(),
         "packages.prefetch": Prefetch(),
         "packages.repository": Repository(),
         "packages.install": Install(),

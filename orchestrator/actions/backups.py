@@ -50,7 +50,8 @@ done
 cd / || exit
 {
   find etc/kubernetes/pki etc/kubernetes/manifests etc/kubernetes/*.conf -type f
-  for file in var/lib/kubelet/config.yaml var/lib/kubelet/kubeadm-flags.env etc/default/kubelet; do
+  for file in var/lib/kubelet/config.yaml var/lib/kubelet/instance-config.yaml var/lib/kubelet/kubeadm-flags.env \
+    etc/default/kubelet; do
     [ ! -f "$file" ] || echo "$file"
   done
   sed -n 's#^ *- "\{0,1\}--[a-z-]*=/\([^ "]*\)"\{0,1\}$#\1#p' etc/kubernetes/manifests/kube-apiserver.yaml |
@@ -87,7 +88,7 @@ class Recovery:
         run.guard()
         host = hands.host(step.node)
         timeout_s = step.timeout_s or 0.0
-        with _memory() as memory:
+        with in_memory() as memory:
             done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
             memory.write(done.stdout)
@@ -103,7 +104,7 @@ class Recovery:
         run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
 
 
-def _memory() -> IO[bytes]:
+def in_memory() -> IO[bytes]:
     """A file that is on no disk; where the system has no such thing, one without a name, so that nothing stays."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("recovery"), "w+b")

@@ -11,7 +11,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from orchestrator.errors import BadUsage, SnapshotInvalid, StoreError
 
@@ -98,20 +98,16 @@ def unseal(
         StoreError: `source` cannot be read, or `target` not be written.
         BadUsage: An identity file cannot be used.
     """
-    with _opened(source) as file:
-        encrypted = file.read(max(map(len, _ENCRYPTED))).startswith(_ENCRYPTED)
-        file.seek(0)
-        keys = _identities(source, identities) if encrypted else []
-        with _Sink(target, _Limit(source, limit_bytes)) as sink:
-            writer = _Decompressor(sink, source) if compressed else sink
-            if encrypted:
-                _decrypt(_Pieces(_plain(file)), writer, keys, source)
-            else:
-                for piece in _plain(file):
-                    writer.write(piece)
-            if isinstance(writer, _Decompressor):
-                writer.finish()
-            return sink.finish()
+    with _Sink(target, _Limit(source, limit_bytes)) as sink:
+        return _opened_into(sink, source, compressed=compressed, identities=identities)
+
+
+def unseal_into(
+    source: Path, file: IO[bytes], *, compressed: bool, identities: Sequence[Path], limit_bytes: int | None = None
+) -> Sealed:
+    """As `unseal`, into an open file that is empty: what may be on no disk goes to one that is in memory."""
+    with _Sink(Path(f"/dev/fd/{file.fileno()}"), _Limit(source, limit_bytes), into=file.fileno()) as sink:
+        return _opened_into(sink, source, compressed=compressed, identities=identities)
 
 
 def measured(path: Path) -> Sealed:
@@ -137,6 +133,22 @@ def check_recipients(texts: Sequence[str]) -> tuple[str, ...]:
         else:
             found.append(_public(text, "--recipient"))
     return tuple(dict.fromkeys(found))
+
+
+def _opened_into(sink: _Sink, source: Path, *, compressed: bool, identities: Sequence[Path]) -> Sealed:
+    with _opened(source) as file:
+        encrypted = file.read(max(map(len, _ENCRYPTED))).startswith(_ENCRYPTED)
+        file.seek(0)
+        keys = _identities(source, identities) if encrypted else []
+        writer = _Decompressor(sink, source) if compressed else sink
+        if encrypted:
+            _decrypt(_Pieces(_plain(file)), writer, keys, source)
+        else:
+            for piece in _plain(file):
+                writer.write(piece)
+        if isinstance(writer, _Decompressor):
+            writer.finish()
+        return sink.finish()
 
 
 # ---- streams ----------------------------------------------------------------------------------------------------
@@ -171,10 +183,12 @@ class _Sink:
     """A file that is written, counted and hashed; gone at the end of the block unless it was finished.
 
     pyrage turns whatever a callback raises into errors of its own, an interrupt too, so the first is kept as `failure`.
+    With `into`, a descriptor of somebody else's, it is that file, whose owner sees to its end.
     """
 
-    def __init__(self, path: Path, limit: _Limit | None = None) -> None:
+    def __init__(self, path: Path, limit: _Limit | None = None, *, into: int = -1) -> None:
         self.failure: BaseException | None = None
+        self._into = into
         self._path = path
         self._limit = limit
         self._size_bytes = 0
@@ -185,7 +199,7 @@ class _Sink:
     def __enter__(self) -> Self:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
+            self._fd = os.open(self._path, flags, 0o600) if self._into < 0 else os.dup(self._into)
         except OSError as err:
             raise _unwritable(self._path, err) from err
         return self
@@ -194,7 +208,7 @@ class _Sink:
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
-        if not self._finished:
+        if not self._finished and self._into < 0:
             self._path.unlink(missing_ok=True)
 
     def write(self, piece: bytes) -> int:
@@ -220,6 +234,9 @@ class _Sink:
 
     def finish(self) -> Sealed:
         """What was written, once it is on the disk, with its name."""
+        written = Sealed(self._size_bytes, self._hash.hexdigest())
+        if self._into >= 0:
+            return written
         try:
             os.fsync(self._fd)
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -230,7 +247,7 @@ class _Sink:
         except OSError as err:
             raise _unwritable(self._path, err, written=self._size_bytes) from err
         self._finished = True
-        return Sealed(self._size_bytes, self._hash.hexdigest())
+        return written
 
 
 class _Decompressor:

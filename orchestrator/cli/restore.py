@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.engine.plan import Plan
     from orchestrator.errors import OrchestratorError
+    from orchestrator.library import Library
+    from orchestrator.rebuilds import Wish
     from orchestrator.restores import Prepared
 
 
@@ -59,6 +62,16 @@ def restore(
         list[str] | None,
         typer.Option("--accept", metavar="WHAT", help="other-cluster, one-member-lost: what would be refused."),
     ] = None,
+    onto: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--onto", metavar="NODE", help="All is gone: make this fresh machine a control plane; repeatable."
+        ),
+    ] = None,
+    recovery_set: Annotated[
+        Path | None,
+        typer.Option("--recovery-set", metavar="FILE", help="With --onto: another than the one beside the snapshot."),
+    ] = None,
     trailer: Trailer = True,
     mode: Annotated[
         DataDirMode,
@@ -83,8 +96,11 @@ def restore(
     are stopped everywhere, etcd everywhere, the data swapped, and all started again, each of it a barrier. What fails
     before etcd is started swings everything back; `release RUN` does so later, until --confirm RUN deletes the old
     data.
+
+    When all control planes are gone, --onto makes them anew on machines of the same names and addresses, out of the
+    recovery set that is stored beside the snapshot.
     """
-    from orchestrator import aftermaths, restores  # noqa: PLC0415
+    from orchestrator import aftermaths, rebuilds, restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
@@ -107,6 +123,15 @@ def restore(
     if data_dir and mode is DataDirMode.SWAP:
         raise BadUsage("--data-dir is where the restored data go with --data-dir-mode new-path", remedy="give both")
     library = Library(app, tuple(source or ()))
+    if onto or recovery_set:
+        if not onto or dead or accept:
+            raise BadUsage(
+                "--recovery-set needs --onto, and neither goes with --dead or --accept",
+                remedy="name the machines: --onto NODE; those that are gone for good are left out",
+            )
+        asked = rebuilds.Wish(snapshot, tuple(onto), recovery_set, tuple(identity or ()), trailer)
+        _rebuild(app, library, asked, output)
+        return
     wish = restores.Wish(
         name=snapshot,
         identities=tuple(identity or ()),
@@ -119,6 +144,31 @@ def restore(
     for warning in found.warnings:
         say(warning)
     _carry_out(app, found, output)
+
+
+def _rebuild(app: App, library: Library, wish: Wish, output: Output) -> None:
+    """Control planes that are gone, on new machines."""
+    from orchestrator import rebuilds  # noqa: PLC0415
+    from orchestrator.cli import perform  # noqa: PLC0415
+    from orchestrator.cli.output import say  # noqa: PLC0415
+    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
+
+    found = rebuilds.prepare(app, library, wish, say)
+    for warning in found.warnings:
+        say(warning)
+    begun = False
+    try:
+        outcome = perform.performed(app, found.plan)
+        begun = bool(outcome.run)
+    except OrchestratorError as err:
+        begun = bool(err.run)
+        for line in rebuilds.standing(app, found.plan) if begun else ():
+            err.add_note(line)
+        raise
+    finally:
+        if not begun:
+            rebuilds.clear(found.name)
+    perform.finish(app, outcome, output, "rebuilt")
 
 
 def _carry_out(app: App, found: Prepared, output: Output) -> None:

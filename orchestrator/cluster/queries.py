@@ -9,12 +9,12 @@ from __future__ import annotations
 from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST, ETCD_KEYS
 from orchestrator.cluster.frame import FRAME, Query
 from orchestrator.cluster.memberqueries import MEMBER_HOST
+from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
-    "MEMBER_HOST", "OFFERS",
-    "PREFLIGHT", "RESTORE", "WATCHES", "Query",
+    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT",
+    "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
@@ -225,6 +225,6 @@ EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
 ALL = (
-    LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, API, WATCHES, KEPT, OFFERS, PREFLIGHT,
-    EDITED,
+    LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, WATCHES, KEPT,
+    OFFERS, PREFLIGHT, EDITED,
 )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.planners import replacement, restore
+from orchestrator.planners import rebuild, replacement, restore
 from orchestrator.planners.backup import KIND as BACKUP
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def release(run: str, plan: Plan, past: Past) -> Plan:
         return restore.back(run, plan, past)
     if plan.kind == replacement.KIND:
         return replacement.back(run, plan, past)
+    if plan.kind == rebuild.KIND:
+        return rebuild.back(run, plan, past)
     if plan.kind == BACKUP and past:
         steps = (s for s in plan.steps() if s.action in _CLEARING)
         cleared = tuple(replace(s, params={**s.params, "of_run": run}) for s in steps)

@@ -113,6 +113,10 @@ def _defragmented(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: database of {f['before_bytes'] / 1e6:.1f} MB rewritten: {after}"
 
 
+def _silent(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: {f['why']}"
+
+
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "step.started": _step_started,
     "step.finished": _step_finished,
@@ -132,6 +136,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "etcd.stored": _stored,
     "etcd.removed": _removed,
     "etcd.defragmented": _defragmented,
+    "rebuild.silent": _silent,
 }
 
 _VERBS = {
@@ -171,6 +176,13 @@ _VERBS = {
     "member.forget": "delete the old data",
     "restore.datadir": "tell kubeadm where etcd's data are",
     "restore.compare": "compare the old state with the restored one",
+    "rebuild.bring": "bring the recovery set and the snapshot",
+    "rebuild.place": "files, certificates, kubeconfigs",
+    "rebuild.data": "restore etcd's data",
+    "rebuild.kubelet": "start the kubelet",
+    "rebuild.finish": "the kubelet's own certificate",
+    "rebuild.nodes": "wait for kubelets",
+    "rebuild.undo": "take away what was put there",
     "packages.prefetch": "fetch packages and images",
     "packages.repository": "package repository",
     "packages.install": "install kubeadm",

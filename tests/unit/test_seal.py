@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import subprocess
+import tempfile
 
 import pyrage
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pyrage import x25519
 
 from orchestrator.backup import seal as module
-from orchestrator.backup.seal import Sealed, check_recipients, seal, unseal
+from orchestrator.backup.seal import Sealed, check_recipients, seal, unseal, unseal_into
 from orchestrator.errors import BadUsage, SnapshotInvalid, StoreError
 
 #: More than a piece, and neither all zeros nor all chance.
@@ -266,6 +267,25 @@ def test_the_limit_itself_is_allowed_and_a_byte_less_is_not(plain, tmp_path, com
     opened(tmp_path / "s", tmp_path / "back", compressed=compressed, limit_bytes=len(PLAIN))
 
     assert (tmp_path / "back").read_bytes() == PLAIN
+
+
+def test_what_goes_into_an_open_file_makes_no_other_and_leaves_it_open(sealed, tmp_path, key):
+    before = sorted(tmp_path.iterdir())
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        found = unseal_into(sealed, file, compressed=True, identities=[key.path], limit_bytes=len(PLAIN))
+        file.seek(0)
+
+        assert file.read() == PLAIN
+    assert found == Sealed(len(PLAIN), hashlib.sha256(PLAIN).hexdigest())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_open_file_gets_no_more_than_its_limit_and_stays_its_owners(sealed, tmp_path, key):
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        with pytest.raises(SnapshotInvalid, match="larger than 10 bytes"):
+            unseal_into(sealed, file, compressed=True, identities=[key.path], limit_bytes=10)
+
+        assert not file.closed
 
 
 def test_a_frame_that_wants_more_memory_than_we_give_is_refused(tmp_path, monkeypatch):
