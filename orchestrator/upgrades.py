@@ -14,6 +14,7 @@ from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import (
     EtcdFacts,
     HostFacts,
+    Offers,
     parse_api,
     parse_edited,
     parse_look,
@@ -24,8 +25,8 @@ from orchestrator.cluster.hostfacts import (
 from orchestrator.cluster.situation import Situation
 from orchestrator.cluster.versions import Version, downgrade, hops, minor, parse, target
 from orchestrator.engine import runs
-from orchestrator.errors import BadUsage, Refused
-from orchestrator.hosts.pool import together
+from orchestrator.errors import BadUsage, OrchestratorError, Refused
+from orchestrator.hosts.pool import each, together
 from orchestrator.planners import upgrade as planner
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
-    from orchestrator.cluster.hostfacts import Offers
     from orchestrator.cluster.kubeadm import Complaint
     from orchestrator.cluster.model import Node
     from orchestrator.cluster.situation import Finding
@@ -97,7 +97,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     Raises:
         Refused: kubeadm does not run this cluster, or the version cannot be reached.
         BadUsage: A node that is named is none.
-        OrchestratorError: The cluster or a host could not be read: nothing is taken for good unseen.
+        OrchestratorError: The cluster could not be read, or no control plane, or none of the nodes that are asked for.
+            A single host that cannot be is a finding.
     """
     view = app.reader
     say("reading the cluster")
@@ -106,12 +107,15 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     nodes = view.nodes()
     _refuse_managed(nodes)
     chosen = _chosen(nodes, wish.nodes)
-    app.machines.know(nodes)
     say(f"asking {len(nodes)} hosts")
-    hosts = together([n.name for n in nodes], lambda name: parse_look(name, view.ask(name, queries.EXAMINE)))
-    _refuse_others(hosts)
-    planes = tuple(name for name, host in hosts.items() if host.control_plane)
-    seen = _Seen(nodes, hosts, planes, chosen, _current(hosts, planes), members(view, planes), view.configuration())
+    hosts, unseen = _looked(app, nodes)
+    planes = tuple(n.name for n in nodes if (n.control_plane if n.name in unseen else hosts[n.name].control_plane))
+    for needed in (planes, chosen):
+        _refuse_unseen(needed, unseen)
+    _refuse_others(hosts, chosen)
+    known = tuple(name for name in planes if name in hosts)
+    current, etcd = _current(hosts, known), members(view, known)
+    seen = _Seen(nodes, hosts, unseen, planes, chosen, current, etcd, view.configuration())
     say("asking the package repositories")
     named = _named(wish.to, seen.current)
     if named.line < seen.current.line:
@@ -135,13 +139,16 @@ class _Seen:
     """What was read.
 
     Attributes:
-        planes: Control planes.
+        hosts: Those that answered.
+        unseen: The others, each with why.
+        planes: Control planes; one that did not answer by what its node says.
         chosen: Nodes that are to be upgraded.
         current: The version of the oldest API server.
     """
 
     nodes: tuple[Node, ...]
     hosts: Mapping[str, HostFacts]
+    unseen: Mapping[str, OrchestratorError]
     planes: tuple[str, ...]
     chosen: tuple[str, ...]
     current: Version
@@ -157,10 +164,34 @@ def _refuse_managed(nodes: Sequence[Node]) -> None:
         raise Refused(f"kubeadm does not run this cluster: {found.name} does ({found.evidence})", remedy=found.remedy)
 
 
-def _refuse_others(hosts: Mapping[str, HostFacts]) -> None:
+def _looked(app: App, nodes: Sequence[Node]) -> tuple[dict[str, HostFacts], dict[str, OrchestratorError]]:
+    """Facts of each host that answers, and why the others do not."""
+
+    def look(node: Node) -> HostFacts:
+        app.machines.know([node])
+        return parse_look(node.name, app.reader.ask(node.name, queries.EXAMINE))
+
+    outcomes = each(nodes, look)
+    return (
+        {o.item.name: o.value for o in outcomes if o.value},
+        {o.item.name: o.error for o in outcomes if o.error},
+    )
+
+
+def _refuse_unseen(needed: Sequence[str], unseen: Mapping[str, OrchestratorError]) -> None:
+    """Raise what kept all of these from being looked at: without one of them nothing can be judged."""
+    errors = [unseen[name] for name in needed if name in unseen]
+    if errors and len(errors) == len(needed):
+        for other in errors[1:]:
+            errors[0].add_note(str(other))
+        raise errors[0]
+
+
+def _refuse_others(hosts: Mapping[str, HostFacts], chosen: Sequence[str]) -> None:
     if found := managed.plain(hosts):
         raise Refused(f"kubeadm does not run this cluster: {found.evidence}", remedy=found.remedy)
-    if found := managed.aptless(hosts):
+    mine = {name: hosts[name] for name in chosen if name in hosts}
+    if (found := managed.aptless(mine)) and not any(host.apt for host in mine.values()):
         raise Refused(found.evidence, remedy=found.remedy)
 
 
@@ -203,9 +234,14 @@ def _offers(view: Site, seen: _Seen, named: Version) -> Mapping[str, Mapping[str
 
     def ask(pair: tuple[str, str]) -> Offers:
         name, minor = pair
-        return parse_offers(view.ask(name, queries.OFFERS, minor))
+        try:
+            return parse_offers(view.ask(name, queries.OFFERS, minor))
+        except OrchestratorError as err:
+            return Offers({}, str(err))
 
-    pairs = [(name, minor) for name in seen.chosen for minor in minors if seen.hosts[name].sources]
+    pairs = [
+        (name, minor) for name in seen.chosen if name in seen.hosts for minor in minors if seen.hosts[name].sources
+    ]
     answers = together(pairs, ask)
     return {name: {m: answers[name, m] for m in minors if (name, m) in answers} for name in seen.chosen}
 
@@ -222,7 +258,11 @@ def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[s
     if not wish.to and named.line not in {v.line for v in offered}:
         named = seen.current  # no next minor to be had: the newest patch of this one
     to = target(wish.to or minor(named), offered | ({named} if named == seen.current else set()))
-    kubelets = [seen.hosts[name].kubelet for name in seen.chosen]
+    kubelets = [
+        seen.hosts[n.name].kubelet if n.name in seen.hosts else parse(n.kubelet_version)
+        for n in seen.nodes
+        if n.name in seen.chosen
+    ]
     oldest = min((k for k in kubelets if k), default=seen.current)
     return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
 
@@ -248,16 +288,18 @@ def _situation(
 ) -> Situation:
     first = way[0].to if way else None
     checked = partial(_checked, view, offers, first)
+    known = [n for n in seen.planes if n in seen.hosts]
     # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
-    own = [n for n in seen.planes if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
-    checks = together(seen.chosen, checked) if first else {}
+    own = [n for n in known if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
+    checks = together([n for n in seen.chosen if n in seen.hosts], checked) if first else {}
     wall = app.clock.wall()
     judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
     return Situation(
         nodes=seen.nodes,
         hosts=seen.hosts,
+        unseen={name: (str(err), err.remedy) for name, err in seen.unseen.items()},
         etcd=seen.etcd,
-        apis=together(seen.planes, lambda name: parse_api(view.ask(name, queries.API, "0"))[0]),
+        apis=together(known, partial(_api, view)),
         offers=offers,
         checks={name: found for name, (found, _) in checks.items()},
         wanted={name: images for name, (_, images) in checks.items() if images},
@@ -287,8 +329,19 @@ def _checked(
     if to is None or mine is None or to not in mine.versions:
         return ((), ""), ()  # that it is not offered is a finding of its own
     words = (minor(to), mine.versions[to], str(to))
-    answer = view.ask(name, queries.PREFLIGHT, *words)
+    try:
+        answer = view.ask(name, queries.PREFLIGHT, *words)
+    except OrchestratorError as err:
+        return ((), str(err)), ()
     return parse_preflight(answer), parse_wanted(answer)
+
+
+def _api(view: Site, name: str) -> str:
+    """What is wrong with a host's own API server, "" when nothing is."""
+    try:
+        return parse_api(view.ask(name, queries.API, "0"))[0]
+    except OrchestratorError as err:
+        return str(err)
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
@@ -302,9 +355,9 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
             n.name,
             n.name in seen.planes,
             leads=n.name in leading,
-            asks_itself=n.name not in seen.planes or seen.hosts[n.name].asks_itself,
+            asks_itself=n.name not in seen.planes or n.name not in seen.hosts or seen.hosts[n.name].asks_itself,
             upgrade=n.name in seen.chosen,
-            at=seen.hosts[n.name].at_one,
+            at=seen.hosts[n.name].at_one if n.name in seen.hosts else None,
         )
         for n in seen.nodes
     ]

@@ -44,7 +44,8 @@ def servers(situation: Situation) -> Iterator[Finding]:
             remedy = f"on {host.node}: kubectl get --raw '/readyz?verbose', crictl ps -a --name kube-apiserver"
             yield Finding("ApiServer", Severity.FORBIDDEN, host.node, text, remedy)
     touched = [host.node for host in planes if host.node in situation.upgrading]
-    if len(planes) == 1 and touched and situation.hops:
+    more = any(node.control_plane and node.name in situation.unseen for node in situation.nodes)
+    if len(planes) == 1 and not more and touched and situation.hops:
         times = len(situation.hops)
         often = "once" if times == 1 else f"{times} times"
         text = f"the only control plane: the API is away for 2 to 3 minutes, {often}; workloads go on"
@@ -145,7 +146,7 @@ def _etcd_versions(situation: Situation) -> Iterator[Finding]:
 
 def skew(situation: Situation) -> Iterator[Finding]:
     """Versions that may not be beside one another: now, and at each moment of the plan."""
-    now = {(host.node, part.component): part for host in situation.hosts.values() for part in _parts(host)}
+    now = _now(situation)
     found = _judged(now.values())
     for violation in found:
         remedy = f"{POLICY}; bring it within, or accept it where this upgrade does"
@@ -162,6 +163,14 @@ def skew(situation: Situation) -> Iterator[Finding]:
 
 
 _Parts = dict[tuple[str, str], Part]
+
+
+def _now(situation: Situation) -> _Parts:
+    """What runs; of a host that could not be looked at, its node tells the kubelet's version."""
+    parts = [part for host in situation.hosts.values() for part in _parts(host)]
+    told = {n.name: parse(n.kubelet_version) for n in situation.nodes if n.name in situation.unseen}
+    parts += [Part("kubelet", name, version) for name, version in told.items() if version]
+    return {(part.node, part.component): part for part in parts}
 
 
 def _moments(situation: Situation, parts: _Parts) -> Iterator[tuple[str, _Parts]]:

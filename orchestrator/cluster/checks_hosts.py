@@ -25,6 +25,8 @@ COPIES_BYTES = 200_000_000
 #: What packages take until they are unpacked, and again what is in them.
 PACKAGES_BYTES = 500_000_000
 ETCD_DATA = "/var/lib/etcd"
+#: As many nodes are named in a remedy that is a flag.
+NAMES = 20
 #: Beyond these, of the clocks' median. Hosts are asked one after another, which takes about a second.
 CLOCK_WARNING_S, CLOCK_ERROR_S, ASKED_S = 2.0, 30.0, 1.0
 #: Certificates that end sooner, and authorities that do: those take their time to replace.
@@ -32,14 +34,29 @@ SOON_S, SOON_AUTHORITY_S = 30 * 86400.0, 365 * 86400.0
 
 
 def known(situation: Situation) -> Iterator[Finding]:
-    """Hosts that were not asked, or that this cannot upgrade."""
-    for name in situation.upgrading:
-        if name not in situation.hosts:
-            text = "its host was not asked: nothing is known of it"
-            yield Finding("HostUnknown", Severity.FORBIDDEN, name, text, f"orchestrator hosts check {name}")
-    found = managed.aptless({host.node: host for host in situation.touched})
-    if found:
-        yield Finding("NoApt", Severity.FORBIDDEN, CLUSTER, found.evidence, found.remedy)
+    """Hosts that could not be looked at, or that this cannot upgrade. The others are judged all the same."""
+    planes = {node.name for node in situation.nodes if node.control_plane}
+    others = [name for name in situation.upgrading if name not in situation.unseen]
+    for name, (why, way) in sorted(situation.unseen.items()):
+        mine, remedy = name in situation.upgrading, way
+        text = f"its host could not be looked at: {why}"
+        severity = Severity.FORBIDDEN if mine or name in planes else Severity.WARNING
+        if name in planes:
+            text += "; every control plane has to be, for a kubelet may be no newer than any API server"
+        elif mine:
+            remedy += _leaving_out(others)
+        else:
+            text += "; it is not upgraded now"
+        yield Finding("HostUnknown", severity, name, text, remedy)
+    for host in situation.touched:
+        if found := managed.aptless({host.node: host}):
+            remedy = found.remedy + _leaving_out([h.node for h in situation.touched if h.apt])
+            yield Finding("NoApt", Severity.FORBIDDEN, host.node, found.evidence, remedy)
+
+
+def _leaving_out(others: list[str]) -> str:
+    """The other way out: the upgrade of the rest, by its flag where that is not too long to read."""
+    return f"\nor leave it out: --nodes {','.join(others)}" if 0 < len(others) <= NAMES else ""
 
 
 # ---- packages ---------------------------------------------------------------------------------------------------
@@ -50,8 +67,8 @@ def repositories(situation: Situation) -> Iterator[Finding]:
     for hop in situation.hops:
         lacking = []
         for host in situation.touched:
-            if not hop.workers and not host.control_plane:
-                continue  # it skips this hop: its kubelet may stay behind
+            if not host.apt or (not hop.workers and not host.control_plane):
+                continue  # a finding of its own; or it skips this hop: its kubelet may stay behind
             offers = situation.offers.get(host.node, {}).get(minor(hop.to), _NO_OFFERS)
             if offers.error and offers is not _NO_OFFERS:
                 yield _unreadable(host, hop, offers)
@@ -155,7 +172,7 @@ def _too_full(host: HostFacts, needs: list[tuple[str, int, str]]) -> Iterator[Fi
 
 def kubeadm(situation: Situation) -> Iterator[Finding]:
     """What the new kubeadm's own checks say, and manifests that it would overwrite."""
-    for name in situation.upgrading if situation.hops else ():
+    for name in [host.node for host in situation.touched if host.apt] if situation.hops else ():
         complaints, why = situation.checks.get(name, ((), "it was not asked"))
         for complaint in complaints:
             severity = Severity.ERROR if complaint.fatal else Severity.WARNING

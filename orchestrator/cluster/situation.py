@@ -56,7 +56,8 @@ class Situation:
     """Everything that was asked.
 
     Attributes:
-        hosts: By node, all of the cluster.
+        hosts: By node, all of the cluster that answered.
+        unseen: Node -> why its host could not be looked at, and what to do about that.
         wanted: Control plane -> images that the first hop's version needs there.
         apis: Control plane -> what is wrong with its API server, "" when nothing is.
         offers: Node -> minor, as `1.37` -> what its package repository of that minor offers.
@@ -92,6 +93,7 @@ class Situation:
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     waves: tuple[tuple[str, ...], ...] = ()
     written: tuple[Written, ...] | None = ()
+    unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def target(self) -> Version | None:

@@ -6,9 +6,10 @@ import pytest
 
 from orchestrator import rollbacks, upgrades
 from orchestrator.app import DryRun, Settings
+from orchestrator.cluster import queries
 from orchestrator.cluster.versions import Workers
 from orchestrator.errors import BadUsage, HostUnreachable, Locked, Refused
-from tests.fakes.site import FakeSite
+from tests.fakes.site import FakeSite, FakeSiteView
 from tests.fakes.time import FakeClock
 from tests.fakes.world import FLAGS
 
@@ -38,6 +39,30 @@ def application(site, *, dry_run=DryRun.CLIENT, held=None):
         owner="ann@laptop",
         refuse_if_held=refuse_if_held,
     )
+
+
+class Asking(FakeSiteView):
+    """A view of hosts of which some answer otherwise: `other` gives an error, or what is replaced by what, or None."""
+
+    def __init__(self, site, other):
+        super().__init__(site)
+        self._other = other
+
+    def ask(self, node, query, *words):
+        other = self._other(node, query)
+        if isinstance(other, Exception):
+            raise other
+        answer = super().ask(node, query, *words)
+        return answer.replace(*other) if other else answer
+
+
+LOST = HostUnreachable("the connection broke", remedy="see that it is up")
+
+
+def asking(site, other):
+    app = application(site)
+    app.reader = Asking(site, other)
+    return app
 
 
 def prepared(site, said=None, app=None, **wish):
@@ -135,11 +160,80 @@ def test_a_managed_cluster_is_refused_with_its_own_command(site):
     assert "gcloud" in caught.value.remedy
 
 
-def test_a_host_that_cannot_be_reached_stops_it(site):
+def test_a_worker_that_cannot_be_reached_is_a_finding_and_the_others_are_judged(site):
+    site.machines["node-2"].cut = True
+    site.machines["node-1"].offers = {"1.36": ("1.36.3",)}
+
+    found = prepared(site)
+
+    [unknown] = [f for f in found.unaccepted if f.check == "HostUnknown"]
+    assert (unknown.where, unknown.remedy.splitlines()[-1]) == ("node-2", "or leave it out: --nodes cp-1,node-1")
+    [lacking] = [f for f in found.unaccepted if f.check == "PackageVersion"]
+    assert "node-1" in lacking.text
+
+
+def test_a_worker_that_cannot_be_reached_keeps_no_other_from_its_upgrade(site):
     site.machines["node-2"].cut = True
 
+    found = prepared(site, nodes=("cp-1", "node-1"))
+
+    assert found.unaccepted == ()
+    assert [f.where for f in found.findings if f.check == "HostUnknown"] == ["node-2"]
+    assert set(found.plan.nodes()) == {"cp-1", "node-1"}
+
+
+def test_a_control_plane_that_cannot_be_reached_is_a_finding(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    site.machines["cp-3"].cut = True
+
+    found = prepared(site, nodes=("cp-1",))
+
+    assert [f.where for f in found.unaccepted if f.check == "HostUnknown"] == ["cp-3"]
+    assert {step.params["control_planes"][-1] for step in found.plan.steps() if "control_planes" in step.params} == {
+        "cp-3"
+    }
+
+
+@pytest.mark.parametrize("nodes", [("node-2",), ("node-1", "node-2")])
+def test_none_of_the_nodes_asked_for_can_be_reached_and_nothing_is_judged(site, nodes):
+    for name in nodes:
+        site.machines[name].cut = True
+
+    with pytest.raises(HostUnreachable) as caught:
+        prepared(site, nodes=nodes)
+    assert len(getattr(caught.value, "__notes__", ())) == len(nodes) - 1
+
+
+def test_without_a_control_plane_nothing_can_be_judged(site):
     with pytest.raises(HostUnreachable):
-        prepared(site)
+        prepared(site, app=asking(site, lambda node, _: LOST if node == "cp-1" else None))
+
+
+def test_a_host_that_is_lost_while_it_is_looked_at_is_a_finding(site):
+    later = (("node-2", queries.OFFERS), ("cp-1", queries.API))
+
+    found = prepared(site, app=asking(site, lambda *asked: LOST if asked in later else None))
+
+    checks = {f.check: f for f in found.unaccepted}
+    assert {"Repository", "ApiServer"} <= set(checks)
+    assert "the connection broke" in checks["Repository"].text
+
+
+def test_a_host_that_is_lost_during_kubeadms_checks_is_a_finding(site):
+    found = prepared(site, app=asking(site, lambda _, query: LOST if query is queries.PREFLIGHT else None))
+
+    assert {f.where for f in found.unaccepted if f.check == "KubeadmPreflight"} == {"cp-1", "node-1", "node-2"}
+
+
+def test_hosts_without_apt_are_refused_when_no_other_is_to_be_upgraded(site):
+    def rpm(node, query):
+        del query
+        return ("/usr/bin/apt-get", "") if node == "node-2" else None
+
+    assert [f.where for f in prepared(site, app=asking(site, rpm)).unaccepted if f.check == "NoApt"] == ["node-2"]
+    assert prepared(site, app=asking(site, rpm), nodes=("cp-1", "node-1")).unaccepted == ()
+    with pytest.raises(Refused, match="no apt on node-2"):
+        prepared(site, app=asking(site, rpm), nodes=("node-2",))
 
 
 def test_a_version_that_one_node_is_not_offered_is_a_finding_that_names_it(site):

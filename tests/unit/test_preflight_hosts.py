@@ -10,19 +10,71 @@ from orchestrator.cluster.kubeadm import Certificate, Complaint
 from orchestrator.cluster.packages import Package
 from orchestrator.cluster.preflight import Severity
 from orchestrator.cluster.versions import Hop, parse
-from tests.fakes.situations import DAY, NOW, V135, V136, V137, at, found, only, plane, situation, worker
+from tests.fakes.situations import (
+    DAY,
+    NOW,
+    V135,
+    V136,
+    V137,
+    at,
+    etcd,
+    found,
+    node,
+    only,
+    plane,
+    situation,
+    worker,
+)  # fmt: skip
+
+GONE = ("w9: no connection", "see that it is up")
 
 
-def test_a_host_that_was_not_asked_or_has_no_apt_forbids_the_start():
+def test_a_host_that_could_not_be_looked_at_forbids_its_upgrade_and_no_other():
+    made = situation(plane(), worker("w1"))
+    made = replace(made, nodes=(*made.nodes, node("w9")), unseen={"w9": GONE})
+
+    asked = only(replace(made, upgrading=("cp1", "w1", "w9")), "HostUnknown")
+    left_out = only(made, "HostUnknown")
+
+    assert (asked.severity, asked.where) == (Severity.FORBIDDEN, "w9")
+    assert "no connection" in asked.text
+    assert asked.remedy == "see that it is up\nor leave it out: --nodes cp1,w1"
+    assert (left_out.severity, left_out.remedy) == (Severity.WARNING, "see that it is up")
+    assert only(replace(made, upgrading=("w9",)), "HostUnknown").remedy == "see that it is up"
+    assert found(made, "KubeadmPreflight", "PackageVersion") == []
+
+
+def test_a_control_plane_that_could_not_be_looked_at_forbids_every_upgrade():
+    made = situation(plane("cp1"), worker("w1"), etcd=etcd(2))
+    made = replace(made, nodes=(*made.nodes, node("cp2", roles=("control-plane",))), unseen={"cp2": GONE})
+
+    one = only(made, "HostUnknown")
+
+    assert (one.severity, one.where) == (Severity.FORBIDDEN, "cp2")
+    assert "--nodes" not in one.remedy
+    assert found(made, "SingleControlPlane") == []
+
+
+def test_the_kubelet_of_a_host_that_could_not_be_looked_at_is_held_against_the_skew_policy():
+    made = situation(plane(), worker("w1"))
+    made = replace(made, nodes=(*made.nodes, node("w9", kubelet_version="v1.33.1")), unseen={"w9": GONE})
+
+    assert "v1.33.1" in only(made, "SkewOnTheWay").text
+    unread = replace(made, nodes=(*made.nodes[:-1], node("w9", kubelet_version="?")))
+    assert found(unread, "SkewOnTheWay") == []
+
+
+def test_a_host_without_apt_is_named_and_can_be_left_out():
     made = situation(plane(), worker(apt=False, os="Rocky Linux 9.4", packages={}))
 
-    unknown = only(replace(made, upgrading=("cp1", "w1", "w9")), "HostUnknown")
     rpm = only(made, "NoApt")
 
-    assert (unknown.severity, unknown.where) == (Severity.FORBIDDEN, "w9")
-    assert rpm.severity is Severity.FORBIDDEN
+    assert (rpm.severity, rpm.where) == (Severity.FORBIDDEN, "w1")
     assert "w1 (Rocky Linux 9.4)" in rpm.text
-    assert found(made, "NotPackaged") == []
+    assert rpm.remedy.endswith("or leave it out: --nodes cp1")
+    assert found(made, "NotPackaged", "PackageVersion", "KubeadmPreflight") == []
+    many = situation(*(plane(f"cp{i}") for i in range(21)), worker(apt=False), etcd=etcd(21))
+    assert "--nodes" not in only(many, "NoApt").remedy
 
 
 def test_a_version_that_one_node_is_not_offered_forbids_the_start_and_names_it():
