@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ class Prepared:
         current: The version of the oldest API server.
         findings: All of them, worst first; `unaccepted` are those that forbid the start.
         strategy: Which one, and why where it was chosen here.
+        behind: Nodes that are not asked for and are older than `current`, with their versions, where there is nothing
+            to do.
     """
 
     current: Version
@@ -84,6 +86,7 @@ class Prepared:
     strategy: str
     why: str
     plan: Plan
+    behind: tuple[str, ...] = ()
 
 
 def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
@@ -121,17 +124,19 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     if named.line < seen.current.line:
         raise downgrade(seen.current, named)
     offers = _offers(view, seen, named)
-    way = _way(seen, wish, named, offers)
+    way, sought = _way(seen, wish, named, offers)
     say("running kubeadm's own checks")
     workers = sum(1 for name in chosen if name not in planes)
     takes = sum(1 for n in nodes if not n.unschedulable and not n.taints)
     strategy, why = planner.strategy(wish.strategy, workers, takes)
     size = wish.max_unavailable if strategy == "rolling" else 0
-    found = preflight.findings(_situation(app, view, wish, seen, offers, way, _waves(chosen, planes, size)))
+    made = _situation(app, view, wish, seen, offers, way, _waves(chosen, planes, size))
+    found = preflight.findings(replace(made, sought=sought))
     accepted = tuple(sorted({f.check for f in found} & set(wish.accept)))
-    unaccepted = preflight.unaccepted(found, wish.accept)
+    unaccepted = preflight.unaccepted([f for f in found if way or f.check in preflight.HIDING], wish.accept)
     plan = _plan(app, wish, strategy, seen, way)
-    return Prepared(seen.current, way, found, unaccepted, accepted, strategy, why, plan)
+    behind = () if way else _behind(seen)
+    return Prepared(current, way, found, unaccepted, accepted, strategy, why, plan, behind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,25 +251,40 @@ def _offers(view: Site, seen: _Seen, named: Version) -> Mapping[str, Mapping[str
     return {name: {m: answers[name, m] for m in minors if (name, m) in answers} for name in seen.chosen}
 
 
-def _way(seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[str, Offers]]) -> tuple[Hop, ...]:
-    """The hops, over versions that every node is offered, where there are any.
+def _way(
+    seen: _Seen, wish: Wish, named: Version, offers: Mapping[str, Mapping[str, Offers]]
+) -> tuple[tuple[Hop, ...], str]:
+    """The hops, over versions that every node is offered, where there are any; and the minor that was not to be had.
 
     A version that only some nodes are offered is a finding, which names those that lack it.
     """
+    sought = ""
     mine = [{v for one in minors.values() for v in one.versions} for minors in offers.values()]
     everywhere = set.intersection(*mine) if mine else set()
     somewhere = set().union(*mine)
     offered = everywhere if named.line in {v.line for v in everywhere} else somewhere
     if not wish.to and named.line not in {v.line for v in offered}:
-        named = seen.current  # no next minor to be had: the newest patch of this one
-    to = target(wish.to or minor(named), offered | ({named} if named == seen.current else set()))
+        named, sought = seen.current, minor(named)  # no next minor to be had: the newest patch of this one
+    try:
+        to = target(wish.to or minor(named), offered | ({named} if named == seen.current else set()))
+    except Refused as err:
+        for text in dict.fromkeys(o.error for minors in offers.values() for o in minors.values() if o.error):
+            err.add_note(f"apt says: {text}")
+        raise
     kubelets = [
         seen.hosts[n.name].kubelet if n.name in seen.hosts else parse(n.kubelet_version)
         for n in seen.nodes
         if n.name in seen.chosen
     ]
     oldest = min((k for k in kubelets if k), default=seen.current)
-    return hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
+    way = hops(seen.current, to, offered | {to}, workers=wish.workers, kubelet=min(oldest, seen.current))
+    return way, sought
+
+
+def _behind(seen: _Seen) -> tuple[str, ...]:
+    """Nodes that nobody asked for and that are older than the API servers, with their versions."""
+    versions = {n.name: parse(n.kubelet_version) for n in seen.nodes if n.name not in seen.chosen}
+    return tuple(f"{name} ({version})" for name, version in versions.items() if version and version < seen.current)
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------

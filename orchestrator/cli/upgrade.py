@@ -114,10 +114,10 @@ def plan(
     found = _prepared(app, dict(locals()))
     parts = (
         found.current, found.hops, found.findings, found.accepted, (found.strategy, found.why), found.plan,
-        report.durations(runs.durations("upgrade")),
+        report.durations(runs.durations("upgrade")), found.behind,
     )  # fmt: skip
     show(output, "UpgradePlan", bodies.body(report.document(*parts)), report.table(*parts))
-    if found.unaccepted and found.hops:
+    if found.unaccepted:
         raise typer.Exit(REFUSED)
 
 
@@ -165,13 +165,13 @@ def apply(
         dry_run=perform.dry_run(dry_run),
     )  # fmt: skip
     found = _prepared(app, dict(locals()))
-    if found.hops and found.unaccepted:
+    if found.unaccepted:
         why, remedy = report.refusal(found.unaccepted)
         raise Refused(why, remedy=remedy)
     if text := report.findings_text(found.findings, found.accepted):
         say(text)
     if not found.hops:
-        say(f"the cluster is at {found.current} already: nothing to do")
+        say(report.idle(found.current, found.behind, ()))
     if found.strategy == "all-at-once":
         say("all workers go out of service at the same time: what runs on them is down meanwhile")
     lines = report.waves(found.plan, report.durations(runs.durations("upgrade")))

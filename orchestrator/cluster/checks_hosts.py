@@ -75,12 +75,23 @@ def repositories(situation: Situation) -> Iterator[Finding]:
             if hop.to not in offers.versions:
                 lacking.append(f"{host.node} ({_offered(offers)})")
         if lacking:
-            text = f"kubeadm {hop.to} is not offered to {len(lacking)} of the nodes that need it: {named(lacking)}"
+            text = f"Kubernetes {hop.to} is not offered to {len(lacking)} of the nodes that need it: {named(lacking)}"
             remedy = (
                 f"make https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/ or a mirror of it that has {hop.to} "
                 "reachable on each of them; /etc/apt/sources.list.d names it"
             )
             yield Finding("PackageVersion", Severity.FORBIDDEN, CLUSTER, text, remedy)
+    yield from _sought(situation)
+
+
+def _sought(situation: Situation) -> Iterator[Finding]:
+    """Repositories that may have a newer minor, and that could not be asked: "nothing newer" would be a guess."""
+    for host in situation.touched if situation.sought else ():
+        offers = situation.offers.get(host.node, {}).get(situation.sought, _NO_OFFERS)
+        if host.apt and offers.error and not offers.absent:
+            severity = Severity.WARNING if situation.hops else Severity.ERROR
+            text = f"{_unusable(situation.sought, offers)}; whether there is a newer version is not known"
+            yield Finding("Repository", severity, host.node, text, _repair(situation.sought))
 
 
 _NO_OFFERS = Offers({}, "no repository of Kubernetes in its apt sources")
@@ -89,17 +100,25 @@ _NO_OFFERS = Offers({}, "no repository of Kubernetes in its apt sources")
 def _offered(offers: Offers) -> str:
     if offers is _NO_OFFERS:
         return offers.error
-    return f"offered: {', '.join(str(v) for v in sorted(offers.versions)[-3:]) or 'nothing'}"
+    parts = [f"{version} without {' and '.join(names)}" for version, names in sorted(offers.lacking.items())[-3:]]
+    return f"offered: {', '.join([*(str(v) for v in sorted(offers.versions)[-3:]), *parts]) or 'nothing'}"
 
 
 def _unreadable(host: HostFacts, hop: Hop, offers: Offers) -> Finding:
-    text = f"its package repository of {minor(hop.to)} cannot be used: {offers.error}"
-    remedy = (
+    line = minor(hop.to)
+    return Finding("Repository", Severity.ERROR, host.node, _unusable(line, offers), _repair(line))
+
+
+def _unusable(line: str, offers: Offers) -> str:
+    return f"its package repository of {line} cannot be used: {offers.error}"
+
+
+def _repair(line: str) -> str:
+    return (
         "see the network and the key in /etc/apt/keyrings; a key that ended is fetched anew: curl -fsSL "
-        f"https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/Release.key | gpg --dearmor "
+        f"https://pkgs.k8s.io/core:/stable:/v{line}/deb/Release.key | gpg --dearmor "
         "-o /etc/apt/keyrings/kubernetes-apt-keyring.gpg"
     )
-    return Finding("Repository", Severity.ERROR, host.node, text, remedy)
 
 
 def installed(situation: Situation) -> Iterator[Finding]:

@@ -29,6 +29,8 @@ _IMAGE = re.compile(r"^\s*(?:- )?image: \"?([^\s\"]+)", re.MULTILINE)
 _APT_FAILED = ("E:", "W:", "Err:", "Error:", "Warning:")
 #: Warnings of what will be wrong one day. Source: apt-key(8), apt-secure(8).
 _APT_HARMLESS = ("legacy trusted.gpg", "Policy will reject signature")
+_NO_RELEASE = "does not have a Release file"
+_SERVER_TROUBLE = re.compile(r"\s+(?:5\d\d|Could not|Connection|Temporary)\b")
 _URL_HOST = re.compile(r"https://\[?([^]/]+?)\]?(?::\d+)?(?:/|$)")
 _SOME_VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
 
@@ -197,12 +199,16 @@ class Offers:
     """What a repository offers a host.
 
     Attributes:
-        versions: Version -> package revision of kubeadm.
+        versions: Version -> package revision of kubeadm, where all of `packages.KUBERNETES` are offered.
         error: apt's words when it could not be read or its signature did not hold; "" otherwise.
+        absent: It answered that there is no such repository: nothing of that minor was released there.
+        lacking: Version -> packages that are not offered of it, though others are.
     """
 
     versions: Mapping[Version, str]
     error: str
+    absent: bool = False
+    lacking: Mapping[Version, tuple[str, ...]] = field(default_factory=dict)
 
 
 def parse_look(node: str, answer: str) -> HostFacts:
@@ -315,8 +321,26 @@ def parse_offers(answer: str) -> Offers:
     if update[0].words != ("0",) and not failed:
         failed = said[-1:] or [f"apt-get update ended with {' '.join(update[0].words) or 'no code'}"]
     error = "; ".join(failed)
-    offered = packages.parse_offered(listed[0].text)
-    return Offers({replace(version, vendor=""): revision for version, revision in offered.items()}, error)
+    offered = {
+        name: {replace(version, vendor=""): r for version, r in packages.parse_offered(listed[0].text, name).items()}
+        for name in packages.KUBERNETES
+    }
+    lacking = {
+        version: tuple(name for name in packages.KUBERNETES if version not in offered[name])
+        for version in set().union(*offered.values())
+    }
+    whole = {version: r for version, r in offered[packages.KUBERNETES[0]].items() if not lacking[version]}
+    return Offers(whole, error, _absent(said, failed), {v: names for v, names in lacking.items() if names})
+
+
+def _absent(said: Sequence[str], failed: Sequence[str]) -> bool:
+    """Whether a server answered that it has no such repository; one that has trouble, or is not reached, tells nothing.
+
+    Source: apt 2.6, seen: after a 404 or 403, `E: The repository … does not have a Release file.`, whose reason stands
+    below `Err:`; of one that is not reached, `W: Failed to fetch …`.
+    """
+    trouble = any(_SERVER_TROUBLE.match(line) for line in said)
+    return bool(failed) and not trouble and all(line.startswith("Err") or _NO_RELEASE in line for line in failed)
 
 
 def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:

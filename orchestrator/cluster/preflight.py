@@ -41,6 +41,10 @@ def findings(situation: Situation) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda f: (order.index(f.severity), f.where != CLUSTER, f.where, f.check, f.text)))
 
 
+#: With nothing to do, only these count: they hide whether there is something.
+HIDING = frozenset({"HostUnknown", "NoApt", "Repository"})
+
+
 def unaccepted(findings: Iterable[Finding], accepted: Collection[str]) -> tuple[Finding, ...]:
     """Those that forbid the start, in their order.
 

@@ -179,7 +179,7 @@ _OFFERS = (
     + r"""
 beside apt-get update > "$dir/said" 2>&1; rc=$?
 head update "$rc"; body < "$dir/said"
-head madison; beside apt-cache madison kubeadm 2>/dev/null | body
+head madison; beside apt-cache madison kubeadm kubelet kubectl 2>/dev/null | body
 """
 )
 

@@ -70,6 +70,7 @@ class Situation:
         configuration: kubeadm's ClusterConfiguration, as YAML.
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
+        sought: The minor that was looked for and that nobody offers, so that the way does not lead to it; "" otherwise.
         waves: Nodes that are out of service together, one group after another; none where all of them are at once.
         now: Seconds since the epoch.
     """
@@ -94,6 +95,7 @@ class Situation:
     waves: tuple[tuple[str, ...], ...] = ()
     written: tuple[Written, ...] | None = ()
     unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    sought: str = ""
 
     @property
     def target(self) -> Version | None:

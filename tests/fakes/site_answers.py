@@ -6,6 +6,7 @@ import json
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.kubeadm import BACKUPS
+from orchestrator.cluster.packages import KUBERNETES
 from tests.fakes.site_machines import MANIFESTS, snapshot_of
 
 #: Of the cluster.
@@ -196,5 +197,10 @@ def _offers(machine, minor):
         return _section("update", "100", text="E: The repository does not have a Release file.") + _section(
             "madison", text=""
         )
-    lines = [f"kubeadm | {v}-1.1 | http://198.18.0.1 Packages" for v in versions]
+    lines = [
+        f"{name} | {v}-1.1 | http://198.18.0.1 Packages"
+        for name in KUBERNETES
+        for v in versions
+        if name not in machine.lacks
+    ]
     return _section("update", "0", text="") + _section("madison", text="\n".join(lines))

@@ -116,7 +116,49 @@ def test_nothing_newer_on_offer_is_nothing_to_do(site):
         machine.offers = {"1.36": ("1.36.3",)}
 
     found = prepared(site, to="")
-    assert (found.hops, list(found.plan.steps())) == ((), [])
+    assert (found.hops, list(found.plan.steps()), found.unaccepted) == ((), [], ())
+
+
+UNREAD = ("@@update 0\n", "@@update 0\n W: Failed to fetch http://x  Could not connect\n")
+
+
+def test_a_repository_that_does_not_answer_is_not_taken_for_one_that_has_nothing_newer(site):
+    for machine in site.machines.values():
+        machine.offers = {"1.36": ("1.36.3",), "1.37": ("1.36.3",)}
+
+    def unread(_, query):
+        return UNREAD if query is queries.OFFERS else None
+
+    found = prepared(site, app=asking(site, unread), to="")
+    assert found.hops == ()
+    assert {(f.check, f.where) for f in found.unaccepted} == {("Repository", name) for name in site.machines}
+    with pytest.raises(Refused, match="offers") as caught:
+        prepared(site, app=asking(site, unread), to="1.37")
+    assert any("Could not connect" in note for note in caught.value.__notes__)
+
+
+def test_a_newer_version_without_its_kubelet_is_no_way(site):
+    for machine in site.machines.values():
+        machine.lacks = {"kubelet"}
+
+    assert prepared(site, to="").hops == ()
+    with pytest.raises(Refused, match="offers"):
+        prepared(site)
+
+
+def test_of_nodes_that_are_done_it_is_said_who_is_behind(site):
+    for name in ("cp-1", "node-1"):
+        machine = site.machines[name]
+        machine.manifests = {n: v.replace("1.36.3", "1.37.2") for n, v in machine.manifests.items()}
+        machine.components = dict(machine.manifests)
+        for package in machine.packages.values():
+            package.version = package.version.replace("1.36.3", "1.37.2")
+        machine.running = "1.37.2"
+        site.change_node(name, kubelet_version="v1.37.2")
+
+    found = prepared(site, nodes=("cp-1", "node-1"))
+
+    assert (found.hops, found.unaccepted, found.behind) == ((), (), ("node-2 (v1.36.3)",))
 
 
 def test_a_control_plane_alone_has_its_own_kubelet_to_follow(tmp_path):

@@ -266,7 +266,10 @@ def test_how_many_follow_pods_is_a_number_or_not_known(answer, watches):
 
 # ---- repositories and kubeadm -----------------------------------------------------------------------------------
 
-MADISON = "@@madison\n    kubeadm | 1.37.2-1.1 | http://x/core:/stable:/v1.37/deb  Packages\n"
+MADISON = "@@madison\n" + "".join(
+    f"    {name} | 1.37.2-1.1 | http://x/core:/stable:/v1.37/deb  Packages\n"
+    for name in ("kubeadm", "kubelet", "kubectl")
+)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +319,37 @@ def test_a_version_that_is_offered_is_one_without_the_packages_revision():
     (version,) = hostfacts.parse_offers(f"@@update 0\n{MADISON}").versions
 
     assert str(version) == "v1.37.2"
+
+
+def test_a_version_is_offered_only_with_all_of_its_packages():
+    listed = MADISON + " kubeadm | 1.37.3-1.1 | x\n kubelet | 1.37.3-1.1 | x\n kubectl | 1.37.1-1.1 | x\n"
+
+    found = hostfacts.parse_offers(f"@@update 0\n{listed}")
+
+    assert [str(v) for v in found.versions] == ["v1.37.2"]
+    assert {str(v): names for v, names in found.lacking.items()} == {
+        "v1.37.3": ("kubectl",),
+        "v1.37.1": ("kubeadm", "kubelet"),
+    }
+
+
+NOT_THERE = (
+    " Err:2 http://x  Release\n   404  Not Found [IP: 198.18.0.1 80]\n E: The repository 'http://x' does not have"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "absent"),
+    [
+        (f"{NOT_THERE} a Release file.\n", True),
+        (f"{NOT_THERE} a Release file.\n".replace("404  Not Found", "503  Service Unavailable"), False),
+        (" Err:1 http://x InRelease\n   Could not connect to x:80\n W: Failed to fetch http://x/InRelease\n", False),
+        (" E: The repository is not signed.\n", False),
+        (" Hit:1 http://x\n", False),
+    ],
+)
+def test_a_repository_that_is_not_there_is_no_repository_that_does_not_answer(said, absent):
+    assert hostfacts.parse_offers(f"@@update 100\n{said}@@madison\n").absent is absent
 
 
 @pytest.mark.parametrize("answer", ["", "@@update 0\n", MADISON])

@@ -85,7 +85,7 @@ def test_a_version_that_one_node_is_not_offered_forbids_the_start_and_names_it()
 
     assert (one.severity, one.where) == (Severity.FORBIDDEN, "cluster")
     assert one.text == (
-        "kubeadm v1.37.2 is not offered to 2 of the nodes that need it: w1 (offered: v1.37.0), "
+        "Kubernetes v1.37.2 is not offered to 2 of the nodes that need it: w1 (offered: v1.37.0), "
         "w2 (no repository of Kubernetes in its apt sources)"
     )
     assert "/v1.37/deb/" in one.remedy
@@ -104,6 +104,36 @@ def test_a_repository_that_cannot_be_used_is_told_in_apts_words():
     ]
     assert "w1 (offered: nothing)" in reported[0].text
     assert error in reported[1].text
+
+
+def test_a_version_without_one_of_its_packages_is_not_offered():
+    made = situation()
+    offers = {**made.offers, "w1": {"1.37": Offers({}, "", lacking={V137: ("kubelet", "kubectl")})}}
+
+    one = only(replace(made, offers=offers), "PackageVersion")
+
+    assert one.text.endswith("w1 (offered: v1.37.2 without kubelet and kubectl)")
+
+
+@pytest.mark.parametrize(
+    ("offers", "told"),
+    [
+        (Offers({}, "W: Failed to fetch"), True),
+        (Offers({}, "E: … does not have a Release file.", absent=True), False),
+        (Offers({}, ""), False),
+        (None, True),
+    ],
+)
+@pytest.mark.parametrize(("to", "severity"), [((), Severity.ERROR), ((V137,), Severity.WARNING)])
+def test_a_minor_that_could_not_be_looked_for_is_told(offers, told, to, severity):
+    made = situation(plane(), worker(), to=to, sought="1.38")
+    mine = {"cp1": {"1.38": Offers({}, "", absent=True)}, "w1": {"1.38": offers} if offers else {}}
+    both = {name: {**minors, **mine[name]} for name, minors in made.offers.items()}
+
+    reported = found(replace(made, offers=both), "Repository")
+
+    assert [(f.where, f.severity) for f in reported] == ([("w1", severity)] if told else [])
+    assert all("newer version is not known" in f.text for f in reported)
 
 
 def test_each_hop_has_to_be_offered_but_to_workers_only_where_they_go():

@@ -24,8 +24,8 @@ def plan(workers=2, at_once=1):
     return upgrade(names, HOPS, request)
 
 
-def table(findings=(), accepted=(), took=None, hops=HOPS, made=None):
-    return report.table(NOW, hops, findings, accepted, ("rolling", ""), made or plan(), took or {})
+def table(findings=(), accepted=(), took=None, hops=HOPS, made=None, behind=()):
+    return report.table(NOW, hops, findings, accepted, ("rolling", ""), made or plan(), took or {}, behind)
 
 
 def test_it_begins_with_the_way_and_ends_with_what_speaks_against_it():
@@ -38,6 +38,22 @@ def test_it_begins_with_the_way_and_ends_with_what_speaks_against_it():
 
 def test_nothing_to_do_is_one_line():
     assert table(hops=()) == "the cluster is at v1.36.3 already: nothing to do"
+
+
+def test_nothing_to_do_is_not_said_where_that_is_not_known():
+    hidden = Finding("Repository", Severity.ERROR, "node-1", "cannot be used", "see the network")
+
+    text = table([hidden, MILD], hops=())
+
+    assert text.startswith("the cluster is at v1.36.3; whether there is something to do is not known:\n")
+    assert "Repository (node-1)" in text
+    assert "Containerd" not in text
+
+
+def test_nodes_that_were_not_asked_for_and_are_behind_are_named():
+    assert table(hops=(), behind=("node-2 (v1.35.4)",)) == (
+        "the nodes asked for are at v1.36.3 already: nothing to do there; behind are node-2 (v1.35.4)"
+    )
 
 
 def test_an_upgrade_that_nothing_speaks_against_says_so():
