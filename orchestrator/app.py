@@ -372,7 +372,7 @@ class App:
         return KubeLeases(self.session, self.clock)
 
     def _ask(self, plan: Plan) -> None:
-        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED):
+        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED and not _takes_down(plan)):
             return
         if self._confirm is None:
             raise Refused(
@@ -401,6 +401,11 @@ def _reaching(files: Sequence[str], context: str) -> str:
         return "do it where the run was started, in a pod of that cluster"
     where = f"pass --kubeconfig {files[0]}" if len(files) == 1 else f"set KUBECONFIG={':'.join(files)} and pass"
     return f"{where} --context {context}"
+
+
+def _takes_down(plan: Plan) -> bool:
+    """An upgrade whose drains ask no budgets: what runs on its nodes is down meanwhile."""
+    return plan.kind == "upgrade" and any(step.params.get("disable_eviction") for step in plan.steps())
 
 
 def _refuse_blocked(previews: tuple[Preview, ...]) -> None:

@@ -130,11 +130,11 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     takes = sum(1 for n in nodes if not n.unschedulable and not n.taints)
     strategy, why = planner.strategy(wish.strategy, workers, takes)
     size = wish.max_unavailable if strategy == "rolling" else 0
-    made = _situation(app, view, wish, seen, offers, way, _waves(chosen, planes, size))
-    found = preflight.findings(replace(made, sought=sought))
+    plan = _plan(app, wish, strategy, seen, way)
+    made = _situation(app, view, plan, seen, offers, way, _waves(chosen, planes, size))
+    found = preflight.findings(replace(made, sought=sought, at_once=strategy == "all-at-once"))
     accepted = tuple(sorted({f.check for f in found} & set(wish.accept)))
     unaccepted = preflight.unaccepted([f for f in found if way or f.check in preflight.HIDING], wish.accept)
-    plan = _plan(app, wish, strategy, seen, way)
     behind = () if way else _behind(seen)
     return Prepared(current, way, found, unaccepted, accepted, strategy, why, plan, behind)
 
@@ -300,7 +300,7 @@ def _waves(chosen: Sequence[str], planes: Sequence[str], size: int) -> tuple[tup
 def _situation(
     app: App,
     view: Site,
-    wish: Wish,
+    plan: Plan,
     seen: _Seen,
     offers: Mapping[str, Mapping[str, Offers]],
     way: tuple[Hop, ...],
@@ -313,7 +313,8 @@ def _situation(
     own = [n for n in known if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
     checks = together([n for n in seen.chosen if n in seen.hosts], checked) if first else {}
     wall = app.clock.wall()
-    judged = {n: survey(view, n, {**wish.flags, "cordon": ""}, wall) for n in seen.chosen}
+    drains = {step.node: step.params for step in plan.steps() if step.action == "node.drain"}
+    judged = {node: survey(view, node, params, wall) for node, params in drains.items()}
     return Situation(
         nodes=seen.nodes,
         hosts=seen.hosts,

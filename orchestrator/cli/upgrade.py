@@ -172,8 +172,6 @@ def apply(
         say(text)
     if not found.hops:
         say(report.idle(found.current, found.behind, ()))
-    if found.strategy == "all-at-once":
-        say("all workers go out of service at the same time: what runs on them is down meanwhile")
     lines = report.waves(found.plan, report.durations(runs.durations("upgrade")))
     short = "\n".join(["plan:", *lines]) + "\n" if lines else ""
     perform.carry_out(app, found.plan, output, "upgraded", short=short)

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd as members
 from orchestrator.cluster import room
-from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
+from orchestrator.cluster.eviction import EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
-from orchestrator.cluster.situation import CLUSTER, Finding, Severity, named, size
+from orchestrator.cluster.situation import CLUSTER, NAMED, Finding, Severity, named, size
 from orchestrator.cluster.versions import POLICY, Part, Version, minor, parse, violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.cluster.model import Pod
     from orchestrator.cluster.situation import Situation
     from orchestrator.cluster.versions import Violation
 
@@ -25,10 +26,9 @@ BEFORE_ETCD_36 = Version(3, 5, 26)
 #: The minor of Kubernetes 1 whose kubeadm brings etcd 3.6.
 ETCD_36_SINCE = (1, 34)
 #: Flags that would let a drain take a pod, by how the reason for refusing it begins.
-_FLAGS = {r.text: r.flag for r in (DAEMON_SET, EMPTY_DIR, NO_CONTROLLER)} | {
-    "its DaemonSet does not exist": "--force",
-    "covered by ": "--disable-eviction",
-}
+_FLAGS = {r.text: r.flag for r in (EMPTY_DIR, NO_CONTROLLER)} | {"its DaemonSet does not exist": "--force"}
+#: How the reason begins for refusing a pod of several budgets; a drain that asks no budgets takes it.
+_SEVERAL_BUDGETS = "covered by "
 
 
 # ---- API servers and nodes --------------------------------------------------------------------------------------
@@ -255,7 +255,11 @@ def pods(situation: Situation) -> Iterator[Finding]:
     if stuck:
         text = f"budgets that allow no disruption now: {named(stuck)}"
         remedy = "more replicas, or a budget that lets one go; a drain waits for them until its time ends"
+        if situation.at_once:
+            text += "; all-at-once does not ask them: their pods are deleted"
+            remedy = "--strategy rolling, which waits for them"
         yield Finding("NoDisruptionAllowed", Severity.WARNING, CLUSTER, text, remedy)
+    yield from _at_once(situation, mine)
     for node, refused in sorted(situation.refused.items()):
         if refused:
             yield _refused(node, dict(sorted(refused.items())))
@@ -277,12 +281,43 @@ def pods(situation: Situation) -> Iterator[Finding]:
         yield Finding("SingleReplica", Severity.NOTE, CLUSTER, text, "a second replica, where that is too long")
 
 
+def _at_once(situation: Situation, mine: list[Pod]) -> Iterator[Finding]:
+    """What is down as a whole while all workers are out of service together."""
+    planes = {host.node for host in situation.planes}
+    leaving = {name for name in situation.upgrading if name not in planes} or set(situation.upgrading[:1])
+    if not situation.at_once or not situation.hops:
+        return
+    owners = {(w.kind, w.namespace, w.name): w.controller for w in situation.workloads}
+
+    def workload(pod: Pod) -> str:
+        if pod.controller is None:
+            return f"Pod {pod.key}"
+        above = owners.get((pod.controller.kind, pod.namespace, pod.controller.name)) or pod.controller
+        return f"{above.kind} {pod.namespace}/{above.name}"
+
+    moved = [p for p in mine if p.controller is None or p.controller.kind != "DaemonSet"]
+    stay = {workload(p) for p in situation.pods if p.node not in leaving and p.node and p.ready}
+    down = sorted({workload(p) for p in moved if p.node in leaving} - stay)
+    lost = (
+        f"{len(down)} of all workloads will be down meanwhile: {named(down)}" if down else "no workload is down whole"
+    )
+    text = f"out of service at the same time, budgets not asked: {named(sorted(leaving))}; {lost}"
+    remedy = "--strategy rolling, where that may not be"
+    yield Finding("AllAtOnce", Severity.WARNING, CLUSTER, text, remedy, "\n".join(down) if len(down) > NAMED else "")
+
+
 def _refused(node: str, pods_: dict[str, tuple[str, ...]]) -> Finding:
     listed = [f"{pod} ({'; '.join(reasons)})" for pod, reasons in pods_.items()]
-    flags = [_flag(reason) for reasons in pods_.values() for reason in reasons]
-    remedy = f"add {' '.join(sorted(set(flags)))}" if all(flags) else "move these pods, or remove them, by hand"
-    text = f"a drain would refuse {len(listed)} pods: {named(listed)}"
-    return Finding("PodsRefused", Severity.ERROR, node, text, remedy, "\n".join(listed))
+    reasons = {reason for reasons in pods_.values() for reason in reasons}
+    several = {reason for reason in reasons if reason.startswith(_SEVERAL_BUDGETS)}
+    flags = sorted({_flag(reason) for reason in reasons - several})
+    remedies = [f"add {' '.join(flags)}"] if flags and all(flags) else []
+    if several:
+        remedies.append("leave each pod to one budget; or --strategy all-at-once, which asks none")
+    if not all(flags):
+        remedies = ["move these pods, or remove them, by hand"]
+    text = f"its drain would refuse {len(listed)} pods, and the upgrade with it: {named(listed)}"
+    return Finding("PodsRefused", Severity.FORBIDDEN, node, text, "\n".join(remedies), "\n".join(listed))
 
 
 def _flag(reason: str) -> str:

@@ -302,6 +302,24 @@ def test_all_at_once_is_one_wave_of_workers_that_asks_no_budgets(site):
     assert all(step.params["disable_eviction"] for step in drains)
 
 
+def test_what_a_drain_would_refuse_cannot_be_accepted(site):
+    site.add_pod("default", "bare", "node-1")
+
+    found = prepared(site, accept=("PodsRefused",))
+
+    [refused] = found.unaccepted
+    assert (refused.check, refused.where, refused.remedy) == ("PodsRefused", "node-1", "add --force")
+
+
+def test_pods_are_judged_as_the_plans_own_drains_take_them(site):
+    site.add_budget("default", "web-too", max_unavailable=1, app="web")
+
+    assert {f.check for f in prepared(site).unaccepted} == {"PodsRefused"}
+    found = prepared(site, strategy="all-at-once")
+    assert found.unaccepted == ()
+    assert "ReplicaSet default/web" in next(f.text for f in found.findings if f.check == "AllAtOnce")
+
+
 def test_what_is_accepted_is_handed_to_kubeadm_and_kept_in_the_plan(site):
     found = prepared(site, accept=("SystemVerification",))
 

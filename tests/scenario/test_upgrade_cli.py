@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import rollbacks, upgrades
+from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
 from orchestrator.cluster.situation import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
@@ -115,6 +116,18 @@ def test_the_words_of_the_command_line_arrive(run, wishes):
     assert (wish.before.argv, wish.before.timeout_s, wish.before.on_node) == (("notify", "a b"), 60.0, True)
     assert wish.after is None
     assert app.settings.ssh
+
+
+@pytest.mark.parametrize(("asks_budgets", "asked"), [(True, False), (False, True)])
+def test_an_upgrade_that_takes_workloads_down_is_asked_about_though_it_is_of_one_node(asks_budgets, asked):
+    request = Request("u", "ann", {"disable_eviction": not asks_budgets}, None)
+    plan = upgrade([Target("cp-1", control_plane=True)], (Hop(NEXT, workers=True),), request)
+    shown = []
+    app = App(Settings(), None, confirm=lambda found: shown.append(found) or True)
+
+    app._ask(plan)
+
+    assert shown == ([plan] if asked else [])
 
 
 def test_what_will_be_lost_is_said_before_it_is_asked(run, monkeypatch):

@@ -397,14 +397,71 @@ def test_budgets_of_pods_that_nobody_moves_do_not_matter(change):
     assert found(made, "NoDisruptionAllowed") == []
 
 
+def test_budgets_that_are_not_asked_keep_no_drain_waiting():
+    made = situation(pods=(pod("a"),), budgets=(budget("stuck", 0),), at_once=True)
+
+    one = only(made, "NoDisruptionAllowed")
+
+    assert one.text.endswith("all-at-once does not ask them: their pods are deleted")
+    assert "waits" not in one.remedy.removeprefix("--strategy rolling, which waits for them")
+
+
+def test_all_at_once_names_the_workloads_that_will_be_down():
+    deployment = OwnerRef("Deployment", "web", "apps/v1")
+    alone = OwnerRef("StatefulSet", "alone", "apps/v1")
+    daemon = OwnerRef("DaemonSet", "d", "apps/v1")
+    made = situation(
+        plane(),
+        worker("w1"),
+        worker("w2"),
+        pods=(
+            pod("a", "w1"),
+            pod("b", "w2"),
+            pod("c", "w1", controller=alone),
+            pod("c2", "cp1", controller=alone),
+            pod("d", "w1", controller=daemon),
+            pod("e", "w2", controller=None),
+        ),
+        workloads=(Workload("ReplicaSet", "web", "web-1", "u", deployment, 2, 2),),
+        at_once=True,
+    )
+
+    one = only(made, "AllAtOnce")
+
+    assert (one.severity, one.where, one.detail) == (Severity.WARNING, "cluster", "")
+    assert one.text == (
+        "out of service at the same time, budgets not asked: w1, w2; "
+        "2 of all workloads will be down meanwhile: Deployment web/web, Pod web/e"
+    )
+    assert only(replace(made, pods=()), "AllAtOnce").text.endswith("no workload is down whole")
+    assert found(replace(made, hops=()), "AllAtOnce") == []
+    assert found(replace(made, at_once=False), "AllAtOnce") == []
+    many = tuple(pod(f"p{i}", controller=None) for i in range(6))
+    assert len(only(replace(made, pods=many), "AllAtOnce").detail.splitlines()) == 6
+
+
+def test_all_at_once_of_the_only_node_takes_down_what_runs_there():
+    made = situation(plane(), pods=(pod("a", "cp1"),), at_once=True)
+
+    assert "1 of all workloads will be down" in only(made, "AllAtOnce").text
+
+
+SEVERAL = "covered by 2 budgets (a, b): the API evicts no such pod"
+
+
 @pytest.mark.parametrize(
     ("reasons", "remedy"),
     [
         ((NO_CONTROLLER.text,), "add --force"),
         ((NO_CONTROLLER.text, EMPTY_DIR.text), "add --delete-emptydir-data --force"),
-        ((DAEMON_SET.text,), "add --ignore-daemonsets"),
+        ((DAEMON_SET.text,), "move these pods, or remove them, by hand"),
         (("its DaemonSet does not exist (not found)",), "add --force"),
-        (("covered by 2 budgets (a, b): the API evicts no such pod",), "add --disable-eviction"),
+        ((SEVERAL,), "leave each pod to one budget; or --strategy all-at-once, which asks none"),
+        (
+            (SEVERAL, NO_CONTROLLER.text),
+            "add --force\nleave each pod to one budget; or --strategy all-at-once, which asks none",
+        ),
+        ((SEVERAL, "something new"), "move these pods, or remove them, by hand"),
         (("something new",), "move these pods, or remove them, by hand"),
     ],
 )
@@ -413,7 +470,7 @@ def test_pods_that_a_drain_would_refuse_come_with_the_flags_that_allow_it(reason
 
     one = only(made, "PodsRefused")
 
-    assert (one.severity, one.where, one.remedy) == (Severity.ERROR, "w1", remedy)
+    assert (one.severity, one.where, one.remedy) == (Severity.FORBIDDEN, "w1", remedy)
     assert reasons[0] in one.text
 
 
