@@ -16,6 +16,7 @@ from orchestrator.cluster.hostfacts import (
     HostFacts,
     Offers,
     parse_api,
+    parse_clock,
     parse_edited,
     parse_look,
     parse_offers,
@@ -111,14 +112,14 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     _refuse_managed(nodes)
     chosen = _chosen(nodes, wish.nodes)
     say(f"asking {len(nodes)} hosts")
-    hosts, unseen = _looked(app, nodes)
+    hosts, clocks, unseen = _looked(app, nodes)
     planes = tuple(n.name for n in nodes if (n.control_plane if n.name in unseen else hosts[n.name].control_plane))
     for needed in (planes, chosen):
         _refuse_unseen(needed, unseen)
     _refuse_others(hosts, chosen)
     known = tuple(name for name in planes if name in hosts)
     current, etcd = _current(hosts, known), members(view, known)
-    seen = _Seen(nodes, hosts, unseen, planes, chosen, current, etcd, view.configuration())
+    seen = _Seen(nodes, hosts, clocks, unseen, planes, chosen, current, etcd, view.configuration())
     say("asking the package repositories")
     named = _named(wish.to, seen.current)
     if named.line < seen.current.line:
@@ -145,6 +146,7 @@ class _Seen:
 
     Attributes:
         hosts: Those that answered.
+        clocks: How many seconds theirs are ahead of this machine's.
         unseen: The others, each with why.
         planes: Control planes; one that did not answer by what its node says.
         chosen: Nodes that are to be upgraded.
@@ -153,6 +155,7 @@ class _Seen:
 
     nodes: tuple[Node, ...]
     hosts: Mapping[str, HostFacts]
+    clocks: Mapping[str, float]
     unseen: Mapping[str, OrchestratorError]
     planes: tuple[str, ...]
     chosen: tuple[str, ...]
@@ -169,16 +172,23 @@ def _refuse_managed(nodes: Sequence[Node]) -> None:
         raise Refused(f"kubeadm does not run this cluster: {found.name} does ({found.evidence})", remedy=found.remedy)
 
 
-def _looked(app: App, nodes: Sequence[Node]) -> tuple[dict[str, HostFacts], dict[str, OrchestratorError]]:
-    """Facts of each host that answers, and why the others do not."""
+def _looked(
+    app: App, nodes: Sequence[Node]
+) -> tuple[dict[str, HostFacts], dict[str, float], dict[str, OrchestratorError]]:
+    """Facts of each host that answers, how far ahead its clock is, and why the others do not answer."""
 
-    def look(node: Node) -> HostFacts:
+    def look(node: Node) -> tuple[HostFacts, float]:
         app.machines.know([node])
-        return parse_look(node.name, app.reader.ask(node.name, queries.EXAMINE))
+        found = parse_look(node.name, app.reader.ask(node.name, queries.EXAMINE))
+        # Asked by itself, over a connection that is there by now: what lies between two looks at this clock is short.
+        before = app.clock.wall()
+        said = app.reader.ask(node.name, queries.CLOCK)
+        return found, parse_clock(node.name, said, (before, app.clock.wall()))
 
     outcomes = each(nodes, look)
     return (
-        {o.item.name: o.value for o in outcomes if o.value},
+        {o.item.name: o.value[0] for o in outcomes if o.value},
+        {o.item.name: o.value[1] for o in outcomes if o.value},
         {o.item.name: o.error for o in outcomes if o.error},
     )
 
@@ -318,6 +328,7 @@ def _situation(
     return Situation(
         nodes=seen.nodes,
         hosts=seen.hosts,
+        clocks=seen.clocks,
         unseen={name: (str(err), err.remedy) for name, err in seen.unseen.items()},
         etcd=seen.etcd,
         apis=together(known, partial(_api, view)),
@@ -375,6 +386,7 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
         planner.Target(
             n.name,
             n.name in seen.planes,
+            etcd=n.name in seen.hosts and "etcd" in seen.hosts[n.name].manifests,
             leads=n.name in leading,
             asks_itself=n.name not in seen.planes or n.name not in seen.hosts or seen.hosts[n.name].asks_itself,
             upgrade=n.name in seen.chosen,

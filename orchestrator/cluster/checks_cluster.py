@@ -78,10 +78,11 @@ def etcd(situation: Situation) -> Iterator[Finding]:
             remedy = "crictl ps -a --name etcd on a control plane"
             yield Finding("EtcdHealth", Severity.FORBIDDEN, CLUSTER, text, remedy)
         elif planes:
-            text = "etcd is not on the control planes: neither is it checked here, nor upgraded or copied by kubeadm"
-            remedy = (
-                "see that it is well, and take a snapshot: etcdctl endpoint health --cluster; etcdctl snapshot save"
+            text = (
+                "etcd is not on the control planes: it is not checked here, nor upgraded or copied by kubeadm, and this "
+                "upgrade takes no snapshot of it"
             )
+            remedy = f"see that it is well, and take one yourself:\n{_snapshot_command(planes[0])}"
             yield Finding("ExternalEtcd", Severity.WARNING, CLUSTER, text, remedy)
         return
     for alarm in facts.alarms:
@@ -93,6 +94,18 @@ def etcd(situation: Situation) -> Iterator[Finding]:
     yield from _quorum(situation)
     yield from _sizes(situation)
     yield from _etcd_versions(situation)
+
+
+def _snapshot_command(host: HostFacts) -> str:
+    """For an etcd that an API server reaches from `host`, by that API server's own flags.
+
+    Source: etcdctl takes a snapshot of one member only: of the first endpoint.
+    """
+    server = host.manifests.get("kube-apiserver")
+    flags = {"endpoints": "etcd-servers", "cacert": "etcd-cafile", "cert": "etcd-certfile", "key": "etcd-keyfile"}
+    values = {name: server.flag(flag).partition(",")[0] if server else "" for name, flag in flags.items()}
+    given = " ".join(f"--{name}={value}" for name, value in values.items() if value)
+    return f"etcdctl {given} snapshot save pre-upgrade.db, on {host.node}"
 
 
 def _quorum(situation: Situation) -> Iterator[Finding]:

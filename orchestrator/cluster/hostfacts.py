@@ -77,7 +77,6 @@ class HostFacts:
     """One host. What it was not asked, or does not have, is empty.
 
     Attributes:
-        at: Its clock, in seconds since the epoch.
         os: As /etc/os-release calls it.
         apt: It has apt.
         kubeadm: Version of the installed program.
@@ -104,7 +103,6 @@ class HostFacts:
 
     node: str
     boot: str = ""
-    at: float = 0.0
     os: str = ""
     apt: bool = False
     kubeadm: Version | None = None
@@ -226,7 +224,6 @@ def parse_look(node: str, answer: str) -> HostFacts:
     return HostFacts(
         node,
         boot=text("boot"),
-        at=_number(node, "its clock", text("clock") or "0"),
         os=text("os").split("\n")[0],
         apt="/apt-get" in text("os"),
         kubeadm=_version(text("kubeadm")),
@@ -250,6 +247,25 @@ def parse_look(node: str, answer: str) -> HostFacts:
         left=frozenset(text("left").split()),
         certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") else (),
     )
+
+
+def parse_clock(node: str, answer: str, between: tuple[float, float]) -> float:
+    """How many seconds a host's clock is ahead of this machine's, at least; out of `queries.CLOCK`.
+
+    Args:
+        node: The host.
+        answer: What it said.
+        between: This machine's clock before the question and after the answer.
+
+    Returns:
+        0 where its time is between the two: it cannot be told any closer.
+
+    Raises:
+        FactUnreadable: It told no time.
+    """
+    said = sections(answer).get("clock", [])
+    at, (before, after) = _number(node, "its clock", said[0].text.strip() if said else ""), between
+    return min(0.0, at - before) + max(0.0, at - after)
 
 
 def parse_etcd(answer: str) -> EtcdFacts:

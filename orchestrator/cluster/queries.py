@@ -11,7 +11,7 @@ from orchestrator.cluster.frame import FRAME, Query
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
+    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
     "OFFERS",
     "PREFLIGHT", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
@@ -23,7 +23,6 @@ _LOOK = (
     + r"""
 ask boot cat /proc/sys/kernel/random/boot_id
 ask left ls /var/lib/orchestrator
-ask clock date +%s.%N
 ask os sh -c '. /etc/os-release; echo "$PRETTY_NAME"; command -v apt-get'
 ask server sed -n 's/^ *server: *//p' /etc/kubernetes/kubelet.conf
 ask kubeadm kubeadm version -o short
@@ -52,6 +51,9 @@ done
 
 #: The facts that actions decide by: versions, packages, manifests, what runs. Takes no words.
 LOOK = Query("look", _LOOK, 30.0)
+
+#: A host's clock. Takes no words.
+CLOCK = Query("clock", FRAME + "ask clock date +%s.%N\n", 30.0)
 
 _EXAMINE = (
     _LOOK
@@ -223,4 +225,19 @@ head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
-ALL = (LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, API, WATCHES, KEPT, OFFERS, PREFLIGHT, EDITED)
+ALL = (
+    LOOK,
+    CLOCK,
+    EXAMINE,
+    ETCD,
+    ETCD_HOST,
+    ETCD_HASH,
+    ETCD_KEYS,
+    RESTORE,
+    API,
+    WATCHES,
+    KEPT,
+    OFFERS,
+    PREFLIGHT,
+    EDITED,
+)

@@ -67,6 +67,7 @@ class Situation:
         deprecated: `GROUP/VERSION/RESOURCE@RELEASE` that clients asked for, and the release that removes it, "" where
             none is named. The group of core is empty. None where it may not be read.
         written: Who set fields through API versions that go on the way. None where it may not be read.
+        clocks: Node -> seconds that its host's clock is ahead of this machine's, each at the moment it was asked.
         configuration: kubeadm's ClusterConfiguration, as YAML.
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
@@ -98,6 +99,7 @@ class Situation:
     unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     sought: str = ""
     at_once: bool = False
+    clocks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def target(self) -> Version | None:

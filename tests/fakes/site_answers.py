@@ -18,6 +18,7 @@ def answer(machine, query, words, since):
     answers = {
         queries.LOOK: lambda: _look(machine),
         queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000000000 1 90000000000 1% /"),
+        queries.CLOCK: lambda: _section("clock", text=f"{machine.site.wall() + machine.ahead_s:.3f}"),
         queries.ETCD: lambda: _etcd(machine),
         queries.ETCD_HOST: lambda: _etcd_host(machine),
         queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
@@ -43,7 +44,6 @@ def _look(machine):
     parts = [
         _section("boot", text=f"boot-{machine.boots}"),
         _section("left", text="\n".join(sorted(machine.left))),
-        _section("clock", text=f"{machine.site.wall():.3f}"),
         _section("os", text="Debian GNU/Linux 12 (bookworm)\n/usr/bin/apt-get"),
         _section("server", text=f"https://{machine.address if machine.asks_itself else 'api.example.org'}:6443"),
         _section("kubeadm", text=f"v{machine.packages['kubeadm'].version}"),

@@ -119,6 +119,15 @@ def test_nothing_newer_on_offer_is_nothing_to_do(site):
     assert (found.hops, list(found.plan.steps()), found.unaccepted) == ((), [], ())
 
 
+def test_a_hosts_clock_is_held_against_this_machines_at_that_moment(site):
+    site.machines["node-2"].ahead_s = 60.0
+
+    assert [f.where for f in prepared(site).unaccepted if f.check == "ClockSkew"] == ["node-2"]
+    for machine in site.machines.values():
+        machine.ahead_s = 60.0
+    assert [f.where for f in prepared(site).unaccepted if f.check == "ClockSkew"] == ["cluster"]
+
+
 UNREAD = ("@@update 0\n", "@@update 0\n W: Failed to fetch http://x  Could not connect\n")
 
 
@@ -333,6 +342,16 @@ def test_the_member_that_leads_comes_last(tmp_path):
     site.leader = "cp-2"
 
     assert nodes_of(prepared(site).plan, "kubeadm.upgrade")[:3] == ["cp-1", "cp-3", "cp-2"]
+
+
+def test_of_an_etcd_elsewhere_no_snapshot_is_planned(site):
+    assert nodes_of(prepared(site).plan, "etcd.snapshot") == ["cp-1"]
+    site.use_external_etcd("https://etcd-1:2379")
+
+    found = prepared(site)
+
+    assert nodes_of(found.plan, "etcd.snapshot") == []
+    assert "takes no snapshot" in next(f.text for f in found.findings if f.check == "ExternalEtcd")
 
 
 # ---- the way back ---------------------------------------------------------------------------------------------------

@@ -63,7 +63,6 @@ def test_a_head_without_a_name_is_none_and_what_follows_it_is_lost():
 def test_a_control_plane_tells_what_runs_and_what_is_installed(plane):
     assert plane.node == "dev-control-plane"
     assert plane.boot == "7518f623-7d1d-4ddd-a69b-77841a3a400a"
-    assert plane.at == pytest.approx(1795513820.53, abs=0.01)
     assert (plane.os, plane.apt) == ("Debian GNU/Linux 12 (bookworm)", True)
     assert (plane.kubeadm, plane.kubelet, plane.running) == (V136, V136, V136)
     assert not plane.replaced
@@ -183,7 +182,6 @@ def test_a_flag_is_found_however_it_is_quoted(line):
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
-        ("@@clock\n yesterday\n", "its clock reads 'yesterday'"),
         ("@@disk /\n df: cannot\n", "df printed 'df: cannot'"),
         ("@@disk /\n overlay many 1 2 3% /\n", "df reads 'many'"),
         ("@@sizes\n much\t/var/lib/etcd\n", "du reads 'much'"),
@@ -319,6 +317,17 @@ def test_a_version_that_is_offered_is_one_without_the_packages_revision():
     (version,) = hostfacts.parse_offers(f"@@update 0\n{MADISON}").versions
 
     assert str(version) == "v1.37.2"
+
+
+@pytest.mark.parametrize(("at", "ahead"), [(99.0, -1.0), (100.0, 0.0), (120.0, 0.0), (130.5, 10.5)])
+def test_a_clock_is_held_against_the_moment_when_it_was_asked(at, ahead):
+    assert hostfacts.parse_clock("n1", f"@@clock\n {at}\n", (100.0, 120.0)) == ahead
+
+
+@pytest.mark.parametrize("answer", ["", "@@clock\n \n", "@@clock\n noon\n"])
+def test_a_clock_that_tells_no_time_is_an_error(answer):
+    with pytest.raises(FactUnreadable, match="n1: its clock reads"):
+        hostfacts.parse_clock("n1", answer, (0.0, 1.0))
 
 
 def test_a_version_is_offered_only_with_all_of_its_packages():

@@ -11,7 +11,6 @@ from orchestrator.cluster.model import OwnerRef, Selector, Toleration, Workload
 from orchestrator.cluster.preflight import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
 from tests.fakes.situations import (
-    NOW,
     TAINT,
     V135,
     V136,
@@ -92,14 +91,15 @@ def test_errors_may_be_accepted_by_name_and_what_is_forbidden_may_not():
 
 def test_every_finding_has_evidence_and_a_remedy():
     made = situation(
-        plane(swap=True, unfinished="x", at=NOW + 100, cgroup="v1"),
+        plane(swap=True, unfinished="x", cgroup="v1"),
         worker(packages={}),
-        worker("w2", at=NOW, locks={"/var/lib/dpkg/lock": "7 apt-get"}),
+        worker("w2", locks={"/var/lib/dpkg/lock": "7 apt-get"}),
         apis={},
         etcd=EtcdFacts(),
         offers={},
         configuration="",
         edited={"cp1": "+ --v=4"},
+        clocks={"cp1": 0.0, "w1": 0.0, "w2": 100.0},
     )
 
     assert len(found(made)) >= 10
@@ -214,7 +214,16 @@ def test_members_that_cannot_be_asked_are_not_members_in_order():
 def test_an_etcd_elsewhere_is_said_not_to_be_looked_at():
     bare = plane(manifests={n: m for n, m in plane().manifests.items() if n != "etcd"})
 
-    assert only(situation(bare, worker(), etcd=EtcdFacts()), "ExternalEtcd").severity is Severity.WARNING
+    one = only(situation(bare, worker(), etcd=EtcdFacts()), "ExternalEtcd")
+    assert one.severity is Severity.WARNING
+    assert "takes no snapshot" in one.text
+    assert one.remedy.splitlines()[-1] == (
+        "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
+        "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key "
+        "snapshot save pre-upgrade.db, on cp1"
+    )
+    unknown = plane(manifests={}, components={"kube-apiserver": V136})
+    assert "etcdctl  snapshot save" in only(situation(unknown, worker(), etcd=EtcdFacts()), "ExternalEtcd").remedy
     assert found(situation(worker(), etcd=EtcdFacts()), "ExternalEtcd", "EtcdHealth") == []
 
 
