@@ -51,6 +51,7 @@ class Wish:
         nodes: Only these; all when empty.
         accept: Findings that may be, by name.
         strategy: `rolling`, `all-at-once` or `auto`.
+        renews: Certificates are renewed.
     """
 
     to: str
@@ -63,6 +64,7 @@ class Wish:
     drain_timeout_s: float | None
     pause_after: str
     options: tuple[str, ...] = ()
+    renews: bool = True
     before: planner.Hook | None = None
     after: planner.Hook | None = None
 
@@ -133,7 +135,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Prepared:
     size = wish.max_unavailable if strategy == "rolling" else 0
     plan = _plan(app, wish, strategy, seen, way)
     made = _situation(app, view, plan, seen, offers, way, _waves(chosen, planes, size))
-    found = preflight.findings(replace(made, sought=sought, at_once=strategy == "all-at-once"))
+    found = preflight.findings(replace(made, sought=sought, at_once=strategy == "all-at-once", renews=wish.renews))
     accepted = tuple(sorted({f.check for f in found} & set(wish.accept)))
     unaccepted = preflight.unaccepted([f for f in found if way or f.check in preflight.HIDING], wish.accept)
     behind = () if way else _behind(seen)
@@ -320,8 +322,9 @@ def _situation(
     checked = partial(_checked, view, offers, first)
     known = [n for n in seen.planes if n in seen.hosts]
     # In the middle of an upgrade manifests differ from what kubeadm of another version would write, by its own doing.
-    own = [n for n in known if n in seen.chosen and seen.hosts[n].kubeadm == seen.hosts[n].server]
+    own = [n for n in known if n in seen.chosen and first and seen.hosts[n].kubeadm == seen.hosts[n].server]
     checks = together([n for n in seen.chosen if n in seen.hosts], checked) if first else {}
+    diffs = together(own, partial(_edited, view, seen))
     wall = app.clock.wall()
     drains = {step.node: step.params for step in plan.steps() if step.action == "node.drain"}
     judged = {node: survey(view, node, params, wall) for node, params in drains.items()}
@@ -335,7 +338,8 @@ def _situation(
         offers=offers,
         checks={name: found for name, (found, _) in checks.items()},
         wanted={name: images for name, (_, images) in checks.items() if images},
-        edited=together(own, lambda n: parse_edited(view.ask(n, queries.EDITED, str(seen.hosts[n].server)))),
+        edited={name: diff for name, (diff, _) in diffs.items()},
+        uncompared={name: why for name, (_, why) in diffs.items() if why},
         pods=view.pods(),
         budgets=view.budgets(),
         workloads=view.workloads(),
@@ -366,6 +370,14 @@ def _checked(
     except OrchestratorError as err:
         return ((), str(err)), ()
     return parse_preflight(answer), parse_wanted(answer)
+
+
+def _edited(view: Site, seen: _Seen, name: str) -> tuple[str, str]:
+    """The diff of a control plane's manifests, and why it is not all of it, "" when it is."""
+    try:
+        return parse_edited(view.ask(name, queries.EDITED, str(seen.hosts[name].server)))
+    except OrchestratorError as err:
+        return "", str(err)
 
 
 def _api(view: Site, name: str) -> str:

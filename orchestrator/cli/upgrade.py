@@ -257,6 +257,7 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
         drain_timeout_s=duration(arguments["drain_timeout"], "--drain-timeout") or None,
         pause_after=arguments["pause_after"],
         options=tuple(options),
+        renews=arguments["certificate_renewal"],
         before=_hook(arguments, "before_node"),
         after=_hook(arguments, "after_node"),
     )

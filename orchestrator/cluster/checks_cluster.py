@@ -79,8 +79,8 @@ def etcd(situation: Situation) -> Iterator[Finding]:
             yield Finding("EtcdHealth", Severity.FORBIDDEN, CLUSTER, text, remedy)
         elif planes:
             text = (
-                "etcd is not on the control planes: it is not checked here, nor upgraded or copied by kubeadm, and this "
-                "upgrade takes no snapshot of it"
+                "etcd is not on the control planes: it is not checked here, nor upgraded or copied by kubeadm, and "
+                "this upgrade takes no snapshot of it"
             )
             remedy = f"see that it is well, and take one yourself:\n{_snapshot_command(planes[0])}"
             yield Finding("ExternalEtcd", Severity.WARNING, CLUSTER, text, remedy)

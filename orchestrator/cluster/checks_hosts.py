@@ -201,9 +201,22 @@ def kubeadm(situation: Situation) -> Iterator[Finding]:
             text = f"kubeadm's own checks could not be made: {why}"
             remedy = f"run them by hand on {name}: kubeadm upgrade node phase preflight"
             yield Finding("KubeadmPreflight", Severity.ERROR, name, text, remedy)
+    yield from _uncompared(situation)
     for name, diff in sorted(situation.edited.items()):
         if diff and name in situation.upgrading:
             yield _edited(name, diff)
+
+
+def _uncompared(situation: Situation) -> Iterator[Finding]:
+    """Manifests that nobody held against what kubeadm would write: whether they were edited is not known."""
+    for host in (h for h in situation.touched if h.control_plane and situation.hops):
+        remedy = f"on {host.node}: kubeadm upgrade diff {host.server}; what is edited by hand there would be lost"
+        if host.node in situation.uncompared:
+            text = f"its manifests could not be compared with kubeadm's: {situation.uncompared[host.node]}"
+            yield Finding("ManifestsNotCompared", Severity.ERROR, host.node, text, remedy)
+        elif host.node not in situation.edited:
+            text = f"its manifests are not compared: kubeadm is {host.kubeadm} there, its API server {host.server}"
+            yield Finding("ManifestsNotCompared", Severity.WARNING, host.node, text, remedy)
 
 
 def _edited(name: str, diff: str) -> Finding:
@@ -223,7 +236,11 @@ def _edited(name: str, diff: str) -> Finding:
 def certificates(situation: Situation) -> Iterator[Finding]:
     """Certificates of control planes that ended, or end before long without being renewed."""
     for host in situation.planes:
-        renewed = host.node in situation.upgrading and bool(situation.hops)
+        renewed = situation.renews and host.node in situation.upgrading and bool(situation.hops)
+        if host.certificates_unread:
+            text = f"when its certificates end is not known: {host.certificates_unread}"
+            remedy = f"on {host.node}: kubeadm certs check-expiration"
+            yield Finding("CertificatesUnread", Severity.ERROR, host.node, text, remedy)
         for certificate in host.certificates:
             # A certificate that is not there has no end; super-admin.conf is on the first control plane only.
             if not certificate.missing and certificate.ends is not None:

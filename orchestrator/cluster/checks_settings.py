@@ -29,6 +29,30 @@ KUBEADM_MAP = "kubectl edit configmap kubeadm-config -n kube-system"
 #: From these minors of Kubernetes 1 on. Source: changelogs of 1.35 (#134298) and 1.37 (#139121).
 CGROUP_V1_FAILS, CONTAINERD_1_WARNS, CONTAINERD_1_FAILS = (1, 35), (1, 36), (1, 38)
 
+#: What kubeadm gives etcd by itself.
+_ETCD_FLAGS = frozenset(
+    {
+        "name",
+        "advertise-client-urls",
+        "listen-peer-urls",
+        "initial-advertise-peer-urls",
+        "initial-cluster",
+        "initial-cluster-state",
+        "cert-file",
+        "key-file",
+        "trusted-ca-file",
+        "client-cert-auth",
+        "peer-cert-file",
+        "peer-key-file",
+        "peer-trusted-ca-file",
+        "peer-client-cert-auth",
+        "snapshot-count",
+        "feature-gates",
+        "watch-progress-notify-interval",
+        "experimental-initial-corrupt-check",
+        "experimental-watch-progress-notify-interval",
+    }
+)
 _FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*(?:=[^\s\"']*)?")
 #: A component's section of ClusterConfiguration.
 _SECTIONS = {
@@ -154,6 +178,47 @@ def _mapping(text: str) -> Mapping[str, Any] | None:
     except yaml.YAMLError:
         return None
     return found if isinstance(found, dict) else None if found else {}
+
+
+# ---- etcd's manifest --------------------------------------------------------------------------------------------
+
+
+def etcd(situation: Situation) -> Iterator[Finding]:
+    """Flags of etcd's manifest that were set by hand: kubeadm writes it anew, and its own diff leaves it out.
+
+    Source: kubeadm 1.31 to 1.37, `getEtcdCommand`: its own flags, and those of ClusterConfiguration's extraArgs.
+    """
+    local = ((_mapping(situation.configuration) or {}).get("etcd") or {}).get("local") or {}
+    extra = set(_extra(local.get("extraArgs")))
+    given = {_name(argument) for argument in extra}
+    for host in situation.touched if situation.hops else ():
+        arguments = _command(host.manifests.get("etcd"))
+        values = {_name(a): a.partition("=")[2] for a in arguments}
+        own = _etcd_values(values, str(local.get("dataDir") or "/var/lib/etcd"))
+        edited = [a for a in arguments if a not in extra and (_name(a) in given or not _own(a, own))]
+        if edited:
+            text = f"etcd.yaml was edited by hand: kubeadm, which writes it anew, does not know {', '.join(edited)}"
+            remedy = (
+                f"put them into etcd.local.extraArgs of ClusterConfiguration: {KUBEADM_MAP}; or accept that they are "
+                "lost: --accept EditedManifests"
+            )
+            yield Finding("EditedManifests", Severity.ERROR, host.node, text, remedy, "\n".join(edited))
+
+
+def _own(argument: str, values: Mapping[str, tuple[str, ...]]) -> bool:
+    name, _, value = argument.partition("=")
+    return value in values[name] if name in values else name.removeprefix("--") in _ETCD_FLAGS
+
+
+def _etcd_values(values: Mapping[str, str], data: str) -> Mapping[str, tuple[str, ...]]:
+    """What kubeadm sets where that is the same in all clusters, and matters or is often changed."""
+    client = values.get("--advertise-client-urls", "")
+    local = ("127.0.0.1", "[::1]")
+    return {
+        "--data-dir": (data,),
+        "--listen-client-urls": tuple(f"https://{host}:2379,{client}" for host in local),
+        "--listen-metrics-urls": tuple(f"http://{host}:2381" for host in local),
+    }
 
 
 # ---- API versions -----------------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ class HostFacts:
         files: Path -> text of the kubelet's settings.
         images: In the runtime's store.
         certificates: Of a control plane.
+        certificates_unread: Why they could not be looked at, "" when they were.
         asks: The API server that its kubelet asks, as a URL.
         left: What commands of plans left there (`/var/lib/orchestrator`), by plan.
     """
@@ -123,6 +124,7 @@ class HostFacts:
     files: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
     certificates: tuple[Certificate, ...] = ()
+    certificates_unread: str = ""
     asks: str = ""
     left: frozenset[str] = frozenset()
 
@@ -221,6 +223,8 @@ def parse_look(node: str, answer: str) -> HostFacts:
         return "\n".join(section.text for section in found.get(name, ())).strip()
 
     running = found.get("running", [])
+    failed = any(section.words not in ((), ("0",)) for section in found.get("certificates", ()))
+    unread = (text("unread") or "kubeadm failed without a word") if failed else ""
     return HostFacts(
         node,
         boot=text("boot"),
@@ -245,7 +249,8 @@ def parse_look(node: str, answer: str) -> HostFacts:
         images=frozenset(text("images").split()),
         asks=text("server"),
         left=frozenset(text("left").split()),
-        certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") else (),
+        certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") and not unread else (),
+        certificates_unread=unread,
     )
 
 
@@ -379,11 +384,18 @@ def parse_wanted(answer: str) -> tuple[str, ...]:
     return tuple(image for each in sections(answer).get("wanted", ()) for image in each.text.split())
 
 
-def parse_edited(answer: str) -> str:
-    """A diff of manifests that were edited by hand, "" when none was, out of `EDITED`."""
-    lines = [line for each in sections(answer).get("diff", ()) for line in each.text.splitlines()]
+def parse_edited(answer: str) -> tuple[str, str]:
+    """A diff of manifests that were edited by hand, "" when none was, and why it is not all; out of `EDITED`.
+
+    Source: `kubeadm upgrade diff` 1.36 and 1.37 ends with 0 whether manifests differ or not.
+    """
+    found = sections(answer)
+    said = found.get("diff", [])
+    lines = said[0].text.splitlines() if said else []
     start = next((i for i, line in enumerate(lines) if line.startswith("--- ")), len(lines))
-    return "\n".join(lines[start:])
+    why = "\n".join(each.text for each in found.get("why", ())).strip()
+    failed = not said or said[0].words != ("0",)
+    return "\n".join(lines[start:]), (why or "it failed without a word") if failed else ""
 
 
 def _version(text: str) -> Version | None:

@@ -29,6 +29,7 @@ _CHECKS = (
     checks_hosts.clocks,
     checks_settings.kubelets,
     checks_settings.components,
+    checks_settings.etcd,
     checks_settings.apis,
     checks_settings.starts,
 )

@@ -77,7 +77,11 @@ for file in /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env /etc
   if [ -f "$file" ]; then head file "$file"; body < "$file"; fi
 done
 ask images ctr --namespace k8s.io images ls -q
-if [ -f /etc/kubernetes/admin.conf ]; then ask certificates kubeadm certs check-expiration -o json; fi
+if [ -f /etc/kubernetes/admin.conf ] || [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+  said=$(kubeadm certs check-expiration -o json 2>/dev/null); rc=$?
+  head certificates "$rc"; printf '%s\n' "$said" | body
+  [ "$rc" = 0 ] || { head unread; kubeadm certs check-expiration 2>&1 >/dev/null | tail -n 3 | body; }
+fi
 """
 )
 
@@ -217,11 +221,15 @@ PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
 _EDITED = (
     FRAME
     + r"""
-head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
+dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
+trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
+kubeadm upgrade diff "$1" > "$dir/said" 2> "$dir/why"; rc=$?
+head diff "$rc"; body < "$dir/said"
+head why; tail -n 3 "$dir/why" | body
 """
 )
 
-#: What kubeadm of the installed version would change in this host's manifests. Takes that version.
+#: What kubeadm of the installed version would change in this host's manifests, but for etcd's. Takes that version.
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.

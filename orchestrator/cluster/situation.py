@@ -63,6 +63,7 @@ class Situation:
         offers: Node -> minor, as `1.37` -> what its package repository of that minor offers.
         checks: Node -> kubeadm's complaints, and why its preflight could not run, "" when it did.
         edited: Control plane -> the diff of manifests that were edited by hand, "" when none was.
+        uncompared: Control plane -> why its manifests could not be compared, or not all of them.
         refused: Node -> pod -> why the plan's own drain of it would refuse it.
         deprecated: `GROUP/VERSION/RESOURCE@RELEASE` that clients asked for, and the release that removes it, "" where
             none is named. The group of core is empty. None where it may not be read.
@@ -72,6 +73,7 @@ class Situation:
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
         at_once: All workers are out of service together, and drains ask no budgets.
+        renews: The upgrade renews certificates.
         sought: The minor that was looked for and that nobody offers, so that the way does not lead to it; "" otherwise.
         waves: Nodes that are out of service together, one group after another; none where all of them are at once.
         now: Seconds since the epoch.
@@ -99,6 +101,8 @@ class Situation:
     unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     sought: str = ""
     at_once: bool = False
+    uncompared: Mapping[str, str] = field(default_factory=dict)
+    renews: bool = True
     clocks: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -27,7 +27,7 @@ def answer(machine, query, words, since):
         queries.KEPT: lambda: _kept(machine),
         queries.OFFERS: lambda: _offers(machine, words[0]),
         queries.PREFLIGHT: lambda: _section("preflight", "0", text="") + _section("end", text="done"),
-        queries.EDITED: lambda: _section("diff", text=""),
+        queries.EDITED: lambda: _section("diff", "0", text="") + _section("why", text=""),
     }
     return answers[query]()
 

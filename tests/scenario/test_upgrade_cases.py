@@ -276,6 +276,13 @@ def test_a_host_that_is_lost_during_kubeadms_checks_is_a_finding(site):
     assert {f.where for f in found.unaccepted if f.check == "KubeadmPreflight"} == {"cp-1", "node-1", "node-2"}
 
 
+@pytest.mark.parametrize("other", [LOST, ("@@diff 0", "@@diff 1")])
+def test_manifests_that_cannot_be_compared_are_a_finding(site, other):
+    found = prepared(site, app=asking(site, lambda _, query: other if query is queries.EDITED else None))
+
+    assert [(f.check, f.where) for f in found.unaccepted] == [("ManifestsNotCompared", "cp-1")]
+
+
 def test_hosts_without_apt_are_refused_when_no_other_is_to_be_upgraded(site):
     def rpm(node, query):
         del query

@@ -113,6 +113,7 @@ def test_the_words_of_the_command_line_arrive(run, wishes):
     assert wish.options == ("--certificate-renewal=false", "--patches=/etc/p")
     assert (wish.flags["force"], wish.flags["delete_emptydir_data"], wish.flags["grace_period_s"]) == (True, True, 5)
     assert wish.flags["ignore_daemonsets"]
+    assert not wish.renews
     assert (wish.before.argv, wish.before.timeout_s, wish.before.on_node) == (("notify", "a b"), 60.0, True)
     assert wish.after is None
     assert app.settings.ssh

@@ -319,6 +319,21 @@ def test_a_version_that_is_offered_is_one_without_the_packages_revision():
     assert str(version) == "v1.37.2"
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("@@certificates 1\n \n@@unread\n error: no such file\n", "error: no such file"),
+        ("@@certificates 1\n@@unread\n", "kubeadm failed without a word"),
+        ("@@certificates 0\n", ""),
+        ("", ""),
+    ],
+)
+def test_certificates_that_kubeadm_could_not_look_at_come_with_why(answer, why):
+    found = hostfacts.parse_look("n1", answer)
+
+    assert (found.certificates, found.certificates_unread) == ((), why)
+
+
 @pytest.mark.parametrize(("at", "ahead"), [(99.0, -1.0), (100.0, 0.0), (120.0, 0.0), (130.5, 10.5)])
 def test_a_clock_is_held_against_the_moment_when_it_was_asked(at, ahead):
     assert hostfacts.parse_clock("n1", f"@@clock\n {at}\n", (100.0, 120.0)) == ahead
@@ -407,11 +422,23 @@ def test_a_long_failure_is_told_by_its_end():
 
 def test_manifests_that_were_edited_are_a_diff_and_nothing_before_it_counts():
     diff = "--- /etc/kubernetes/manifests/kube-apiserver.yaml\n+++ new manifest\n@@ -1 +1 @@\n-    - --v=4"
-    answer = "@@diff\n" + "".join(f" {line}\n" for line in ("[upgrade/diff] Reading", *diff.split("\n")))
+    answer = "@@diff 0\n" + "".join(f" {line}\n" for line in ("[upgrade/diff] Reading", *diff.split("\n")))
 
-    assert hostfacts.parse_edited(answer) == diff
-    assert hostfacts.parse_edited("@@diff\n [upgrade/diff] Reading\n") == ""
-    assert hostfacts.parse_edited("") == ""
+    assert hostfacts.parse_edited(answer) == (diff, "")
+    assert hostfacts.parse_edited("@@diff 0\n [upgrade/diff] Reading\n@@why\n W1 a warning\n") == ("", "")
+    assert hostfacts.parse_edited(answer.replace("diff 0", "diff 1") + "@@why\n no file\n") == (diff, "no file")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("@@diff 1\n@@why\n error: no configuration\n", "error: no configuration"),
+        ("@@diff 1\n@@why\n", "it failed without a word"),
+        ("", "it failed without a word"),
+    ],
+)
+def test_a_comparison_that_failed_is_not_one_that_found_nothing(answer, why):
+    assert hostfacts.parse_edited(answer) == ("", why)
 
 
 def test_images_that_a_new_version_wants_are_those_that_its_kubeadm_names():

@@ -246,6 +246,35 @@ def test_manifests_that_were_edited_come_with_their_diff():
     assert found(replace(made, upgrading=("w1",)), "EditedManifests") == []
 
 
+def test_manifests_that_nobody_could_compare_are_no_manifests_in_order():
+    made = situation(uncompared={"cp1": "no configuration"})
+
+    failed = only(made, "ManifestsNotCompared")
+    skipped = only(situation(plane(kubeadm=V137), worker(), edited={}), "ManifestsNotCompared")
+
+    assert (failed.severity, failed.where) == (Severity.ERROR, "cp1")
+    assert "no configuration" in failed.text
+    assert failed.remedy.startswith("on cp1: kubeadm upgrade diff v1.36.3;")
+    assert skipped.severity is Severity.WARNING
+    assert "kubeadm is v1.37.2 there, its API server v1.36.3" in skipped.text
+    assert found(replace(made, upgrading=("w1",)), "ManifestsNotCompared") == []
+    assert found(situation(to=(), edited={}), "ManifestsNotCompared") == []
+
+
+def test_certificates_that_could_not_be_looked_at_are_an_error():
+    one = only(situation(plane(certificates=(), certificates_unread="no such file"), worker()), "CertificatesUnread")
+
+    assert (one.severity, one.where) == (Severity.ERROR, "cp1")
+    assert "no such file" in one.text
+
+
+def test_without_renewal_certificates_that_end_soon_are_told():
+    certificate = Certificate("apiserver", NOW + 5 * DAY, authority=False, external=False, missing=False)
+    made = situation(plane(certificates=(certificate,)), worker(), renews=False)
+
+    assert "this upgrade does not renew it" in only(made, "CertificateEnds").text
+
+
 @pytest.mark.parametrize(
     ("days", "authority", "external", "missing", "upgrading", "check", "severity"),
     [

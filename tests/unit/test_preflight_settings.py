@@ -50,6 +50,47 @@ def test_a_flag_that_kubeadm_takes_out_itself_is_no_finding(paths, told):
     assert bool(reported) is told
 
 
+def with_etcd(*changes):
+    """A control plane whose etcd.yaml has, for each pair, the second in the first's place."""
+    host = plane()
+    text = host.manifests["etcd"].text
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return replace(host, manifests={**host.manifests, "etcd": replace(host.manifests["etcd"], text=text)})
+
+
+MORE = ("- --name=", "- --quota-backend-bytes=8589934592\n    - --name=")
+ARGUMENT = "etcd:\n  local:\n    extraArgs:\n    - name: {}\n      value: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "configuration", "told"),
+    [
+        ((), "", []),
+        ((MORE,), "", ["--quota-backend-bytes=8589934592"]),
+        ((MORE,), ARGUMENT.format("quota-backend-bytes", '"8589934592"'), []),
+        ((MORE,), ARGUMENT.format("quota-backend-bytes", '"1"'), ["--quota-backend-bytes=8589934592"]),
+        ((("=/var/lib/etcd", "=/data/etcd"),), "", ["--data-dir=/data/etcd"]),
+        ((("=/var/lib/etcd", "=/data/etcd"),), "etcd:\n  local:\n    dataDir: /data/etcd\n", []),
+        (
+            (("-metrics-urls=http://127.0.0.1", "-metrics-urls=http://0.0.0.0"),),
+            "",
+            ["--listen-metrics-urls=http://0.0.0.0:2381"],
+        ),
+        ((("-client-urls=https://127.0.0.1:2379", "-client-urls=https://[::1]:2379"),), "", []),
+    ],
+)
+def test_flags_that_were_set_by_hand_in_etcds_manifest_are_told(changes, configuration, told):
+    made = situation(with_etcd(*changes), worker(), configuration=CONFIGURATION + configuration)
+
+    reported = found(made, "EditedManifests")
+
+    assert [f.detail.splitlines() for f in reported] == ([told] if told else [])
+    assert all(f.severity is Severity.ERROR and told[0] in f.text and "extraArgs" in f.remedy for f in reported)
+    assert found(replace(made, hops=()), "EditedManifests") == []
+
+
 @pytest.mark.parametrize(
     ("config", "arguments", "gates"),
     [
