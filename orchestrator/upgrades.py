@@ -11,6 +11,7 @@ from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import managed, preflight, queries, removed
 from orchestrator.cluster.eviction import Outcome
+from orchestrator.cluster.frame import sections
 from orchestrator.cluster.hostfacts import (
     EtcdFacts,
     HostFacts,
@@ -21,6 +22,7 @@ from orchestrator.cluster.hostfacts import (
     parse_look,
     parse_offers,
     parse_preflight,
+    parse_unlisted,
     parse_wanted,
 )
 from orchestrator.cluster.situation import Situation
@@ -336,8 +338,9 @@ def _situation(
         etcd=seen.etcd,
         apis=together(known, partial(_api, view)),
         offers=offers,
-        checks={name: found for name, (found, _) in checks.items()},
-        wanted={name: images for name, (_, images) in checks.items() if images},
+        checks={name: found for name, (found, _, _) in checks.items()},
+        wanted={name: images for name, (_, images, _) in checks.items() if images},
+        unlisted={name: why for name, (_, _, why) in checks.items() if why},
         edited={name: diff for name, (diff, _) in diffs.items()},
         uncompared={name: why for name, (_, why) in diffs.items() if why},
         pods=view.pods(),
@@ -347,7 +350,7 @@ def _situation(
             n: {v.pod.key: tuple(r.text for r in v.reasons) for v in found.having(Outcome.REFUSE)}
             for n, found in judged.items()
         },
-        deprecated=view.deprecated(),
+        deprecated=_deprecated(view, known),
         written=view.written(removed.until(seen.current, way[-1].to)) if way else (),
         configuration=seen.configuration,
         hops=way,
@@ -359,17 +362,34 @@ def _situation(
 
 def _checked(
     view: Site, offers: Mapping[str, Mapping[str, Offers]], to: Version | None, name: str
-) -> tuple[tuple[tuple[Complaint, ...], str], tuple[str, ...]]:
-    """What kubeadm of the next version says of one node without being installed, and the images that it wants."""
+) -> tuple[tuple[tuple[Complaint, ...], str], tuple[str, ...], str]:
+    """What kubeadm of the next version says of one node without being installed, and the images that it wants.
+
+    The last is why these could not be listed, "" when they were.
+    """
     mine = offers[name].get(minor(to)) if to else None
     if to is None or mine is None or to not in mine.versions:
-        return ((), ""), ()  # that it is not offered is a finding of its own
+        return ((), ""), (), ""  # that it is not offered is a finding of its own
     words = (minor(to), mine.versions[to], str(to))
     try:
         answer = view.ask(name, queries.PREFLIGHT, *words)
     except OrchestratorError as err:
-        return ((), str(err)), ()
-    return parse_preflight(answer), parse_wanted(answer)
+        return ((), str(err)), (), ""
+    return parse_preflight(answer), parse_wanted(answer), parse_unlisted(answer)
+
+
+def _deprecated(view: Site, planes: Sequence[str]) -> tuple[str, ...] | None:
+    """Deprecated APIs that any API server was asked for: each counts for itself. None where none tells.
+
+    One that does not answer its host is a finding of its own.
+    """
+
+    def ask(name: str) -> tuple[str, ...]:
+        return removed.requested("\n".join(s.text for s in sections(view.ask(name, queries.REQUESTED))["requested"]))
+
+    told = [o.value for o in each(planes, ask) if o.value is not None]
+    own = view.deprecated()
+    return tuple(sorted(set().union(own or (), *told))) if told or own is not None else None
 
 
 def _edited(view: Site, seen: _Seen, name: str) -> tuple[str, str]:

@@ -25,6 +25,8 @@ QUOTA_WARNING, QUOTA_ERROR = 0.8, 0.95
 BEFORE_ETCD_36 = Version(3, 5, 26)
 #: The minor of Kubernetes 1 whose kubeadm brings etcd 3.6.
 ETCD_36_SINCE = (1, 34)
+#: What comes with packages, together.
+INSTALLED = ("kubelet", "kubectl")
 #: Flags that would let a drain take a pod, by how the reason for refusing it begins.
 _FLAGS = {r.text: r.flag for r in (EMPTY_DIR, NO_CONTROLLER)} | {"its DaemonSet does not exist": "--force"}
 #: How the reason begins for refusing a pod of several budgets; a drain that asks no budgets takes it.
@@ -48,7 +50,8 @@ def servers(situation: Situation) -> Iterator[Finding]:
     if len(planes) == 1 and not more and touched and situation.hops:
         times = len(situation.hops)
         often = "once" if times == 1 else f"{times} times"
-        text = f"the only control plane: the API is away for 2 to 3 minutes, {often}; workloads go on"
+        # Source: docs/performance.md: the longest times in which it did not answer, on hosts with two cores.
+        text = f"the only control plane: the API is away for 15 to 45 s as measured, {often}; workloads go on"
         remedy = "nothing to do; clients of the API, and whoever deploys, should know"
         yield Finding("SingleControlPlane", Severity.NOTE, touched[0], text, remedy)
 
@@ -163,7 +166,8 @@ def skew(situation: Situation) -> Iterator[Finding]:
     found = _judged(now.values())
     for violation in found:
         remedy = f"{POLICY}; bring it within, or accept it where this upgrade does"
-        yield Finding("Skew", Severity.ERROR, violation.part.node, str(violation), remedy)
+        severity = _weight(violation, Severity.ERROR)
+        yield Finding("Skew", severity, violation.part.node, str(violation), remedy)
     told = {(v.part.node, v.part.component, v.allowed) for v in found}
     for moment, parts in _moments(situation, now):
         for violation in _judged(parts.values()):
@@ -172,7 +176,13 @@ def skew(situation: Situation) -> Iterator[Finding]:
                 told.add(key)
                 remedy = f"{POLICY}; let the plan have every node (no --nodes), workers with each hop"
                 text = f"{moment}: {violation}"
-                yield Finding("SkewOnTheWay", Severity.FORBIDDEN, violation.part.node, text, remedy)
+                severity = _weight(violation, Severity.FORBIDDEN)
+                yield Finding("SkewOnTheWay", severity, violation.part.node, text, remedy)
+
+
+def _weight(violation: Violation, severity: Severity) -> Severity:
+    """A kubectl breaks nothing by itself: who uses the one of that host should know."""
+    return Severity.WARNING if violation.part.component == "kubectl" else severity
 
 
 _Parts = dict[tuple[str, str], Part]
@@ -187,16 +197,23 @@ def _now(situation: Situation) -> _Parts:
 
 
 def _moments(situation: Situation, parts: _Parts) -> Iterator[tuple[str, _Parts]]:
-    """What there is after each thing that the plan does: a control plane, its kubelet, the workers of a hop."""
+    """What there is after each thing that the plan does: a control plane, its kubelet, the workers of a hop.
+
+    Source: kubeadm 1.31 and later upgrades kube-proxy, on all nodes, when it upgrades the last control plane.
+    """
+    every = {host.node for host in situation.planes} <= set(situation.upgrading)
     for hop in situation.hops:
         for host in (h for h in situation.touched if h.control_plane):
             parts = _raised(parts, hop.to, {host.node}, CONTROL_PLANE)
             yield f"with the control plane of {host.node} at {hop.to}", parts
-            parts = _raised(parts, hop.to, {host.node}, ("kubelet",))
+            parts = _raised(parts, hop.to, {host.node}, INSTALLED)
             yield f"with the kubelet of {host.node} at {hop.to}", parts
+        if every:
+            parts = _raised(parts, hop.to, set(situation.hosts), ("kube-proxy",))
+            yield f"with kube-proxy at {hop.to}", parts
         if hop.workers:
             workers = {h.node for h in situation.touched if not h.control_plane}
-            parts = _raised(parts, hop.to, workers, ("kubelet",))
+            parts = _raised(parts, hop.to, workers, INSTALLED)
             yield f"with the workers at {hop.to}", parts
 
 
@@ -234,8 +251,11 @@ def _parts(host: HostFacts) -> Iterator[Part]:
         if version:
             yield Part(component, host.node, version)
     kubelet = host.running or host.kubelet
-    if kubelet:
-        yield Part("kubelet", host.node, kubelet)
+    kubectl = host.packages.get("kubectl")
+    rest = {"kubelet": kubelet, "kube-proxy": host.proxy, "kubectl": kubectl.version if kubectl else None}
+    for component, version in rest.items():
+        if version:
+            yield Part(component, host.node, version)
 
 
 def kubelets(situation: Situation) -> Iterator[Finding]:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 COPIES_BYTES = 200_000_000
 #: What packages take until they are unpacked, and again what is in them.
 PACKAGES_BYTES = 500_000_000
-ETCD_DATA = "/var/lib/etcd"
+#: What the images of a control plane take, packed and unpacked, for each version.
+IMAGES_BYTES = 1_000_000_000
+ETCD_DATA, CONTAINERD_DATA = "/var/lib/etcd", "/var/lib/containerd"
 #: As many nodes are named in a remedy that is a flag.
 NAMES = 20
 #: Beyond these, of the clocks' median.
@@ -151,7 +153,13 @@ def images(situation: Situation) -> Iterator[Finding]:
         missing = [image for image in wanted if image not in situation.hosts[name].images]
         if missing:
             text = f"to be pulled, before anything is cordoned: {', '.join(missing)}"
+            if later := [str(hop.to) for hop in situation.hops[1:]]:
+                text += f"; those of {', '.join(later)} are not looked at yet"
             yield Finding("ImagesToPull", Severity.NOTE, name, text, "see that it reaches its registry")
+    for name, why in sorted(situation.unlisted.items()):
+        text = f"which images it will need is not known: {why}"
+        remedy = f"on {name}: kubeadm config images list; without them nothing is fetched, and the upgrade stops there"
+        yield Finding("ImagesUnknown", Severity.ERROR, name, text, remedy)
 
 
 # ---- disks ------------------------------------------------------------------------------------------------------
@@ -165,6 +173,8 @@ def disks(situation: Situation) -> Iterator[Finding]:
             # Source: kubeadm copies the whole data directory before each upgrade of etcd, and never removes a copy.
             copies = COPIES_BYTES + host.sizes_bytes.get(ETCD_DATA, 0) * max(1, len(situation.hops))
             needs.append(("/etc/kubernetes", copies, f"kubeadm's copies in {BACKUPS}"))
+            if any(image not in host.images for image in situation.wanted.get(host.node, ())):
+                needs.append((CONTAINERD_DATA, IMAGES_BYTES * len(situation.hops), "images"))
         yield from _too_full(host, needs)
 
 

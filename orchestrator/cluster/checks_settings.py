@@ -10,7 +10,7 @@ import yaml
 from orchestrator.cluster import removed
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
 from orchestrator.cluster.situation import CLUSTER, Finding, Severity
-from orchestrator.cluster.versions import minor, parse
+from orchestrator.cluster.versions import KUBEADM_UPGRADE, minor, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -184,12 +184,16 @@ def _mapping(text: str) -> Mapping[str, Any] | None:
 
 
 def etcd(situation: Situation) -> Iterator[Finding]:
-    """Flags of etcd's manifest that were set by hand: kubeadm writes it anew, and its own diff leaves it out.
+    """Flags that etcd takes no more, and those of its manifest that were set by hand: kubeadm writes it anew, and its own diff leaves it out.
 
     Source: kubeadm 1.31 to 1.37, `getEtcdCommand`: its own flags, and those of ClusterConfiguration's extraArgs.
     """
     local = ((_mapping(situation.configuration) or {}).get("etcd") or {}).get("local") or {}
-    extra = set(_extra(local.get("extraArgs")))
+    extra = dict.fromkeys(_extra(local.get("extraArgs")))
+    # Of the flags in the manifest only these stay.
+    for found in removed.flags(extra, situation.target, "etcd") if situation.target else ():
+        remedy = f"take {found.name} out of ClusterConfiguration: {KUBEADM_MAP}"
+        yield _gone("RemovedFlags", CLUSTER, "the flag of etcd", found, remedy)
     given = {_name(argument) for argument in extra}
     for host in situation.touched if situation.hops else ():
         arguments = _command(host.manifests.get("etcd"))
@@ -290,6 +294,10 @@ def starts(situation: Situation) -> Iterator[Finding]:
             remedy = f"swapoff -a, and take it out of /etc/fstab; or failSwapOn: false, by {KUBELET_MAP}"
             text = "swap is on, and the kubelet is not told to bear it: it does not start"
             yield Finding("SwapOn", Severity.ERROR, host.node, text, remedy)
+        runtime = runtimes.get(host.node, "")
+        if host.control_plane and runtime and not runtime.startswith("containerd://"):
+            text = f"its container runtime is {runtime}: images can be fetched into containerd only"
+            yield Finding("Runtime", Severity.FORBIDDEN, host.node, text, f"upgrade it by hand: {KUBEADM_UPGRADE}")
         yield from _cgroup(host, target)
         yield from _containerd(host.node, runtimes.get(host.node, ""), target)
 

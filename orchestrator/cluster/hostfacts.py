@@ -97,6 +97,7 @@ class HostFacts:
         files: Path -> text of the kubelet's settings.
         images: In the runtime's store.
         certificates: Of a control plane.
+        proxy: Version of the kube-proxy that runs; None when none does.
         certificates_unread: Why they could not be looked at, "" when they were.
         asks: The API server that its kubelet asks, as a URL.
         left: What commands of plans left there (`/var/lib/orchestrator`), by plan.
@@ -125,6 +126,7 @@ class HostFacts:
     images: frozenset[str] = frozenset()
     certificates: tuple[Certificate, ...] = ()
     certificates_unread: str = ""
+    proxy: Version | None = None
     asks: str = ""
     left: frozenset[str] = frozenset()
 
@@ -251,6 +253,7 @@ def parse_look(node: str, answer: str) -> HostFacts:
         left=frozenset(text("left").split()),
         certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") and not unread else (),
         certificates_unread=unread,
+        proxy=_version(text("proxy")),
     )
 
 
@@ -382,6 +385,14 @@ def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:
 def parse_wanted(answer: str) -> tuple[str, ...]:
     """The images that the new version needs on a control plane, out of `queries.PREFLIGHT`; none for a worker."""
     return tuple(image for each in sections(answer).get("wanted", ()) for image in each.text.split())
+
+
+def parse_unlisted(answer: str) -> str:
+    """Why the images of the new version could not be listed, "" when they were; out of `queries.PREFLIGHT`."""
+    found = sections(answer)
+    if all(each.words in ((), ("0",)) for each in found.get("wanted", ())):
+        return ""
+    return "\n".join(each.text for each in found.get("unlisted", ())).strip() or "kubeadm failed without a word"
 
 
 def parse_edited(answer: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from orchestrator.cluster.restorequeries import RESTORE
 __all__ = [
     "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
     "OFFERS",
-    "PREFLIGHT", "RESTORE", "WATCHES", "Query",
+    "PREFLIGHT", "REQUESTED", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
@@ -58,6 +58,9 @@ CLOCK = Query("clock", FRAME + "ask clock date +%s.%N\n", 30.0)
 _EXAMINE = (
     _LOOK
     + r"""
+for pid in $(pidof kube-proxy); do
+  program=$(readlink "/proc/$pid/exe"); head proxy "$pid"; "/proc/$pid/root$program" --version 2>/dev/null | body
+done
 # Source: proc_locks(5): `…: POSIX ADVISORY WRITE PID MAJOR:MINOR:INODE …`.
 for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
   inode=$(stat -c %i "$file" 2>/dev/null) || continue
@@ -130,6 +133,16 @@ api get --raw /metrics | grep '^apiserver_longrunning_requests{.*verb="WATCH"' \
 
 #: How many watches on pods, Services and EndpointSlices this host's own API server serves. Takes no words.
 WATCHES = Query("watches", _WATCHES, 30.0)
+
+_REQUESTED = (
+    _SERVER
+    + r"""
+head requested; api get --raw /metrics | grep '^apiserver_requested_deprecated_apis{' | body
+"""
+)
+
+#: The deprecated APIs that this host's own API server was asked for, as its metrics tell. Takes no words.
+REQUESTED = Query("requested", _REQUESTED, 30.0)
 
 # Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;
 # before it replaces a stacked etcd, it copies the member's data.
@@ -208,7 +221,11 @@ check() {
     "$dir/new/usr/bin/kubeadm" upgrade node phase preflight
   fi
 }
-if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then head wanted; wanted "$3" 2> /dev/null | body; fi
+if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+  wanted "$3" > "$dir/images" 2> "$dir/why"; rc=$?
+  head wanted "$rc"; body < "$dir/images"
+  head unlisted; tail -n 3 "$dir/why" | body
+fi
 check "$3" > "$dir/said" 2>&1; rc=$?
 head preflight "$rc"; grep -E '\[(ERROR|WARNING) ' "$dir/said" | body
 head end; tail -n 3 "$dir/said" | body
@@ -244,6 +261,7 @@ ALL = (
     RESTORE,
     API,
     WATCHES,
+    REQUESTED,
     KEPT,
     OFFERS,
     PREFLIGHT,

@@ -59,6 +59,7 @@ class Situation:
         hosts: By node, all of the cluster that answered.
         unseen: Node -> why its host could not be looked at, and what to do about that.
         wanted: Control plane -> images that the first hop's version needs there.
+        unlisted: Control plane -> why these could not be listed.
         apis: Control plane -> what is wrong with its API server, "" when nothing is.
         offers: Node -> minor, as `1.37` -> what its package repository of that minor offers.
         checks: Node -> kubeadm's complaints, and why its preflight could not run, "" when it did.
@@ -96,6 +97,7 @@ class Situation:
     upgrading: tuple[str, ...]
     now: float
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlisted: Mapping[str, str] = field(default_factory=dict)
     waves: tuple[tuple[str, ...], ...] = ()
     written: tuple[Written, ...] | None = ()
     unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)

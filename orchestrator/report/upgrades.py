@@ -161,7 +161,15 @@ def _wave(number: int, wave: Wave, plan: Plan, took: Durations) -> list[str]:
 
 def _named(step: Step, plan: Plan, took: Durations) -> str:
     last = _last(step, plan, took)
-    name = f"gate {step.id.rpartition(':')[2]}" if step.action == "cluster.gate" else verb(step.action)
+    name = verb(step.action)
+    if step.action == "cluster.gate":
+        name = f"gate {step.id.rpartition(':')[2]}"
+    elif step.action == "packages.prefetch" and not step.params["images"]:
+        name = "fetch packages"
+    elif step.action == "kubeadm.upgrade":
+        name += f" {step.params['mode']}"
+    elif step.action == "hook.run":
+        name = f"hook {step.id.rpartition(':')[2]}"
     return name if last is None or last < 1 else f"{name} ({last:.0f} s)"
 
 

@@ -24,6 +24,7 @@ def answer(machine, query, words, since):
         queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
         queries.API: lambda: _api(machine, float(words[0]), since),
         queries.WATCHES: lambda: _section("watches", text=str(machine.followers())),
+        queries.REQUESTED: lambda: _section("requested", text="\n".join(machine.requested)),
         queries.KEPT: lambda: _kept(machine),
         queries.OFFERS: lambda: _offers(machine, words[0]),
         queries.PREFLIGHT: lambda: _section("preflight", "0", text="") + _section("end", text="done"),

@@ -195,6 +195,12 @@ def test_what_cannot_be_reached_is_refused_before_a_plan_is_made(site, wish, err
         prepared(site, **wish)
 
 
+def test_a_downgrade_is_refused_with_the_source_of_its_rule(site):
+    with pytest.raises(Refused) as caught:
+        prepared(site, to="1.35")
+    assert "https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/" in caught.value.remedy
+
+
 def test_a_cluster_that_a_run_holds_is_refused_at_once(site):
     held = Locked("bob holds it", remedy="wait")
 
@@ -281,6 +287,16 @@ def test_manifests_that_cannot_be_compared_are_a_finding(site, other):
     found = prepared(site, app=asking(site, lambda _, query: other if query is queries.EDITED else None))
 
     assert [(f.check, f.where) for f in found.unaccepted] == [("ManifestsNotCompared", "cp-1")]
+
+
+def test_each_api_server_is_asked_for_the_deprecated_apis_that_clients_use(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    labels = 'group="batch",version="v1",resource="cronjobs",removed_release="1.40"'
+    site.machines["cp-3"].requested = [f"apiserver_requested_deprecated_apis{{{labels}}} 1"]
+
+    found = prepared(site, app=asking(site, lambda *asked: LOST if asked == ("cp-2", queries.REQUESTED) else None))
+
+    assert ["batch/v1/cronjobs" in f.text for f in found.findings if f.check == "DeprecatedApis"] == [True]
 
 
 def test_hosts_without_apt_are_refused_when_no_other_is_to_be_upgraded(site):

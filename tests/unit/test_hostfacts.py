@@ -446,3 +446,6 @@ def test_images_that_a_new_version_wants_are_those_that_its_kubeadm_names():
 
     assert hostfacts.parse_wanted(answer) == ("registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10.2")
     assert hostfacts.parse_wanted("@@preflight 0\n") == ()
+    assert hostfacts.parse_unlisted(answer) == hostfacts.parse_unlisted("@@wanted 0\n@@unlisted\n W1 x\n") == ""
+    assert hostfacts.parse_unlisted("@@wanted 1\n@@unlisted\n no such config map\n") == "no such config map"
+    assert hostfacts.parse_unlisted("@@wanted 1\n@@unlisted\n") == "kubeadm failed without a word"

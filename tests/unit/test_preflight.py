@@ -8,6 +8,7 @@ from orchestrator.cluster import preflight
 from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import EtcdFacts
 from orchestrator.cluster.model import OwnerRef, Selector, Toleration, Workload
+from orchestrator.cluster.packages import Package
 from orchestrator.cluster.preflight import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
 from tests.fakes.situations import (
@@ -40,7 +41,7 @@ def test_a_cluster_in_order_has_notes_only():
     ]
     assert preflight.unaccepted(notes, ()) == ()
     assert "kubeadm, kubectl, kubelet; they are held again" in notes[0].text
-    assert "2 to 3 minutes, once; workloads go on" in notes[1].text
+    assert "15 to 45 s as measured, once; workloads go on" in notes[1].text
 
 
 def test_three_control_planes_in_order_have_nothing_against_them():
@@ -120,7 +121,7 @@ def test_an_api_server_that_is_not_well_forbids_the_start():
 def test_a_single_control_plane_is_away_once_for_each_hop():
     made = situation(plane(), worker(), to=(V136, V137))
 
-    assert "2 to 3 minutes, 2 times" in only(made, "SingleControlPlane").text
+    assert "as measured, 2 times" in only(made, "SingleControlPlane").text
     assert found(replace(made, upgrading=("w1",)), "SingleControlPlane") == []
     assert found(situation(plane("cp1"), plane("cp2"), plane("cp3")), "SingleControlPlane") == []
 
@@ -377,6 +378,24 @@ def test_kubelets_of_several_minors_are_told():
 )
 def test_a_kubelet_that_was_replaced_and_runs_on_is_told(changes, told):
     assert bool(found(situation(plane(), worker(**changes)), "KubeletNotRestarted")) is told
+
+
+def test_a_kube_proxy_and_a_kubectl_are_held_against_the_skew_policy():
+    old = Package("kubectl", "1.34.1-1.1", held=False, whole=True)
+    host = worker(proxy=parse("v1.32.1"), packages={**worker().packages, "kubectl": old})
+
+    now = found(situation(plane(), host), "Skew")
+
+    assert {(f.severity, f.where) for f in now} == {(Severity.ERROR, "w1"), (Severity.WARNING, "w1")}
+    assert any("kube-proxy" in f.text for f in now if f.severity is Severity.ERROR)
+    assert all("kubectl" in f.text for f in now if f.severity is Severity.WARNING)
+
+
+def test_kube_proxy_follows_the_last_control_plane():
+    host = worker(proxy=V136)
+    made = situation(plane(), host, to=(V137, parse("v1.38.1"), parse("v1.39.1"), parse("v1.40.1")))
+
+    assert found(made, "SkewOnTheWay") == []
 
 
 # ---- pods -------------------------------------------------------------------------------------------------------

@@ -343,3 +343,29 @@ def test_images_that_are_not_on_a_control_plane_yet_are_named():
     assert "pause:3.10.2" in finding.text
     assert "etcd" not in finding.text
     assert found(situation(here, worker(), wanted={"cp1": wanted["cp1"][:1]}), "ImagesToPull") == []
+
+
+def test_images_of_later_versions_are_said_not_to_be_looked_at():
+    made = situation(*(at(h, V135) for h in (plane(), worker())), to=(V136, V137), wanted={"cp1": ("pause:9",)})
+
+    assert only(made, "ImagesToPull").text.endswith("those of v1.37.2 are not looked at yet")
+
+
+def test_images_that_cannot_be_listed_are_an_error():
+    one = only(situation(unlisted={"cp1": "no configuration"}), "ImagesUnknown")
+
+    assert (one.severity, one.where) == (Severity.ERROR, "cp1")
+    assert "no configuration" in one.text
+
+
+@pytest.mark.parametrize(("image", "told"), [("new:1", True), ("registry.k8s.io/pause:3.10.1", False)])
+def test_images_to_pull_need_room_where_they_are_kept(image, told):
+    host = plane(images=frozenset({"registry.k8s.io/pause:3.10.1"}))
+    disks = {**host.disks, "/var/lib/containerd": Disk("/images", 10**12, 900 * MB)}
+    made = situation(replace(host, disks=disks), worker(), wanted={"cp1": (image,)})
+
+    reported = found(made, "DiskSpace")
+
+    assert [f.text for f in reported] == (
+        ["/images has 900 MB free of 1.0 GB needed: 1.0 GB for images"] if told else []
+    )

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.cluster.situation import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.planners.upgrade import Request, Target, upgrade
+from orchestrator.planners.upgrade import Hook, Request, Target, upgrade
 from orchestrator.report import bodies
 from orchestrator.report import upgrades as report
 
@@ -70,6 +70,21 @@ def test_nodes_that_go_through_the_same_steps_share_a_line():
     lines = table(made=plan(workers=3, at_once=3)).splitlines()
 
     assert sum("w-0, w-1, w-2: note what runs" in line for line in lines) == 1
+
+
+def test_steps_that_differ_by_node_are_told_apart():
+    hook = Hook(("true",), 60.0)
+    request = Request("upgrade-1", "ann@laptop", {}, 60.0, before=hook, after=hook)
+    nodes = [Target(name, control_plane=name != "w") for name in ("cp-1", "cp-2", "w")]
+
+    text = " ".join(table(made=upgrade(nodes, HOPS, request)).split())
+
+    assert "w: fetch packages " in text
+    assert "cp-2: fetch packages and images " in text
+    assert "kubeadm upgrade apply" in text
+    assert "kubeadm upgrade node" in text
+    assert "hook before" in text
+    assert "hook after" in text
 
 
 def test_an_accepted_finding_has_no_remedy_and_is_counted_as_such():
