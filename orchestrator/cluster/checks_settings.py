@@ -184,7 +184,9 @@ def _mapping(text: str) -> Mapping[str, Any] | None:
 
 
 def etcd(situation: Situation) -> Iterator[Finding]:
-    """Flags that etcd takes no more, and those of its manifest that were set by hand: kubeadm writes it anew, and its own diff leaves it out.
+    """Flags that etcd takes no more, and those of its manifest that were set by hand.
+
+    kubeadm writes the manifest anew, and its own diff leaves it out.
 
     Source: kubeadm 1.31 to 1.37, `getEtcdCommand`: its own flags, and those of ClusterConfiguration's extraArgs.
     """
