@@ -381,7 +381,8 @@ class App:
 
     def _ask(self, plan: Plan) -> None:
         named = any("cluster_name" in step.params for step in plan.steps())
-        if self.settings.yes or (len(plan.nodes()) < 2 and plan.kind not in ALWAYS_ASKED and not named):
+        always = named or plan.kind in ALWAYS_ASKED or _takes_down(plan)
+        if self.settings.yes or (len(plan.nodes()) < 2 and not always):
             return
         if self._confirm is None:
             raise Refused(
@@ -410,6 +411,11 @@ def _reaching(files: Sequence[str], context: str) -> str:
         return "do it where the run was started, in a pod of that cluster"
     where = f"pass --kubeconfig {files[0]}" if len(files) == 1 else f"set KUBECONFIG={':'.join(files)} and pass"
     return f"{where} --context {context}"
+
+
+def _takes_down(plan: Plan) -> bool:
+    """An upgrade whose drains ask no budgets: what runs on its nodes is down meanwhile."""
+    return plan.kind == "upgrade" and any(step.params.get("disable_eviction") for step in plan.steps())
 
 
 def _refuse_blocked(previews: tuple[Preview, ...]) -> None:

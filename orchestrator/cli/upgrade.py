@@ -37,7 +37,9 @@ To = Annotated[
 Some = Annotated[str, typer.Option("--nodes", metavar="NODE,…", help="Only these nodes.", show_default="all")]
 Accept = Annotated[
     list[str] | None,
-    typer.Option("--accept", metavar="CHECK", help="A finding of the preflight that may be, by its name; repeatable."),
+    typer.Option(
+        "--accept", metavar="CHECK", help="A finding of the preflight that may be, by its name; repeatable, or CHECK,…"
+    ),
 ]
 Strategy = Annotated[
     str, typer.Option("--strategy", help="rolling; all-at-once: all workers at the same time; auto: chosen, and said.")
@@ -85,6 +87,10 @@ def plan(
     workers: WorkersWhen = "each-hop",
     max_unavailable: MaxUnavailable = 1,
     pause_after: PauseAfter = "",
+    before_node: Before = "",
+    after_node: After = "",
+    hooks_on_node: OnNode = False,
+    hook_timeout: HookTimeout = "10m",
     force: Force = False,
     delete_emptydir_data: EmptyDir = False,
     grace_period: Grace = -1,
@@ -114,10 +120,10 @@ def plan(
     found = _prepared(app, dict(locals()))
     parts = (
         found.current, found.hops, found.findings, found.accepted, (found.strategy, found.why), found.plan,
-        report.durations(runs.durations("upgrade")),
+        report.durations(runs.durations("upgrade")), found.behind,
     )  # fmt: skip
     show(output, "UpgradePlan", bodies.body(report.document(*parts)), report.table(*parts))
-    if found.unaccepted and found.hops:
+    if found.unaccepted:
         raise typer.Exit(REFUSED)
 
 
@@ -165,15 +171,13 @@ def apply(
         dry_run=perform.dry_run(dry_run),
     )  # fmt: skip
     found = _prepared(app, dict(locals()))
-    if found.hops and found.unaccepted:
+    if found.unaccepted:
         why, remedy = report.refusal(found.unaccepted)
         raise Refused(why, remedy=remedy)
     if text := report.findings_text(found.findings, found.accepted):
         say(text)
     if not found.hops:
-        say(f"the cluster is at {found.current} already: nothing to do")
-    if found.strategy == "all-at-once":
-        say("all workers go out of service at the same time: what runs on them is down meanwhile")
+        say(report.idle(found.current, found.behind, ()))
     lines = report.waves(found.plan, report.durations(runs.durations("upgrade")))
     short = "\n".join(["plan:", *lines]) + "\n" if lines else ""
     perform.carry_out(app, found.plan, output, "upgraded", short=short)
@@ -237,7 +241,8 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.planners import upgrade as planner  # noqa: PLC0415
 
-    accept = tuple(dict.fromkeys(arguments["accept"] or ()))
+    named = (name.strip() for text in arguments["accept"] or () for name in text.split(","))
+    accept = tuple(dict.fromkeys(name for name in named if name))
     if "all" in (name.lower() for name in accept):
         raise BadUsage("--accept=all is no check: findings are accepted one by one", remedy="name each of them")
     planner.check(arguments["strategy"], arguments["pause_after"])
@@ -259,6 +264,7 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
         drain_timeout_s=duration(arguments["drain_timeout"], "--drain-timeout") or None,
         pause_after=arguments["pause_after"],
         options=tuple(options),
+        renews=arguments["certificate_renewal"],
         before=_hook(arguments, "before_node"),
         after=_hook(arguments, "after_node"),
     )
@@ -270,7 +276,7 @@ def _hook(arguments: dict[str, Any], name: str) -> Hook | None:
     from orchestrator.errors import BadUsage  # noqa: PLC0415
     from orchestrator.planners.upgrade import Hook  # noqa: PLC0415
 
-    text = arguments.get(name, "")
+    text = arguments[name]
     if not text:
         return None
     try:

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd as members
 from orchestrator.cluster import room
-from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
+from orchestrator.cluster.eviction import EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
-from orchestrator.cluster.situation import CLUSTER, Finding, Severity, named, size
+from orchestrator.cluster.situation import CLUSTER, NAMED, Finding, Severity, named, size
 from orchestrator.cluster.versions import POLICY, Part, Version, minor, parse, violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from orchestrator.cluster.hostfacts import HostFacts
+    from orchestrator.cluster.model import Pod
     from orchestrator.cluster.situation import Situation
     from orchestrator.cluster.versions import Violation
 
@@ -24,11 +25,12 @@ QUOTA_WARNING, QUOTA_ERROR = 0.8, 0.95
 BEFORE_ETCD_36 = Version(3, 5, 26)
 #: The minor of Kubernetes 1 whose kubeadm brings etcd 3.6.
 ETCD_36_SINCE = (1, 34)
+#: What comes with packages, together.
+INSTALLED = ("kubelet", "kubectl")
 #: Flags that would let a drain take a pod, by how the reason for refusing it begins.
-_FLAGS = {r.text: r.flag for r in (DAEMON_SET, EMPTY_DIR, NO_CONTROLLER)} | {
-    "its DaemonSet does not exist": "--force",
-    "covered by ": "--disable-eviction",
-}
+_FLAGS = {r.text: r.flag for r in (EMPTY_DIR, NO_CONTROLLER)} | {"its DaemonSet does not exist": "--force"}
+#: How the reason begins for refusing a pod of several budgets; a drain that asks no budgets takes it.
+_SEVERAL_BUDGETS = "covered by "
 
 
 # ---- API servers and nodes --------------------------------------------------------------------------------------
@@ -44,10 +46,12 @@ def servers(situation: Situation) -> Iterator[Finding]:
             remedy = f"on {host.node}: kubectl get --raw '/readyz?verbose', crictl ps -a --name kube-apiserver"
             yield Finding("ApiServer", Severity.FORBIDDEN, host.node, text, remedy)
     touched = [host.node for host in planes if host.node in situation.upgrading]
-    if len(planes) == 1 and touched and situation.hops:
+    more = any(node.control_plane and node.name in situation.unseen for node in situation.nodes)
+    if len(planes) == 1 and not more and touched and situation.hops:
         times = len(situation.hops)
         often = "once" if times == 1 else f"{times} times"
-        text = f"the only control plane: the API is away for 2 to 3 minutes, {often}; workloads go on"
+        # Source: docs/performance.md: the longest times in which it did not answer, on hosts with two cores.
+        text = f"the only control plane: the API is away for 15 to 45 s as measured, {often}; workloads go on"
         remedy = "nothing to do; clients of the API, and whoever deploys, should know"
         yield Finding("SingleControlPlane", Severity.NOTE, touched[0], text, remedy)
 
@@ -77,10 +81,11 @@ def etcd(situation: Situation) -> Iterator[Finding]:
             remedy = "crictl ps -a --name etcd on a control plane"
             yield Finding("EtcdHealth", Severity.FORBIDDEN, CLUSTER, text, remedy)
         elif planes:
-            text = "etcd is not on the control planes: neither is it checked here, nor upgraded or copied by kubeadm"
-            remedy = (
-                "see that it is well, and take a snapshot: etcdctl endpoint health --cluster; etcdctl snapshot save"
+            text = (
+                "etcd is not on the control planes: it is not checked here, nor upgraded or copied by kubeadm, and "
+                "this upgrade takes no snapshot of it"
             )
+            remedy = f"see that it is well, and take one yourself:\n{_snapshot_command(planes[0])}"
             yield Finding("ExternalEtcd", Severity.WARNING, CLUSTER, text, remedy)
         return
     for alarm in facts.alarms:
@@ -92,6 +97,18 @@ def etcd(situation: Situation) -> Iterator[Finding]:
     yield from _quorum(situation)
     yield from _sizes(situation)
     yield from _etcd_versions(situation)
+
+
+def _snapshot_command(host: HostFacts) -> str:
+    """For an etcd that an API server reaches from `host`, by that API server's own flags.
+
+    Source: etcdctl takes a snapshot of one member only: of the first endpoint.
+    """
+    server = host.manifests.get("kube-apiserver")
+    flags = {"endpoints": "etcd-servers", "cacert": "etcd-cafile", "cert": "etcd-certfile", "key": "etcd-keyfile"}
+    values = {name: server.flag(flag).partition(",")[0] if server else "" for name, flag in flags.items()}
+    given = " ".join(f"--{name}={value}" for name, value in values.items() if value)
+    return f"etcdctl {given} snapshot save pre-upgrade.db, on {host.node}"
 
 
 def _quorum(situation: Situation) -> Iterator[Finding]:
@@ -145,11 +162,12 @@ def _etcd_versions(situation: Situation) -> Iterator[Finding]:
 
 def skew(situation: Situation) -> Iterator[Finding]:
     """Versions that may not be beside one another: now, and at each moment of the plan."""
-    now = {(host.node, part.component): part for host in situation.hosts.values() for part in _parts(host)}
+    now = _now(situation)
     found = _judged(now.values())
     for violation in found:
         remedy = f"{POLICY}; bring it within, or accept it where this upgrade does"
-        yield Finding("Skew", Severity.ERROR, violation.part.node, str(violation), remedy)
+        severity = _weight(violation, Severity.ERROR)
+        yield Finding("Skew", severity, violation.part.node, str(violation), remedy)
     told = {(v.part.node, v.part.component, v.allowed) for v in found}
     for moment, parts in _moments(situation, now):
         for violation in _judged(parts.values()):
@@ -158,23 +176,44 @@ def skew(situation: Situation) -> Iterator[Finding]:
                 told.add(key)
                 remedy = f"{POLICY}; let the plan have every node (no --nodes), workers with each hop"
                 text = f"{moment}: {violation}"
-                yield Finding("SkewOnTheWay", Severity.FORBIDDEN, violation.part.node, text, remedy)
+                severity = _weight(violation, Severity.FORBIDDEN)
+                yield Finding("SkewOnTheWay", severity, violation.part.node, text, remedy)
+
+
+def _weight(violation: Violation, severity: Severity) -> Severity:
+    """A kubectl breaks nothing by itself: who uses the one of that host should know."""
+    return Severity.WARNING if violation.part.component == "kubectl" else severity
 
 
 _Parts = dict[tuple[str, str], Part]
 
 
+def _now(situation: Situation) -> _Parts:
+    """What runs; of a host that could not be looked at, its node tells the kubelet's version."""
+    parts = [part for host in situation.hosts.values() for part in _parts(host)]
+    told = {n.name: parse(n.kubelet_version) for n in situation.nodes if n.name in situation.unseen}
+    parts += [Part("kubelet", name, version) for name, version in told.items() if version]
+    return {(part.node, part.component): part for part in parts}
+
+
 def _moments(situation: Situation, parts: _Parts) -> Iterator[tuple[str, _Parts]]:
-    """What there is after each thing that the plan does: a control plane, its kubelet, the workers of a hop."""
+    """What there is after each thing that the plan does: a control plane, its kubelet, the workers of a hop.
+
+    Source: kubeadm 1.31 and later upgrades kube-proxy, on all nodes, when it upgrades the last control plane.
+    """
+    every = {host.node for host in situation.planes} <= set(situation.upgrading)
     for hop in situation.hops:
         for host in (h for h in situation.touched if h.control_plane):
             parts = _raised(parts, hop.to, {host.node}, CONTROL_PLANE)
             yield f"with the control plane of {host.node} at {hop.to}", parts
-            parts = _raised(parts, hop.to, {host.node}, ("kubelet",))
+            parts = _raised(parts, hop.to, {host.node}, INSTALLED)
             yield f"with the kubelet of {host.node} at {hop.to}", parts
+        if every:
+            parts = _raised(parts, hop.to, set(situation.hosts), ("kube-proxy",))
+            yield f"with kube-proxy at {hop.to}", parts
         if hop.workers:
             workers = {h.node for h in situation.touched if not h.control_plane}
-            parts = _raised(parts, hop.to, workers, ("kubelet",))
+            parts = _raised(parts, hop.to, workers, INSTALLED)
             yield f"with the workers at {hop.to}", parts
 
 
@@ -212,8 +251,11 @@ def _parts(host: HostFacts) -> Iterator[Part]:
         if version:
             yield Part(component, host.node, version)
     kubelet = host.running or host.kubelet
-    if kubelet:
-        yield Part("kubelet", host.node, kubelet)
+    kubectl = host.packages.get("kubectl")
+    rest = {"kubelet": kubelet, "kube-proxy": host.proxy, "kubectl": kubectl.version if kubectl else None}
+    for component, version in rest.items():
+        if version:
+            yield Part(component, host.node, version)
 
 
 def kubelets(situation: Situation) -> Iterator[Finding]:
@@ -246,7 +288,11 @@ def pods(situation: Situation) -> Iterator[Finding]:
     if stuck:
         text = f"budgets that allow no disruption now: {named(stuck)}"
         remedy = "more replicas, or a budget that lets one go; a drain waits for them until its time ends"
+        if situation.at_once:
+            text += "; all-at-once does not ask them: their pods are deleted"
+            remedy = "--strategy rolling, which waits for them"
         yield Finding("NoDisruptionAllowed", Severity.WARNING, CLUSTER, text, remedy)
+    yield from _at_once(situation, mine)
     for node, refused in sorted(situation.refused.items()):
         if refused:
             yield _refused(node, dict(sorted(refused.items())))
@@ -268,12 +314,43 @@ def pods(situation: Situation) -> Iterator[Finding]:
         yield Finding("SingleReplica", Severity.NOTE, CLUSTER, text, "a second replica, where that is too long")
 
 
+def _at_once(situation: Situation, mine: list[Pod]) -> Iterator[Finding]:
+    """What is down as a whole while all workers are out of service together."""
+    planes = {host.node for host in situation.planes}
+    leaving = {name for name in situation.upgrading if name not in planes} or set(situation.upgrading[:1])
+    if not situation.at_once or not situation.hops:
+        return
+    owners = {(w.kind, w.namespace, w.name): w.controller for w in situation.workloads}
+
+    def workload(pod: Pod) -> str:
+        if pod.controller is None:
+            return f"Pod {pod.key}"
+        above = owners.get((pod.controller.kind, pod.namespace, pod.controller.name)) or pod.controller
+        return f"{above.kind} {pod.namespace}/{above.name}"
+
+    moved = [p for p in mine if p.controller is None or p.controller.kind != "DaemonSet"]
+    stay = {workload(p) for p in situation.pods if p.node not in leaving and p.node and p.ready}
+    down = sorted({workload(p) for p in moved if p.node in leaving} - stay)
+    lost = (
+        f"{len(down)} of all workloads will be down meanwhile: {named(down)}" if down else "no workload is down whole"
+    )
+    text = f"out of service at the same time, budgets not asked: {named(sorted(leaving))}; {lost}"
+    remedy = "--strategy rolling, where that may not be"
+    yield Finding("AllAtOnce", Severity.WARNING, CLUSTER, text, remedy, "\n".join(down) if len(down) > NAMED else "")
+
+
 def _refused(node: str, pods_: dict[str, tuple[str, ...]]) -> Finding:
     listed = [f"{pod} ({'; '.join(reasons)})" for pod, reasons in pods_.items()]
-    flags = [_flag(reason) for reasons in pods_.values() for reason in reasons]
-    remedy = f"add {' '.join(sorted(set(flags)))}" if all(flags) else "move these pods, or remove them, by hand"
-    text = f"a drain would refuse {len(listed)} pods: {named(listed)}"
-    return Finding("PodsRefused", Severity.ERROR, node, text, remedy, "\n".join(listed))
+    reasons = {reason for reasons in pods_.values() for reason in reasons}
+    several = {reason for reason in reasons if reason.startswith(_SEVERAL_BUDGETS)}
+    flags = sorted({_flag(reason) for reason in reasons - several})
+    remedies = [f"add {' '.join(flags)}"] if flags and all(flags) else []
+    if several:
+        remedies.append("leave each pod to one budget; or --strategy all-at-once, which asks none")
+    if not all(flags):
+        remedies = ["move these pods, or remove them, by hand"]
+    text = f"its drain would refuse {len(listed)} pods, and the upgrade with it: {named(listed)}"
+    return Finding("PodsRefused", Severity.FORBIDDEN, node, text, "\n".join(remedies), "\n".join(listed))
 
 
 def _flag(reason: str) -> str:

@@ -24,22 +24,41 @@ if TYPE_CHECKING:
 COPIES_BYTES = 200_000_000
 #: What packages take until they are unpacked, and again what is in them.
 PACKAGES_BYTES = 500_000_000
-ETCD_DATA = "/var/lib/etcd"
-#: Beyond these, of the clocks' median. Hosts are asked one after another, which takes about a second.
-CLOCK_WARNING_S, CLOCK_ERROR_S, ASKED_S = 2.0, 30.0, 1.0
+#: What the images of a control plane take, packed and unpacked, for each version.
+IMAGES_BYTES = 1_000_000_000
+ETCD_DATA, CONTAINERD_DATA = "/var/lib/etcd", "/var/lib/containerd"
+#: As many nodes are named in a remedy that is a flag.
+NAMES = 20
+#: Beyond these, of the clocks' median.
+CLOCK_WARNING_S, CLOCK_ERROR_S = 3.0, 10.0
 #: Certificates that end sooner, and authorities that do: those take their time to replace.
 SOON_S, SOON_AUTHORITY_S = 30 * 86400.0, 365 * 86400.0
 
 
 def known(situation: Situation) -> Iterator[Finding]:
-    """Hosts that were not asked, or that this cannot upgrade."""
-    for name in situation.upgrading:
-        if name not in situation.hosts:
-            text = "its host was not asked: nothing is known of it"
-            yield Finding("HostUnknown", Severity.FORBIDDEN, name, text, f"orchestrator hosts check {name}")
-    found = managed.aptless({host.node: host for host in situation.touched})
-    if found:
-        yield Finding("NoApt", Severity.FORBIDDEN, CLUSTER, found.evidence, found.remedy)
+    """Hosts that could not be looked at, or that this cannot upgrade. The others are judged all the same."""
+    planes = {node.name for node in situation.nodes if node.control_plane}
+    others = [name for name in situation.upgrading if name not in situation.unseen]
+    for name, (why, way) in sorted(situation.unseen.items()):
+        mine, remedy = name in situation.upgrading, way
+        text = f"its host could not be looked at: {why}"
+        severity = Severity.FORBIDDEN if mine or name in planes else Severity.WARNING
+        if name in planes:
+            text += "; every control plane has to be, for a kubelet may be no newer than any API server"
+        elif mine:
+            remedy += _leaving_out(others)
+        else:
+            text += "; it is not upgraded now"
+        yield Finding("HostUnknown", severity, name, text, remedy)
+    for host in situation.touched:
+        if found := managed.aptless({host.node: host}):
+            remedy = found.remedy + _leaving_out([h.node for h in situation.touched if h.apt])
+            yield Finding("NoApt", Severity.FORBIDDEN, host.node, found.evidence, remedy)
+
+
+def _leaving_out(others: list[str]) -> str:
+    """The other way out: the upgrade of the rest, by its flag where that is not too long to read."""
+    return f"\nor leave it out: --nodes {','.join(others)}" if 0 < len(others) <= NAMES else ""
 
 
 # ---- packages ---------------------------------------------------------------------------------------------------
@@ -50,20 +69,31 @@ def repositories(situation: Situation) -> Iterator[Finding]:
     for hop in situation.hops:
         lacking = []
         for host in situation.touched:
-            if not hop.workers and not host.control_plane:
-                continue  # it skips this hop: its kubelet may stay behind
+            if not host.apt or (not hop.workers and not host.control_plane):
+                continue  # a finding of its own; or it skips this hop: its kubelet may stay behind
             offers = situation.offers.get(host.node, {}).get(minor(hop.to), _NO_OFFERS)
             if offers.error and offers is not _NO_OFFERS:
                 yield _unreadable(host, hop, offers)
             if hop.to not in offers.versions:
                 lacking.append(f"{host.node} ({_offered(offers)})")
         if lacking:
-            text = f"kubeadm {hop.to} is not offered to {len(lacking)} of the nodes that need it: {named(lacking)}"
+            text = f"Kubernetes {hop.to} is not offered to {len(lacking)} of the nodes that need it: {named(lacking)}"
             remedy = (
                 f"make https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/ or a mirror of it that has {hop.to} "
                 "reachable on each of them; /etc/apt/sources.list.d names it"
             )
             yield Finding("PackageVersion", Severity.FORBIDDEN, CLUSTER, text, remedy)
+    yield from _sought(situation)
+
+
+def _sought(situation: Situation) -> Iterator[Finding]:
+    """Repositories that may have a newer minor, and that could not be asked: "nothing newer" would be a guess."""
+    for host in situation.touched if situation.sought else ():
+        offers = situation.offers.get(host.node, {}).get(situation.sought, _NO_OFFERS)
+        if host.apt and offers.error and not offers.absent:
+            severity = Severity.WARNING if situation.hops else Severity.ERROR
+            text = f"{_unusable(situation.sought, offers)}; whether there is a newer version is not known"
+            yield Finding("Repository", severity, host.node, text, _repair(situation.sought))
 
 
 _NO_OFFERS = Offers({}, "no repository of Kubernetes in its apt sources")
@@ -72,17 +102,25 @@ _NO_OFFERS = Offers({}, "no repository of Kubernetes in its apt sources")
 def _offered(offers: Offers) -> str:
     if offers is _NO_OFFERS:
         return offers.error
-    return f"offered: {', '.join(str(v) for v in sorted(offers.versions)[-3:]) or 'nothing'}"
+    parts = [f"{version} without {' and '.join(names)}" for version, names in sorted(offers.lacking.items())[-3:]]
+    return f"offered: {', '.join([*(str(v) for v in sorted(offers.versions)[-3:]), *parts]) or 'nothing'}"
 
 
 def _unreadable(host: HostFacts, hop: Hop, offers: Offers) -> Finding:
-    text = f"its package repository of {minor(hop.to)} cannot be used: {offers.error}"
-    remedy = (
+    line = minor(hop.to)
+    return Finding("Repository", Severity.ERROR, host.node, _unusable(line, offers), _repair(line))
+
+
+def _unusable(line: str, offers: Offers) -> str:
+    return f"its package repository of {line} cannot be used: {offers.error}"
+
+
+def _repair(line: str) -> str:
+    return (
         "see the network and the key in /etc/apt/keyrings; a key that ended is fetched anew: curl -fsSL "
-        f"https://pkgs.k8s.io/core:/stable:/v{minor(hop.to)}/deb/Release.key | gpg --dearmor "
+        f"https://pkgs.k8s.io/core:/stable:/v{line}/deb/Release.key | gpg --dearmor "
         "-o /etc/apt/keyrings/kubernetes-apt-keyring.gpg"
     )
-    return Finding("Repository", Severity.ERROR, host.node, text, remedy)
 
 
 def installed(situation: Situation) -> Iterator[Finding]:
@@ -115,7 +153,13 @@ def images(situation: Situation) -> Iterator[Finding]:
         missing = [image for image in wanted if image not in situation.hosts[name].images]
         if missing:
             text = f"to be pulled, before anything is cordoned: {', '.join(missing)}"
+            if later := [str(hop.to) for hop in situation.hops[1:]]:
+                text += f"; those of {', '.join(later)} are not looked at yet"
             yield Finding("ImagesToPull", Severity.NOTE, name, text, "see that it reaches its registry")
+    for name, why in sorted(situation.unlisted.items()):
+        text = f"which images it will need is not known: {why}"
+        remedy = f"on {name}: kubeadm config images list; without them nothing is fetched, and the upgrade stops there"
+        yield Finding("ImagesUnknown", Severity.ERROR, name, text, remedy)
 
 
 # ---- disks ------------------------------------------------------------------------------------------------------
@@ -129,6 +173,8 @@ def disks(situation: Situation) -> Iterator[Finding]:
             # Source: kubeadm copies the whole data directory before each upgrade of etcd, and never removes a copy.
             copies = COPIES_BYTES + host.sizes_bytes.get(ETCD_DATA, 0) * max(1, len(situation.hops))
             needs.append(("/etc/kubernetes", copies, f"kubeadm's copies in {BACKUPS}"))
+            if any(image not in host.images for image in situation.wanted.get(host.node, ())):
+                needs.append((CONTAINERD_DATA, IMAGES_BYTES * len(situation.hops), "images"))
         yield from _too_full(host, needs)
 
 
@@ -155,7 +201,7 @@ def _too_full(host: HostFacts, needs: list[tuple[str, int, str]]) -> Iterator[Fi
 
 def kubeadm(situation: Situation) -> Iterator[Finding]:
     """What the new kubeadm's own checks say, and manifests that it would overwrite."""
-    for name in situation.upgrading if situation.hops else ():
+    for name in [host.node for host in situation.touched if host.apt] if situation.hops else ():
         complaints, why = situation.checks.get(name, ((), "it was not asked"))
         for complaint in complaints:
             severity = Severity.ERROR if complaint.fatal else Severity.WARNING
@@ -165,9 +211,22 @@ def kubeadm(situation: Situation) -> Iterator[Finding]:
             text = f"kubeadm's own checks could not be made: {why}"
             remedy = f"run them by hand on {name}: kubeadm upgrade node phase preflight"
             yield Finding("KubeadmPreflight", Severity.ERROR, name, text, remedy)
+    yield from _uncompared(situation)
     for name, diff in sorted(situation.edited.items()):
         if diff and name in situation.upgrading:
             yield _edited(name, diff)
+
+
+def _uncompared(situation: Situation) -> Iterator[Finding]:
+    """Manifests that nobody held against what kubeadm would write: whether they were edited is not known."""
+    for host in (h for h in situation.touched if h.control_plane and situation.hops):
+        remedy = f"on {host.node}: kubeadm upgrade diff {host.server}; what is edited by hand there would be lost"
+        if host.node in situation.uncompared:
+            text = f"its manifests could not be compared with kubeadm's: {situation.uncompared[host.node]}"
+            yield Finding("ManifestsNotCompared", Severity.ERROR, host.node, text, remedy)
+        elif host.node not in situation.edited:
+            text = f"its manifests are not compared: kubeadm is {host.kubeadm} there, its API server {host.server}"
+            yield Finding("ManifestsNotCompared", Severity.WARNING, host.node, text, remedy)
 
 
 def _edited(name: str, diff: str) -> Finding:
@@ -187,7 +246,11 @@ def _edited(name: str, diff: str) -> Finding:
 def certificates(situation: Situation) -> Iterator[Finding]:
     """Certificates of control planes that ended, or end before long without being renewed."""
     for host in situation.planes:
-        renewed = host.node in situation.upgrading and bool(situation.hops)
+        renewed = situation.renews and host.node in situation.upgrading and bool(situation.hops)
+        if host.certificates_unread:
+            text = f"when its certificates end is not known: {host.certificates_unread}"
+            remedy = f"on {host.node}: kubeadm certs check-expiration"
+            yield Finding("CertificatesUnread", Severity.ERROR, host.node, text, remedy)
         for certificate in host.certificates:
             # A certificate that is not there has no end; super-admin.conf is on the first control plane only.
             if not certificate.missing and certificate.ends is not None:
@@ -214,15 +277,17 @@ def _certificate(node: str, found: Certificate, left: float, *, renewed: bool) -
 
 
 def clocks(situation: Situation) -> Iterator[Finding]:
-    """Hosts whose clock is away from the others': certificates, tokens and leases go by it."""
-    read = {host.node: host.at for host in situation.hosts.values() if host.at}
-    if not read:
-        return
-    middle = median_low(read.values())
-    for name, at in sorted(read.items()):
-        off = at - middle
-        if abs(off) > CLOCK_WARNING_S + ASKED_S:
+    """Clocks that are away from most: certificates, tokens and leases go by them. This machine's own is one of them."""
+    away = situation.clocks
+    middle = median_low([0.0, *away.values()])
+    hosts = {name: (f"its clock is {_away(off - middle)} the others'", off - middle) for name, off in away.items()}
+    here = f"the clock of the machine that this runs on is {_away(-middle)} that of most hosts"
+    for where, (text, off) in [*sorted(hosts.items()), (CLUSTER, (here, -middle))]:
+        if abs(off) > CLOCK_WARNING_S:
             severity = Severity.ERROR if abs(off) > CLOCK_ERROR_S else Severity.WARNING
-            text = f"its clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the other hosts'"
             remedy = "set it: timedatectl set-ntp true, or chronyc makestep"
-            yield Finding("ClockSkew", severity, name, text, remedy)
+            yield Finding("ClockSkew", severity, where, text, remedy)
+
+
+def _away(off: float) -> str:
+    return f"{abs(off):.0f} s {'ahead of' if off > 0 else 'behind'}"

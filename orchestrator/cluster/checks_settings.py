@@ -10,7 +10,7 @@ import yaml
 from orchestrator.cluster import removed
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
 from orchestrator.cluster.situation import CLUSTER, Finding, Severity
-from orchestrator.cluster.versions import minor, parse
+from orchestrator.cluster.versions import KUBEADM_UPGRADE, minor, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +29,30 @@ KUBEADM_MAP = "kubectl edit configmap kubeadm-config -n kube-system"
 #: From these minors of Kubernetes 1 on. Source: changelogs of 1.35 (#134298) and 1.37 (#139121).
 CGROUP_V1_FAILS, CONTAINERD_1_WARNS, CONTAINERD_1_FAILS = (1, 35), (1, 36), (1, 38)
 
+#: What kubeadm gives etcd by itself.
+_ETCD_FLAGS = frozenset(
+    {
+        "name",
+        "advertise-client-urls",
+        "listen-peer-urls",
+        "initial-advertise-peer-urls",
+        "initial-cluster",
+        "initial-cluster-state",
+        "cert-file",
+        "key-file",
+        "trusted-ca-file",
+        "client-cert-auth",
+        "peer-cert-file",
+        "peer-key-file",
+        "peer-trusted-ca-file",
+        "peer-client-cert-auth",
+        "snapshot-count",
+        "feature-gates",
+        "watch-progress-notify-interval",
+        "experimental-initial-corrupt-check",
+        "experimental-watch-progress-notify-interval",
+    }
+)
 _FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*(?:=[^\s\"']*)?")
 #: A component's section of ClusterConfiguration.
 _SECTIONS = {
@@ -156,6 +180,53 @@ def _mapping(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None if found else {}
 
 
+# ---- etcd's manifest --------------------------------------------------------------------------------------------
+
+
+def etcd(situation: Situation) -> Iterator[Finding]:
+    """Flags that etcd takes no more, and those of its manifest that were set by hand.
+
+    kubeadm writes the manifest anew, and its own diff leaves it out.
+
+    Source: kubeadm 1.31 to 1.37, `getEtcdCommand`: its own flags, and those of ClusterConfiguration's extraArgs.
+    """
+    local = ((_mapping(situation.configuration) or {}).get("etcd") or {}).get("local") or {}
+    extra = dict.fromkeys(_extra(local.get("extraArgs")))
+    # Of the flags in the manifest only these stay.
+    for found in removed.flags(extra, situation.target, "etcd") if situation.target else ():
+        remedy = f"take {found.name} out of ClusterConfiguration: {KUBEADM_MAP}"
+        yield _gone("RemovedFlags", CLUSTER, "the flag of etcd", found, remedy)
+    given = {_name(argument) for argument in extra}
+    for host in situation.touched if situation.hops else ():
+        arguments = _command(host.manifests.get("etcd"))
+        values = {_name(a): a.partition("=")[2] for a in arguments}
+        own = _etcd_values(values, str(local.get("dataDir") or "/var/lib/etcd"))
+        edited = [a for a in arguments if a not in extra and (_name(a) in given or not _own(a, own))]
+        if edited:
+            text = f"etcd.yaml was edited by hand: kubeadm, which writes it anew, does not know {', '.join(edited)}"
+            remedy = (
+                f"put them into etcd.local.extraArgs of ClusterConfiguration: {KUBEADM_MAP}; or accept that they are "
+                "lost: --accept EditedManifests"
+            )
+            yield Finding("EditedManifests", Severity.ERROR, host.node, text, remedy, "\n".join(edited))
+
+
+def _own(argument: str, values: Mapping[str, tuple[str, ...]]) -> bool:
+    name, _, value = argument.partition("=")
+    return value in values[name] if name in values else name.removeprefix("--") in _ETCD_FLAGS
+
+
+def _etcd_values(values: Mapping[str, str], data: str) -> Mapping[str, tuple[str, ...]]:
+    """What kubeadm sets where that is the same in all clusters, and matters or is often changed."""
+    client = values.get("--advertise-client-urls", "")
+    local = ("127.0.0.1", "[::1]")
+    return {
+        "--data-dir": (data,),
+        "--listen-client-urls": tuple(f"https://{host}:2379,{client}" for host in local),
+        "--listen-metrics-urls": tuple(f"http://{host}:2381" for host in local),
+    }
+
+
 # ---- API versions -----------------------------------------------------------------------------------------------
 
 
@@ -225,6 +296,10 @@ def starts(situation: Situation) -> Iterator[Finding]:
             remedy = f"swapoff -a, and take it out of /etc/fstab; or failSwapOn: false, by {KUBELET_MAP}"
             text = "swap is on, and the kubelet is not told to bear it: it does not start"
             yield Finding("SwapOn", Severity.ERROR, host.node, text, remedy)
+        runtime = runtimes.get(host.node, "")
+        if host.control_plane and runtime and not runtime.startswith("containerd://"):
+            text = f"its container runtime is {runtime}: images can be fetched into containerd only"
+            yield Finding("Runtime", Severity.FORBIDDEN, host.node, text, f"upgrade it by hand: {KUBEADM_UPGRADE}")
         yield from _cgroup(host, target)
         yield from _containerd(host.node, runtimes.get(host.node, ""), target)
 

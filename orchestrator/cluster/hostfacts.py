@@ -29,6 +29,8 @@ _IMAGE = re.compile(r"^\s*(?:- )?image: \"?([^\s\"]+)", re.MULTILINE)
 _APT_FAILED = ("E:", "W:", "Err:", "Error:", "Warning:")
 #: Warnings of what will be wrong one day. Source: apt-key(8), apt-secure(8).
 _APT_HARMLESS = ("legacy trusted.gpg", "Policy will reject signature")
+_NO_RELEASE = "does not have a Release file"
+_SERVER_TROUBLE = re.compile(r"\s+(?:5\d\d|Could not|Connection|Temporary)\b")
 _URL_HOST = re.compile(r"https://\[?([^]/]+?)\]?(?::\d+)?(?:/|$)")
 _SOME_VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
 
@@ -75,7 +77,6 @@ class HostFacts:
     """One host. What it was not asked, or does not have, is empty.
 
     Attributes:
-        at: Its clock, in seconds since the epoch.
         os: As /etc/os-release calls it.
         apt: It has apt.
         kubeadm: Version of the installed program.
@@ -96,13 +97,14 @@ class HostFacts:
         files: Path -> text of the kubelet's settings.
         images: In the runtime's store.
         certificates: Of a control plane.
+        proxy: Version of the kube-proxy that runs; None when none does.
+        certificates_unread: Why they could not be looked at, "" when they were.
         asks: The API server that its kubelet asks, as a URL.
         left: What commands of plans left there (`/var/lib/orchestrator`), by plan.
     """
 
     node: str
     boot: str = ""
-    at: float = 0.0
     os: str = ""
     apt: bool = False
     kubeadm: Version | None = None
@@ -123,6 +125,8 @@ class HostFacts:
     files: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[str] = frozenset()
     certificates: tuple[Certificate, ...] = ()
+    certificates_unread: str = ""
+    proxy: Version | None = None
     asks: str = ""
     left: frozenset[str] = frozenset()
 
@@ -197,12 +201,16 @@ class Offers:
     """What a repository offers a host.
 
     Attributes:
-        versions: Version -> package revision of kubeadm.
+        versions: Version -> package revision of kubeadm, where all of `packages.KUBERNETES` are offered.
         error: apt's words when it could not be read or its signature did not hold; "" otherwise.
+        absent: It answered that there is no such repository: nothing of that minor was released there.
+        lacking: Version -> packages that are not offered of it, though others are.
     """
 
     versions: Mapping[Version, str]
     error: str
+    absent: bool = False
+    lacking: Mapping[Version, tuple[str, ...]] = field(default_factory=dict)
 
 
 def parse_look(node: str, answer: str) -> HostFacts:
@@ -217,10 +225,11 @@ def parse_look(node: str, answer: str) -> HostFacts:
         return "\n".join(section.text for section in found.get(name, ())).strip()
 
     running = found.get("running", [])
+    failed = any(section.words not in ((), ("0",)) for section in found.get("certificates", ()))
+    unread = (text("unread") or "kubeadm failed without a word") if failed else ""
     return HostFacts(
         node,
         boot=text("boot"),
-        at=_number(node, "its clock", text("clock") or "0"),
         os=text("os").split("\n")[0],
         apt="/apt-get" in text("os"),
         kubeadm=_version(text("kubeadm")),
@@ -242,8 +251,29 @@ def parse_look(node: str, answer: str) -> HostFacts:
         images=frozenset(text("images").split()),
         asks=text("server"),
         left=frozenset(text("left").split()),
-        certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") else (),
+        certificates=kubeadm.parse_certificates(text("certificates")) if text("certificates") and not unread else (),
+        certificates_unread=unread,
+        proxy=_version(text("proxy")),
     )
+
+
+def parse_clock(node: str, answer: str, between: tuple[float, float]) -> float:
+    """How many seconds a host's clock is ahead of this machine's, at least; out of `queries.CLOCK`.
+
+    Args:
+        node: The host.
+        answer: What it said.
+        between: This machine's clock before the question and after the answer.
+
+    Returns:
+        0 where its time is between the two: it cannot be told any closer.
+
+    Raises:
+        FactUnreadable: It told no time.
+    """
+    said = sections(answer).get("clock", [])
+    at, (before, after) = _number(node, "its clock", said[0].text.strip() if said else ""), between
+    return min(0.0, at - before) + max(0.0, at - after)
 
 
 def parse_etcd(answer: str) -> EtcdFacts:
@@ -315,8 +345,26 @@ def parse_offers(answer: str) -> Offers:
     if update[0].words != ("0",) and not failed:
         failed = said[-1:] or [f"apt-get update ended with {' '.join(update[0].words) or 'no code'}"]
     error = "; ".join(failed)
-    offered = packages.parse_offered(listed[0].text)
-    return Offers({replace(version, vendor=""): revision for version, revision in offered.items()}, error)
+    offered = {
+        name: {replace(version, vendor=""): r for version, r in packages.parse_offered(listed[0].text, name).items()}
+        for name in packages.KUBERNETES
+    }
+    lacking = {
+        version: tuple(name for name in packages.KUBERNETES if version not in offered[name])
+        for version in set().union(*offered.values())
+    }
+    whole = {version: r for version, r in offered[packages.KUBERNETES[0]].items() if not lacking[version]}
+    return Offers(whole, error, _absent(said, failed), {v: names for v, names in lacking.items() if names})
+
+
+def _absent(said: Sequence[str], failed: Sequence[str]) -> bool:
+    """Whether a server answered that it has no such repository; one that has trouble, or is not reached, tells nothing.
+
+    Source: apt 2.6, seen: after a 404 or 403, `E: The repository … does not have a Release file.`, whose reason stands
+    below `Err:`; of one that is not reached, `W: Failed to fetch …`.
+    """
+    trouble = any(_SERVER_TROUBLE.match(line) for line in said)
+    return bool(failed) and not trouble and all(line.startswith("Err") or _NO_RELEASE in line for line in failed)
 
 
 def parse_preflight(answer: str) -> tuple[tuple[Complaint, ...], str]:
@@ -339,11 +387,26 @@ def parse_wanted(answer: str) -> tuple[str, ...]:
     return tuple(image for each in sections(answer).get("wanted", ()) for image in each.text.split())
 
 
-def parse_edited(answer: str) -> str:
-    """A diff of manifests that were edited by hand, "" when none was, out of `EDITED`."""
-    lines = [line for each in sections(answer).get("diff", ()) for line in each.text.splitlines()]
+def parse_unlisted(answer: str) -> str:
+    """Why the images of the new version could not be listed, "" when they were; out of `queries.PREFLIGHT`."""
+    found = sections(answer)
+    if all(each.words in ((), ("0",)) for each in found.get("wanted", ())):
+        return ""
+    return "\n".join(each.text for each in found.get("unlisted", ())).strip() or "kubeadm failed without a word"
+
+
+def parse_edited(answer: str) -> tuple[str, str]:
+    """A diff of manifests that were edited by hand, "" when none was, and why it is not all; out of `EDITED`.
+
+    Source: `kubeadm upgrade diff` 1.36 and 1.37 ends with 0 whether manifests differ or not.
+    """
+    found = sections(answer)
+    said = found.get("diff", [])
+    lines = said[0].text.splitlines() if said else []
     start = next((i for i, line in enumerate(lines) if line.startswith("--- ")), len(lines))
-    return "\n".join(lines[start:])
+    why = "\n".join(each.text for each in found.get("why", ())).strip()
+    failed = not said or said[0].words != ("0",)
+    return "\n".join(lines[start:]), (why or "it failed without a word") if failed else ""
 
 
 def _version(text: str) -> Version | None:

@@ -1,4 +1,4 @@
-"""What kubeadm says on a host: its checks, its certificates, its plan, and what it left behind. Pure.
+"""What kubeadm says on a host: its checks, its certificates, and what it left behind. Pure.
 
 Source of all forms: kubeadm 1.36 and 1.37, seen on real clusters; API group `output.kubeadm.k8s.io/v1alpha3`.
 """
@@ -73,20 +73,6 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """One component's way in kubeadm's own plan.
-
-    Attributes:
-        node: "" for what is one for the whole cluster: CoreDNS, kube-proxy, kubeadm.
-    """
-
-    component: str
-    node: str
-    current: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """How far an upgrade of a control plane came, by kubeadm's own words.
 
@@ -115,21 +101,6 @@ class _WireCertificate(_Wire, rename="camel"):
 class _WireCertificates(_Wire, rename="camel"):
     certificates: list[_WireCertificate]
     certificate_authorities: list[_WireCertificate]
-
-
-class _WireComponent(_Wire, rename="camel"):
-    name: str
-    current_version: str
-    new_version: str
-    node_name: str = ""
-
-
-class _WireUpgrade(_Wire):
-    components: list[_WireComponent]
-
-
-class _WirePlan(_Wire, rename="camel"):
-    available_upgrades: list[_WireUpgrade] = msgspec.field(default_factory=list)
 
 
 def parse_version(stdout: str) -> Version:
@@ -174,26 +145,6 @@ def parse_certificates(stdout: str) -> tuple[Certificate, ...]:
         for c, authority in pairs
     )
     return tuple(sorted(found, key=lambda c: (math.inf if c.ends is None else c.ends, c.name)))
-
-
-def parse_plan(stdout: str) -> tuple[Move, ...]:
-    """What `kubeadm upgrade plan VERSION -o json` would move, in its order; nothing when there is nothing to upgrade.
-
-    It prints an empty text then, and also when it fails: the exit code tells these apart, and has to be looked at
-    first. Text before the document does not count. What it plans is right only for a kubeadm of the new version: an
-    older one names its own etcd and CoreDNS.
-
-    Raises:
-        FactUnreadable: It is not that answer.
-    """
-    if not stdout.strip():
-        return ()
-    read = _decoded(_WirePlan, stdout[max(0, stdout.find("{")) :], "upgrade plan")
-    return tuple(
-        Move(c.name, c.node_name, c.current_version, c.new_version)
-        for u in read.available_upgrades
-        for c in u.components
-    )
 
 
 def parse_progress(output: str) -> Progress:

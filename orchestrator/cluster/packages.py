@@ -21,7 +21,7 @@ KUBERNETES = ("kubeadm", "kubelet", "kubectl")
 
 #: Names of packages follow it. A package that is not known makes its exit code 1; the others are printed all the same.
 INSTALLED = ("dpkg-query", "-W", "-f=${Package}\\t${Version}\\t${Status}\\n")
-#: The name of a package follows it. Empty with exit code 0 where no index was ever fetched.
+#: Names of packages follow it. Empty with exit code 0 where no index was ever fetched.
 OFFERED = ("apt-cache", "madison")
 #: Prints what dpkg left half done; nothing when all is well.
 UNFINISHED = ("dpkg", "--audit")
@@ -83,8 +83,8 @@ def _installed(line: str) -> Package:
     raise FactUnreadable(f"dpkg-query printed {line[:80]!r}", remedy="see `dpkg --audit` on that host")
 
 
-def parse_offered(stdout: str) -> Mapping[Version, str]:
-    """Version -> package revision, the newest of each version, out of the answer of `OFFERED`; empty without an index.
+def parse_offered(stdout: str, package: str = KUBERNETES[0]) -> Mapping[Version, str]:
+    """Version -> the newest revision of `package`, out of the answer of `OFFERED`; empty without an index.
 
     Raises:
         FactUnreadable: A line is not of that form.
@@ -95,7 +95,8 @@ def parse_offered(stdout: str) -> Mapping[Version, str]:
         version = parse(fields[1]) if len(fields) == 3 else None
         if version is None:
             raise FactUnreadable(f"apt-cache madison printed {line[:80]!r}", remedy="run it by hand on that host")
-        found.setdefault(version, fields[1])  # it lists the newest first
+        if fields[0] == package:
+            found.setdefault(version, fields[1])  # it lists the newest first
     return found
 
 

@@ -29,6 +29,7 @@ _CHECKS = (
     checks_hosts.clocks,
     checks_settings.kubelets,
     checks_settings.components,
+    checks_settings.etcd,
     checks_settings.apis,
     checks_settings.starts,
 )
@@ -39,6 +40,10 @@ def findings(situation: Situation) -> tuple[Finding, ...]:
     order = list(Severity)
     found = dict.fromkeys(finding for check in _CHECKS for finding in check(situation))
     return tuple(sorted(found, key=lambda f: (order.index(f.severity), f.where != CLUSTER, f.where, f.check, f.text)))
+
+
+#: With nothing to do, only these count: they hide whether there is something.
+HIDING = frozenset({"HostUnknown", "NoApt", "Repository"})
 
 
 def unaccepted(findings: Iterable[Finding], accepted: Collection[str]) -> tuple[Finding, ...]:

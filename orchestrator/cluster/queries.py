@@ -13,8 +13,8 @@ from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT",
-    "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "RESTORE", "WATCHES", "Query",
+    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT",
+    "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "REQUESTED", "RESTORE", "WATCHES", "Query",
 ]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
@@ -24,7 +24,6 @@ _LOOK = (
     + r"""
 ask boot cat /proc/sys/kernel/random/boot_id
 ask left ls /var/lib/orchestrator
-ask clock date +%s.%N
 ask os sh -c '. /etc/os-release; echo "$PRETTY_NAME"; command -v apt-get'
 ask server sed -n 's/^ *server: *//p' /etc/kubernetes/kubelet.conf
 ask kubeadm kubeadm version -o short
@@ -54,9 +53,15 @@ done
 #: The facts that actions decide by: versions, packages, manifests, what runs. Takes no words.
 LOOK = Query("look", _LOOK, 30.0)
 
+#: A host's clock. Takes no words.
+CLOCK = Query("clock", FRAME + "ask clock date +%s.%N\n", 30.0)
+
 _EXAMINE = (
     _LOOK
     + r"""
+for pid in $(pidof kube-proxy); do
+  program=$(readlink "/proc/$pid/exe"); head proxy "$pid"; "/proc/$pid/root$program" --version 2>/dev/null | body
+done
 # Source: proc_locks(5): `…: POSIX ADVISORY WRITE PID MAJOR:MINOR:INODE …`.
 for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
   inode=$(stat -c %i "$file" 2>/dev/null) || continue
@@ -76,7 +81,11 @@ for file in /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env /etc
   if [ -f "$file" ]; then head file "$file"; body < "$file"; fi
 done
 ask images ctr --namespace k8s.io images ls -q
-if [ -f /etc/kubernetes/admin.conf ]; then ask certificates kubeadm certs check-expiration -o json; fi
+if [ -f /etc/kubernetes/admin.conf ] || [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+  said=$(kubeadm certs check-expiration -o json 2>/dev/null); rc=$?
+  head certificates "$rc"; printf '%s\n' "$said" | body
+  [ "$rc" = 0 ] || { head unread; kubeadm certs check-expiration 2>&1 >/dev/null | tail -n 3 | body; }
+fi
 """
 )
 
@@ -125,6 +134,16 @@ api get --raw /metrics | grep '^apiserver_longrunning_requests{.*verb="WATCH"' \
 
 #: How many watches on pods, Services and EndpointSlices this host's own API server serves. Takes no words.
 WATCHES = Query("watches", _WATCHES, 30.0)
+
+_REQUESTED = (
+    _SERVER
+    + r"""
+head requested; api get --raw /metrics | grep '^apiserver_requested_deprecated_apis{' | body
+"""
+)
+
+#: The deprecated APIs that this host's own API server was asked for, as its metrics tell. Takes no words.
+REQUESTED = Query("requested", _REQUESTED, 30.0)
 
 # Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;
 # before it replaces a stacked etcd, it copies the member's data.
@@ -180,7 +199,7 @@ _OFFERS = (
     + r"""
 beside apt-get update > "$dir/said" 2>&1; rc=$?
 head update "$rc"; body < "$dir/said"
-head madison; beside apt-cache madison kubeadm 2>/dev/null | body
+head madison; beside apt-cache madison kubeadm kubelet kubectl 2>/dev/null | body
 """
 )
 
@@ -203,7 +222,11 @@ check() {
     "$dir/new/usr/bin/kubeadm" upgrade node phase preflight
   fi
 }
-if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then head wanted; wanted "$3" 2> /dev/null | body; fi
+if [ -f /etc/kubernetes/manifests/kube-apiserver.yaml ]; then
+  wanted "$3" > "$dir/images" 2> "$dir/why"; rc=$?
+  head wanted "$rc"; body < "$dir/images"
+  head unlisted; tail -n 3 "$dir/why" | body
+fi
 check "$3" > "$dir/said" 2>&1; rc=$?
 head preflight "$rc"; grep -E '\[(ERROR|WARNING) ' "$dir/said" | body
 head end; tail -n 3 "$dir/said" | body
@@ -216,15 +239,19 @@ PREFLIGHT = Query("preflight", _PREFLIGHT, 180.0)
 _EDITED = (
     FRAME
     + r"""
-head diff; kubeadm upgrade diff "$1" 2>/dev/null | body
+dir=$(mktemp -d /var/tmp/orchestrator.XXXXXX) || exit 1
+trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
+kubeadm upgrade diff "$1" > "$dir/said" 2> "$dir/why"; rc=$?
+head diff "$rc"; body < "$dir/said"
+head why; tail -n 3 "$dir/why" | body
 """
 )
 
-#: What kubeadm of the installed version would change in this host's manifests. Takes that version.
+#: What kubeadm of the installed version would change in this host's manifests, but for etcd's. Takes that version.
 EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
 ALL = (
-    LOOK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, WATCHES, KEPT,
-    OFFERS, PREFLIGHT, EDITED,
+    LOOK, CLOCK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, WATCHES,
+    REQUESTED, KEPT, OFFERS, PREFLIGHT, EDITED,
 )  # fmt: skip

@@ -12,6 +12,7 @@ longer has. A feature that is locked to its value is not in here: its gate is st
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from orchestrator.cluster.versions import Version
+
+_REQUESTED = re.compile(r"^apiserver_requested_deprecated_apis\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,24 @@ FLAGS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
         ),
         37: ("--concurrent-service-syncs",),
     },
+    # Source: etcd's guides of upgrades to 3.6 and 3.7; kubeadm brings 3.6 with 1.34, 3.7 with 1.37. See `EXPERIMENTAL`.
+    "etcd": {
+        34: (
+            "--enable-v2",
+            "--experimental-enable-v2v3",
+            "--proxy",
+            "--proxy-dial-timeout",
+            "--proxy-failure-wait",
+            "--proxy-read-timeout",
+            "--proxy-refresh-interval",
+            "--proxy-write-timeout",
+        ),
+    },
 }
+
+#: Of etcd's flags with this beginning none is left from this minor of Kubernetes 1 on: each has another name by then,
+#: or is an entry of `--feature-gates`. Source: etcd's guide of upgrades to 3.7, "Flags removed".
+EXPERIMENTAL, EXPERIMENTAL_UNTIL = "--experimental-", 37
 
 #: Flags that kubeadm itself takes out of `/var/lib/kubelet/kubeadm-flags.env` in the upgrade that removes them.
 #: Source: kubeadm 1.35, `phases/upgrade/postupgrade.go`.
@@ -281,6 +302,22 @@ APIS: Mapping[int, Mapping[str, str]] = {
 }
 
 
+def requested(metrics: str) -> tuple[str, ...]:
+    """APIs that were asked for and will be removed, as `GROUP/VERSION/RESOURCE@REMOVED_RELEASE`, out of metrics.
+
+    Source: the API server's metric `apiserver_requested_deprecated_apis`: 1 for each that was asked for since it
+    started, of that API server alone.
+    """
+    found = []
+    for labels, value in _REQUESTED.findall(metrics):
+        known = dict(_LABEL.findall(labels))
+        if float(value):
+            group = known.get("group", "")
+            name = "/".join(part for part in (group, known.get("version", ""), known.get("resource", "")) if part)
+            found.append(f"{name}@{known.get('removed_release', '')}")
+    return tuple(sorted(set(found)))
+
+
 def flags(arguments: Iterable[str], target: Version, component: str = "kubelet") -> tuple[Removed, ...]:
     """Those flags of a component's arguments that it does not know at `target`, in the order of the arguments.
 
@@ -289,8 +326,11 @@ def flags(arguments: Iterable[str], target: Version, component: str = "kubelet")
         target: The newest version that the component is upgraded to.
         component: Whose arguments.
     """
-    gone = _until(FLAGS.get(component, {}), target)
     given = dict.fromkeys(_flag(each) for each in arguments if each.startswith("--"))
+    lists = FLAGS.get(component, {})
+    if component == "etcd":
+        lists = {EXPERIMENTAL_UNTIL: tuple(name for name in given if name.startswith(EXPERIMENTAL)), **lists}
+    gone = _until(lists, target)
     return tuple(Removed(name, gone[name]) for name in given if name in gone)
 
 

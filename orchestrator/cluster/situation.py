@@ -56,19 +56,26 @@ class Situation:
     """Everything that was asked.
 
     Attributes:
-        hosts: By node, all of the cluster.
+        hosts: By node, all of the cluster that answered.
+        unseen: Node -> why its host could not be looked at, and what to do about that.
         wanted: Control plane -> images that the first hop's version needs there.
+        unlisted: Control plane -> why these could not be listed.
         apis: Control plane -> what is wrong with its API server, "" when nothing is.
         offers: Node -> minor, as `1.37` -> what its package repository of that minor offers.
         checks: Node -> kubeadm's complaints, and why its preflight could not run, "" when it did.
         edited: Control plane -> the diff of manifests that were edited by hand, "" when none was.
-        refused: Node -> pod -> why a drain with the plan's flags would refuse it.
+        uncompared: Control plane -> why its manifests could not be compared, or not all of them.
+        refused: Node -> pod -> why the plan's own drain of it would refuse it.
         deprecated: `GROUP/VERSION/RESOURCE@RELEASE` that clients asked for, and the release that removes it, "" where
             none is named. The group of core is empty. None where it may not be read.
         written: Who set fields through API versions that go on the way. None where it may not be read.
+        clocks: Node -> seconds that its host's clock is ahead of this machine's, each at the moment it was asked.
         configuration: kubeadm's ClusterConfiguration, as YAML.
         hops: The versions on the way.
         upgrading: Nodes that the plan touches.
+        at_once: All workers are out of service together, and drains ask no budgets.
+        renews: The upgrade renews certificates.
+        sought: The minor that was looked for and that nobody offers, so that the way does not lead to it; "" otherwise.
         waves: Nodes that are out of service together, one group after another; none where all of them are at once.
         now: Seconds since the epoch.
     """
@@ -90,8 +97,15 @@ class Situation:
     upgrading: tuple[str, ...]
     now: float
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlisted: Mapping[str, str] = field(default_factory=dict)
     waves: tuple[tuple[str, ...], ...] = ()
     written: tuple[Written, ...] | None = ()
+    unseen: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    sought: str = ""
+    at_once: bool = False
+    uncompared: Mapping[str, str] = field(default_factory=dict)
+    renews: bool = True
+    clocks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def target(self) -> Version | None:
@@ -109,7 +123,11 @@ class Situation:
         return tuple(host for host in self.hosts.values() if host.control_plane)
 
 
-def named(names: tuple[str, ...] | list[str], most: int = 5) -> str:
+#: So many names are in a line.
+NAMED = 5
+
+
+def named(names: tuple[str, ...] | list[str], most: int = NAMED) -> str:
     """Names in one line, the first few of them and how many more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -98,6 +98,10 @@ def kubelet_skew(kubelet: str, server: str) -> Skew:
 # ---- the whole policy -------------------------------------------------------------------------------------------
 
 
+#: What kubeadm upgrades, and from which version to which.
+KUBEADM_UPGRADE = "https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One running component.
@@ -258,7 +262,7 @@ def downgrade(current: Version, to: Version) -> Refused:
     return Refused(
         f"Kubernetes {to} is older than the cluster's {current}: kubeadm does not downgrade",
         remedy=f"stay at {current} or newer; a control plane that was upgraded last goes back by"
-        " `orchestrator upgrade rollback`",
+        f" `orchestrator upgrade rollback`\nthe rule: {KUBEADM_UPGRADE}",
     )
 
 

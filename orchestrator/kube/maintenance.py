@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from orchestrator.cluster.model import Written
+from orchestrator.cluster.removed import requested
 from orchestrator.errors import ApiForbidden, ApiNotFound
 from orchestrator.kube.cluster import KubeView
 from orchestrator.kube.wire import Wire
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
-_REQUESTED = re.compile(r"^apiserver_requested_deprecated_apis\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class _LeaseSpec(Wire):
@@ -125,14 +123,7 @@ class KubeMaintenance(KubeView):
             answer = self._get("/metrics", {}, "read the API server's metrics")
         except ApiForbidden:
             return None
-        found = []
-        for labels, value in _REQUESTED.findall(answer.body.decode(errors="replace")):
-            known = dict(_LABEL.findall(labels))
-            if float(value):
-                group = known.get("group", "")
-                name = "/".join(part for part in (group, known.get("version", ""), known.get("resource", "")) if part)
-                found.append(f"{name}@{known.get('removed_release', '')}")
-        return tuple(sorted(set(found)))
+        return requested(answer.body.decode(errors="replace"))
 
     def written(self, versions: Iterable[str]) -> tuple[Written, ...] | None:
         """Who set fields of objects through these API versions, `GROUP/VERSION` or `GROUP/VERSION/RESOURCE`.

@@ -39,6 +39,7 @@ class Target:
     """One node to upgrade.
 
     Attributes:
+        etcd: It has an etcd member of its own, of which a snapshot can be taken there.
         leads: Its etcd member leads.
         asks_itself: Its kubelet asks the API server of the same host only.
         upgrade: It is upgraded; else it is only known.
@@ -47,6 +48,7 @@ class Target:
 
     name: str
     control_plane: bool
+    etcd: bool = True
     leads: bool = False
     asks_itself: bool = True
     upgrade: bool = True
@@ -196,11 +198,11 @@ class _Build:
     # ---- waves --------------------------------------------------------------------------------------------------
 
     def _prepare(self, to: Version, planes: list[Target], workers: list[Target]) -> Wave:
-        """A snapshot of etcd, and everything fetched while all nodes serve."""
-        lanes = []
+        """A snapshot of etcd where there is one, and everything fetched while all nodes serve."""
+        lanes, member = [], next((plane for plane in planes if plane.etcd), None)
         for target in (*planes, *workers):
             steps = []
-            if target is next(iter(planes), None):
+            if target is member:
                 file = f"{self.request.name}-{to}.db"
                 steps.append(
                     self._step(target.name, "etcd.snapshot", {"file": file, "reason": "pre-upgrade"}, SNAPSHOT_S)

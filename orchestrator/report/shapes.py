@@ -398,6 +398,7 @@ class UpgradePlan(Shape):
     hops: list[HopShape]
     strategy: str
     strategy_why: str
+    behind: list[str]
     findings: list[UpgradeFinding]
     steps: list[PlannedStep]
 

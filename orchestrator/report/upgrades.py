@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.cluster.preflight import HIDING
 from orchestrator.report import API_VERSION, shapes
 from orchestrator.report.console import verb
 from orchestrator.report.text import count, names, wrapped
@@ -48,6 +49,7 @@ def document(
     strategy: tuple[str, str],
     plan: Plan,
     took: Durations,
+    behind: Sequence[str] = (),
 ) -> shapes.UpgradePlan:
     """The result of `upgrade plan`."""
     return shapes.UpgradePlan(
@@ -57,6 +59,7 @@ def document(
         hops=[shapes.HopShape(str(h.to), h.workers) for h in hops],
         strategy=strategy[0],
         strategy_why=strategy[1],
+        behind=list(behind),
         findings=[_finding(f, accepted) for f in findings],
         steps=[
             shapes.PlannedStep(number, step.node, step.action, step.id, _last(step, plan, took))
@@ -111,10 +114,12 @@ def table(
     strategy: tuple[str, str],
     plan: Plan,
     took: Durations,
+    behind: Sequence[str] = (),
 ) -> str:
     """What will be done, a line a lane, and what speaks against it."""
     if not hops:
-        return f"the cluster is at {current} already: nothing to do"
+        hiding = [f for f in findings if f.check in HIDING]
+        return "\n".join([idle(current, behind, hiding), *([findings_text(hiding, accepted)] if hiding else [])])
     way = " → ".join([str(current), *(f"{h.to}{'' if h.workers else ' (control planes only)'}" for h in hops)])
     why = f" ({strategy[1]})" if strategy[1] else ""
     lines = [f"Kubernetes {way}; strategy {strategy[0]}{why}", "", *waves(plan, took), ""]
@@ -124,6 +129,21 @@ def table(
     lines.append(_verdict(findings, accepted))
     text = findings_text(findings, accepted)
     return "\n".join([*lines, *([text] if text else [])])
+
+
+def idle(current: Version, behind: Sequence[str], hiding: Sequence[Finding]) -> str:
+    """That there is nothing to do, as far as is known.
+
+    Args:
+        current: The version of the oldest API server.
+        behind: Nodes that were not asked for and are older.
+        hiding: Findings that keep it from being known.
+    """
+    if any(f.severity.value in ("forbidden", "error") for f in hiding):
+        return f"the cluster is at {current}; whether there is something to do is not known:"
+    if behind:
+        return f"the nodes asked for are at {current} already: nothing to do there; behind are {names(behind)}"
+    return f"the cluster is at {current} already: nothing to do"
 
 
 def waves(plan: Plan, took: Durations) -> list[str]:
@@ -141,7 +161,15 @@ def _wave(number: int, wave: Wave, plan: Plan, took: Durations) -> list[str]:
 
 def _named(step: Step, plan: Plan, took: Durations) -> str:
     last = _last(step, plan, took)
-    name = f"gate {step.id.rpartition(':')[2]}" if step.action == "cluster.gate" else verb(step.action)
+    name = verb(step.action)
+    if step.action == "cluster.gate":
+        name = f"gate {step.id.rpartition(':')[2]}"
+    elif step.action == "packages.prefetch" and not step.params["images"]:
+        name = "fetch packages"
+    elif step.action == "kubeadm.upgrade":
+        name += f" {step.params['mode']}"
+    elif step.action == "hook.run":
+        name = f"hook {step.id.rpartition(':')[2]}"
     return name if last is None or last < 1 else f"{name} ({last:.0f} s)"
 
 

@@ -6,6 +6,7 @@ import json
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.kubeadm import BACKUPS
+from orchestrator.cluster.packages import KUBERNETES
 from tests.fakes.site_machines import MANIFESTS, snapshot_of
 
 #: Of the cluster.
@@ -17,15 +18,17 @@ def answer(machine, query, words, since):
     answers = {
         queries.LOOK: lambda: _look(machine),
         queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000000000 1 90000000000 1% /"),
+        queries.CLOCK: lambda: _section("clock", text=f"{machine.site.wall() + machine.ahead_s:.3f}"),
         queries.ETCD: lambda: _etcd(machine),
         queries.ETCD_HOST: lambda: _etcd_host(machine),
         queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
         queries.API: lambda: _api(machine, float(words[0]), since),
         queries.WATCHES: lambda: _section("watches", text=str(machine.followers())),
+        queries.REQUESTED: lambda: _section("requested", text="\n".join(machine.requested)),
         queries.KEPT: lambda: _kept(machine),
         queries.OFFERS: lambda: _offers(machine, words[0]),
         queries.PREFLIGHT: lambda: _section("preflight", "0", text="") + _section("end", text="done"),
-        queries.EDITED: lambda: _section("diff", text=""),
+        queries.EDITED: lambda: _section("diff", "0", text="") + _section("why", text=""),
     }
     return answers[query]()
 
@@ -42,7 +45,6 @@ def _look(machine):
     parts = [
         _section("boot", text=f"boot-{machine.boots}"),
         _section("left", text="\n".join(sorted(machine.left))),
-        _section("clock", text=f"{machine.site.wall():.3f}"),
         _section("os", text="Debian GNU/Linux 12 (bookworm)\n/usr/bin/apt-get"),
         _section("server", text=f"https://{machine.address if machine.asks_itself else 'api.example.org'}:6443"),
         _section("kubeadm", text=f"v{machine.packages['kubeadm'].version}"),
@@ -196,5 +198,10 @@ def _offers(machine, minor):
         return _section("update", "100", text="E: The repository does not have a Release file.") + _section(
             "madison", text=""
         )
-    lines = [f"kubeadm | {v}-1.1 | http://198.18.0.1 Packages" for v in versions]
+    lines = [
+        f"{name} | {v}-1.1 | http://198.18.0.1 Packages"
+        for name in KUBERNETES
+        for v in versions
+        if name not in machine.lacks
+    ]
     return _section("update", "0", text="") + _section("madison", text="\n".join(lines))

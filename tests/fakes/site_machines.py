@@ -97,6 +97,9 @@ class FakeMachine:
 
     Attributes:
         offers: Minor -> versions that its package repository has.
+        lacks: Packages that it does not have.
+        requested: Lines of its API server's metrics on deprecated APIs.
+        ahead_s: How far ahead its clock is.
         lists: Minor -> those that apt knows of, since it read its lists last.
         asks_itself: Its kubelet asks the API server of the same host only.
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
@@ -114,7 +117,8 @@ class FakeMachine:
         self.name = name
         self.address = address
         self.asks_itself = plane
-        self.offers = dict(OFFERS)
+        self.offers, self.lacks = dict(OFFERS), set()
+        self.ahead_s, self.requested = 0.0, []
         self.lists = {}
         self.faults = {}
         self.free_bytes = 90_000_000_000

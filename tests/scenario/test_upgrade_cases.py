@@ -6,9 +6,10 @@ import pytest
 
 from orchestrator import rollbacks, upgrades
 from orchestrator.app import DryRun, Settings
+from orchestrator.cluster import queries
 from orchestrator.cluster.versions import Workers
 from orchestrator.errors import BadUsage, HostUnreachable, Locked, Refused
-from tests.fakes.site import FakeSite
+from tests.fakes.site import FakeSite, FakeSiteView
 from tests.fakes.time import FakeClock
 from tests.fakes.world import FLAGS
 
@@ -38,6 +39,30 @@ def application(site, *, dry_run=DryRun.CLIENT, held=None):
         owner="ann@laptop",
         refuse_if_held=refuse_if_held,
     )
+
+
+class Asking(FakeSiteView):
+    """A view of hosts of which some answer otherwise: `other` gives an error, or what is replaced by what, or None."""
+
+    def __init__(self, site, other):
+        super().__init__(site)
+        self._other = other
+
+    def ask(self, node, query, *words):
+        other = self._other(node, query)
+        if isinstance(other, Exception):
+            raise other
+        answer = super().ask(node, query, *words)
+        return answer.replace(*other) if other else answer
+
+
+LOST = HostUnreachable("the connection broke", remedy="see that it is up")
+
+
+def asking(site, other):
+    app = application(site)
+    app.reader = Asking(site, other)
+    return app
 
 
 def prepared(site, said=None, app=None, **wish):
@@ -91,7 +116,58 @@ def test_nothing_newer_on_offer_is_nothing_to_do(site):
         machine.offers = {"1.36": ("1.36.3",)}
 
     found = prepared(site, to="")
-    assert (found.hops, list(found.plan.steps())) == ((), [])
+    assert (found.hops, list(found.plan.steps()), found.unaccepted) == ((), [], ())
+
+
+def test_a_hosts_clock_is_held_against_this_machines_at_that_moment(site):
+    site.machines["node-2"].ahead_s = 60.0
+
+    assert [f.where for f in prepared(site).unaccepted if f.check == "ClockSkew"] == ["node-2"]
+    for machine in site.machines.values():
+        machine.ahead_s = 60.0
+    assert [f.where for f in prepared(site).unaccepted if f.check == "ClockSkew"] == ["cluster"]
+
+
+UNREAD = ("@@update 0\n", "@@update 0\n W: Failed to fetch http://x  Could not connect\n")
+
+
+def test_a_repository_that_does_not_answer_is_not_taken_for_one_that_has_nothing_newer(site):
+    for machine in site.machines.values():
+        machine.offers = {"1.36": ("1.36.3",), "1.37": ("1.36.3",)}
+
+    def unread(_, query):
+        return UNREAD if query is queries.OFFERS else None
+
+    found = prepared(site, app=asking(site, unread), to="")
+    assert found.hops == ()
+    assert {(f.check, f.where) for f in found.unaccepted} == {("Repository", name) for name in site.machines}
+    with pytest.raises(Refused, match="offers") as caught:
+        prepared(site, app=asking(site, unread), to="1.37")
+    assert any("Could not connect" in note for note in caught.value.__notes__)
+
+
+def test_a_newer_version_without_its_kubelet_is_no_way(site):
+    for machine in site.machines.values():
+        machine.lacks = {"kubelet"}
+
+    assert prepared(site, to="").hops == ()
+    with pytest.raises(Refused, match="offers"):
+        prepared(site)
+
+
+def test_of_nodes_that_are_done_it_is_said_who_is_behind(site):
+    for name in ("cp-1", "node-1"):
+        machine = site.machines[name]
+        machine.manifests = {n: v.replace("1.36.3", "1.37.2") for n, v in machine.manifests.items()}
+        machine.components = dict(machine.manifests)
+        for package in machine.packages.values():
+            package.version = package.version.replace("1.36.3", "1.37.2")
+        machine.running = "1.37.2"
+        site.change_node(name, kubelet_version="v1.37.2")
+
+    found = prepared(site, nodes=("cp-1", "node-1"))
+
+    assert (found.hops, found.unaccepted, found.behind) == ((), (), ("node-2 (v1.36.3)",))
 
 
 def test_a_control_plane_alone_has_its_own_kubelet_to_follow(tmp_path):
@@ -119,6 +195,12 @@ def test_what_cannot_be_reached_is_refused_before_a_plan_is_made(site, wish, err
         prepared(site, **wish)
 
 
+def test_a_downgrade_is_refused_with_the_source_of_its_rule(site):
+    with pytest.raises(Refused) as caught:
+        prepared(site, to="1.35")
+    assert "https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/" in caught.value.remedy
+
+
 def test_a_cluster_that_a_run_holds_is_refused_at_once(site):
     held = Locked("bob holds it", remedy="wait")
 
@@ -135,11 +217,97 @@ def test_a_managed_cluster_is_refused_with_its_own_command(site):
     assert "gcloud" in caught.value.remedy
 
 
-def test_a_host_that_cannot_be_reached_stops_it(site):
+def test_a_worker_that_cannot_be_reached_is_a_finding_and_the_others_are_judged(site):
+    site.machines["node-2"].cut = True
+    site.machines["node-1"].offers = {"1.36": ("1.36.3",)}
+
+    found = prepared(site)
+
+    [unknown] = [f for f in found.unaccepted if f.check == "HostUnknown"]
+    assert (unknown.where, unknown.remedy.splitlines()[-1]) == ("node-2", "or leave it out: --nodes cp-1,node-1")
+    [lacking] = [f for f in found.unaccepted if f.check == "PackageVersion"]
+    assert "node-1" in lacking.text
+
+
+def test_a_worker_that_cannot_be_reached_keeps_no_other_from_its_upgrade(site):
     site.machines["node-2"].cut = True
 
+    found = prepared(site, nodes=("cp-1", "node-1"))
+
+    assert found.unaccepted == ()
+    assert [f.where for f in found.findings if f.check == "HostUnknown"] == ["node-2"]
+    assert set(found.plan.nodes()) == {"cp-1", "node-1"}
+
+
+def test_a_control_plane_that_cannot_be_reached_is_a_finding(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    site.machines["cp-3"].cut = True
+
+    found = prepared(site, nodes=("cp-1",))
+
+    assert [f.where for f in found.unaccepted if f.check == "HostUnknown"] == ["cp-3"]
+    assert {step.params["control_planes"][-1] for step in found.plan.steps() if "control_planes" in step.params} == {
+        "cp-3"
+    }
+
+
+@pytest.mark.parametrize("nodes", [("node-2",), ("node-1", "node-2")])
+def test_none_of_the_nodes_asked_for_can_be_reached_and_nothing_is_judged(site, nodes):
+    for name in nodes:
+        site.machines[name].cut = True
+
+    with pytest.raises(HostUnreachable) as caught:
+        prepared(site, nodes=nodes)
+    assert len(getattr(caught.value, "__notes__", ())) == len(nodes) - 1
+
+
+def test_without_a_control_plane_nothing_can_be_judged(site):
     with pytest.raises(HostUnreachable):
-        prepared(site)
+        prepared(site, app=asking(site, lambda node, _: LOST if node == "cp-1" else None))
+
+
+def test_a_host_that_is_lost_while_it_is_looked_at_is_a_finding(site):
+    later = (("node-2", queries.OFFERS), ("cp-1", queries.API))
+
+    found = prepared(site, app=asking(site, lambda *asked: LOST if asked in later else None))
+
+    checks = {f.check: f for f in found.unaccepted}
+    assert {"Repository", "ApiServer"} <= set(checks)
+    assert "the connection broke" in checks["Repository"].text
+
+
+def test_a_host_that_is_lost_during_kubeadms_checks_is_a_finding(site):
+    found = prepared(site, app=asking(site, lambda _, query: LOST if query is queries.PREFLIGHT else None))
+
+    assert {f.where for f in found.unaccepted if f.check == "KubeadmPreflight"} == {"cp-1", "node-1", "node-2"}
+
+
+@pytest.mark.parametrize("other", [LOST, ("@@diff 0", "@@diff 1")])
+def test_manifests_that_cannot_be_compared_are_a_finding(site, other):
+    found = prepared(site, app=asking(site, lambda _, query: other if query is queries.EDITED else None))
+
+    assert [(f.check, f.where) for f in found.unaccepted] == [("ManifestsNotCompared", "cp-1")]
+
+
+def test_each_api_server_is_asked_for_the_deprecated_apis_that_clients_use(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    labels = 'group="batch",version="v1",resource="cronjobs",removed_release="1.40"'
+    site.machines["cp-3"].requested = [f"apiserver_requested_deprecated_apis{{{labels}}} 1"]
+
+    found = prepared(site, app=asking(site, lambda *asked: LOST if asked == ("cp-2", queries.REQUESTED) else None))
+
+    assert ["batch/v1/cronjobs" in f.text for f in found.findings if f.check == "DeprecatedApis"] == [True]
+
+
+def test_hosts_without_apt_are_refused_when_no_other_is_to_be_upgraded(site):
+    def rpm(node, query):
+        del query
+        return ("/usr/bin/apt-get", "") if node == "node-2" else None
+
+    assert [f.where for f in prepared(site, app=asking(site, rpm)).unaccepted if f.check == "NoApt"] == ["node-2"]
+    assert prepared(site, app=asking(site, rpm), nodes=("cp-1", "node-1")).unaccepted == ()
+    with pytest.raises(Refused, match="no apt on node-2"):
+        prepared(site, app=asking(site, rpm), nodes=("node-2",))
 
 
 def test_a_version_that_one_node_is_not_offered_is_a_finding_that_names_it(site):
@@ -166,6 +334,24 @@ def test_all_at_once_is_one_wave_of_workers_that_asks_no_budgets(site):
     assert all(step.params["disable_eviction"] for step in drains)
 
 
+def test_what_a_drain_would_refuse_cannot_be_accepted(site):
+    site.add_pod("default", "bare", "node-1")
+
+    found = prepared(site, accept=("PodsRefused",))
+
+    [refused] = found.unaccepted
+    assert (refused.check, refused.where, refused.remedy) == ("PodsRefused", "node-1", "add --force")
+
+
+def test_pods_are_judged_as_the_plans_own_drains_take_them(site):
+    site.add_budget("default", "web-too", max_unavailable=1, app="web")
+
+    assert {f.check for f in prepared(site).unaccepted} == {"PodsRefused"}
+    found = prepared(site, strategy="all-at-once")
+    assert found.unaccepted == ()
+    assert "ReplicaSet default/web" in next(f.text for f in found.findings if f.check == "AllAtOnce")
+
+
 def test_what_is_accepted_is_handed_to_kubeadm_and_kept_in_the_plan(site):
     found = prepared(site, accept=("SystemVerification",))
 
@@ -179,6 +365,16 @@ def test_the_member_that_leads_comes_last(tmp_path):
     site.leader = "cp-2"
 
     assert nodes_of(prepared(site).plan, "kubeadm.upgrade")[:3] == ["cp-1", "cp-3", "cp-2"]
+
+
+def test_of_an_etcd_elsewhere_no_snapshot_is_planned(site):
+    assert nodes_of(prepared(site).plan, "etcd.snapshot") == ["cp-1"]
+    site.use_external_etcd("https://etcd-1:2379")
+
+    found = prepared(site)
+
+    assert nodes_of(found.plan, "etcd.snapshot") == []
+    assert "takes no snapshot" in next(f.text for f in found.findings if f.check == "ExternalEtcd")
 
 
 # ---- the way back ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import rollbacks, upgrades
+from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
 from orchestrator.cluster.situation import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
@@ -64,6 +65,7 @@ def wishes(monkeypatch):
     ("words", "said"),
     [
         (("--accept", "ALL"), "one by one"),
+        (("--accept", "Swap,all"), "one by one"),
         (("--strategy", "yolo"), "--strategy=yolo is none"),
         (("--pause-after", "lunch"), "--pause-after=lunch is none"),
         (("--workers", "never"), "--workers=never is none"),
@@ -82,7 +84,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, command, 
 
 @pytest.mark.parametrize("words", [("--before-node", "'"), ("--before-node", "x", "--hook-timeout", "soon")])
 def test_a_hook_that_cannot_be_meant_is_refused(run, words):
-    assert run("apply", *words).code == 2
+    assert (run("apply", *words).code, run("plan", *words).code) == (2, 2)
 
 
 def test_the_plan_exits_with_20_until_its_findings_are_accepted(run, wishes):
@@ -101,20 +103,33 @@ def test_apply_does_not_start_with_a_finding_that_nobody_accepted(run, wishes):
 
 
 def test_the_words_of_the_command_line_arrive(run, wishes):
-    words = ["--to", "1.37", "--nodes", "cp-1, node/node-1,", "--accept", "A", "--accept", "A", "--workers", "last"]
+    words = ["--to", "1.37", "--nodes", "cp-1, node/node-1,", "--accept", "A,B", "--accept", "A", "--workers", "last"]
     words += ["--max-unavailable", "3", "--pause-after", "first-worker", "--force", "--delete-emptydir-data"]
     words += ["--grace-period", "5", "--drain-timeout", "2m", "--no-certificate-renewal", "--patches", "/etc/p"]
     run("apply", *words, "--before-node", "notify 'a b'", "--hook-timeout", "1m", "--hooks-on-node", "--ssh")
 
     [(app, wish)] = wishes
-    assert (wish.to, wish.nodes, wish.accept, wish.workers) == ("1.37", ("cp-1", "node-1"), ("A",), "last")
+    assert (wish.to, wish.nodes, wish.accept, wish.workers) == ("1.37", ("cp-1", "node-1"), ("A", "B"), "last")
     assert (wish.max_unavailable, wish.pause_after, wish.drain_timeout_s) == (3, "first-worker", 120.0)
     assert wish.options == ("--certificate-renewal=false", "--patches=/etc/p")
     assert (wish.flags["force"], wish.flags["delete_emptydir_data"], wish.flags["grace_period_s"]) == (True, True, 5)
     assert wish.flags["ignore_daemonsets"]
+    assert not wish.renews
     assert (wish.before.argv, wish.before.timeout_s, wish.before.on_node) == (("notify", "a b"), 60.0, True)
     assert wish.after is None
     assert app.settings.ssh
+
+
+@pytest.mark.parametrize(("asks_budgets", "asked"), [(True, False), (False, True)])
+def test_an_upgrade_that_takes_workloads_down_is_asked_about_though_it_is_of_one_node(asks_budgets, asked):
+    request = Request("u", "ann", {"disable_eviction": not asks_budgets}, None)
+    plan = upgrade([Target("cp-1", control_plane=True)], (Hop(NEXT, workers=True),), request)
+    shown = []
+    app = App(Settings(), None, confirm=lambda found: shown.append(found) or True)
+
+    app._ask(plan)
+
+    assert shown == ([plan] if asked else [])
 
 
 def test_what_will_be_lost_is_said_before_it_is_asked(run, monkeypatch):

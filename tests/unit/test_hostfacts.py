@@ -63,7 +63,6 @@ def test_a_head_without_a_name_is_none_and_what_follows_it_is_lost():
 def test_a_control_plane_tells_what_runs_and_what_is_installed(plane):
     assert plane.node == "dev-control-plane"
     assert plane.boot == "7518f623-7d1d-4ddd-a69b-77841a3a400a"
-    assert plane.at == pytest.approx(1795513820.53, abs=0.01)
     assert (plane.os, plane.apt) == ("Debian GNU/Linux 12 (bookworm)", True)
     assert (plane.kubeadm, plane.kubelet, plane.running) == (V136, V136, V136)
     assert not plane.replaced
@@ -183,7 +182,6 @@ def test_a_flag_is_found_however_it_is_quoted(line):
 @pytest.mark.parametrize(
     ("answer", "what"),
     [
-        ("@@clock\n yesterday\n", "its clock reads 'yesterday'"),
         ("@@disk /\n df: cannot\n", "df printed 'df: cannot'"),
         ("@@disk /\n overlay many 1 2 3% /\n", "df reads 'many'"),
         ("@@sizes\n much\t/var/lib/etcd\n", "du reads 'much'"),
@@ -266,7 +264,10 @@ def test_how_many_follow_pods_is_a_number_or_not_known(answer, watches):
 
 # ---- repositories and kubeadm -----------------------------------------------------------------------------------
 
-MADISON = "@@madison\n    kubeadm | 1.37.2-1.1 | http://x/core:/stable:/v1.37/deb  Packages\n"
+MADISON = "@@madison\n" + "".join(
+    f"    {name} | 1.37.2-1.1 | http://x/core:/stable:/v1.37/deb  Packages\n"
+    for name in ("kubeadm", "kubelet", "kubectl")
+)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +319,63 @@ def test_a_version_that_is_offered_is_one_without_the_packages_revision():
     assert str(version) == "v1.37.2"
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("@@certificates 1\n \n@@unread\n error: no such file\n", "error: no such file"),
+        ("@@certificates 1\n@@unread\n", "kubeadm failed without a word"),
+        ("@@certificates 0\n", ""),
+        ("", ""),
+    ],
+)
+def test_certificates_that_kubeadm_could_not_look_at_come_with_why(answer, why):
+    found = hostfacts.parse_look("n1", answer)
+
+    assert (found.certificates, found.certificates_unread) == ((), why)
+
+
+@pytest.mark.parametrize(("at", "ahead"), [(99.0, -1.0), (100.0, 0.0), (120.0, 0.0), (130.5, 10.5)])
+def test_a_clock_is_held_against_the_moment_when_it_was_asked(at, ahead):
+    assert hostfacts.parse_clock("n1", f"@@clock\n {at}\n", (100.0, 120.0)) == ahead
+
+
+@pytest.mark.parametrize("answer", ["", "@@clock\n \n", "@@clock\n noon\n"])
+def test_a_clock_that_tells_no_time_is_an_error(answer):
+    with pytest.raises(FactUnreadable, match="n1: its clock reads"):
+        hostfacts.parse_clock("n1", answer, (0.0, 1.0))
+
+
+def test_a_version_is_offered_only_with_all_of_its_packages():
+    listed = MADISON + " kubeadm | 1.37.3-1.1 | x\n kubelet | 1.37.3-1.1 | x\n kubectl | 1.37.1-1.1 | x\n"
+
+    found = hostfacts.parse_offers(f"@@update 0\n{listed}")
+
+    assert [str(v) for v in found.versions] == ["v1.37.2"]
+    assert {str(v): names for v, names in found.lacking.items()} == {
+        "v1.37.3": ("kubectl",),
+        "v1.37.1": ("kubeadm", "kubelet"),
+    }
+
+
+NOT_THERE = (
+    " Err:2 http://x  Release\n   404  Not Found [IP: 198.18.0.1 80]\n E: The repository 'http://x' does not have"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "absent"),
+    [
+        (f"{NOT_THERE} a Release file.\n", True),
+        (f"{NOT_THERE} a Release file.\n".replace("404  Not Found", "503  Service Unavailable"), False),
+        (" Err:1 http://x InRelease\n   Could not connect to x:80\n W: Failed to fetch http://x/InRelease\n", False),
+        (" E: The repository is not signed.\n", False),
+        (" Hit:1 http://x\n", False),
+    ],
+)
+def test_a_repository_that_is_not_there_is_no_repository_that_does_not_answer(said, absent):
+    assert hostfacts.parse_offers(f"@@update 100\n{said}@@madison\n").absent is absent
+
+
 @pytest.mark.parametrize("answer", ["", "@@update 0\n", MADISON])
 def test_an_answer_of_half_is_no_answer(answer):
     with pytest.raises(FactUnreadable, match="apt said nothing"):
@@ -364,11 +422,23 @@ def test_a_long_failure_is_told_by_its_end():
 
 def test_manifests_that_were_edited_are_a_diff_and_nothing_before_it_counts():
     diff = "--- /etc/kubernetes/manifests/kube-apiserver.yaml\n+++ new manifest\n@@ -1 +1 @@\n-    - --v=4"
-    answer = "@@diff\n" + "".join(f" {line}\n" for line in ("[upgrade/diff] Reading", *diff.split("\n")))
+    answer = "@@diff 0\n" + "".join(f" {line}\n" for line in ("[upgrade/diff] Reading", *diff.split("\n")))
 
-    assert hostfacts.parse_edited(answer) == diff
-    assert hostfacts.parse_edited("@@diff\n [upgrade/diff] Reading\n") == ""
-    assert hostfacts.parse_edited("") == ""
+    assert hostfacts.parse_edited(answer) == (diff, "")
+    assert hostfacts.parse_edited("@@diff 0\n [upgrade/diff] Reading\n@@why\n W1 a warning\n") == ("", "")
+    assert hostfacts.parse_edited(answer.replace("diff 0", "diff 1") + "@@why\n no file\n") == (diff, "no file")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("@@diff 1\n@@why\n error: no configuration\n", "error: no configuration"),
+        ("@@diff 1\n@@why\n", "it failed without a word"),
+        ("", "it failed without a word"),
+    ],
+)
+def test_a_comparison_that_failed_is_not_one_that_found_nothing(answer, why):
+    assert hostfacts.parse_edited(answer) == ("", why)
 
 
 def test_images_that_a_new_version_wants_are_those_that_its_kubeadm_names():
@@ -376,3 +446,6 @@ def test_images_that_a_new_version_wants_are_those_that_its_kubeadm_names():
 
     assert hostfacts.parse_wanted(answer) == ("registry.k8s.io/etcd:3.7.0-0", "registry.k8s.io/pause:3.10.2")
     assert hostfacts.parse_wanted("@@preflight 0\n") == ()
+    assert hostfacts.parse_unlisted(answer) == hostfacts.parse_unlisted("@@wanted 0\n@@unlisted\n W1 x\n") == ""
+    assert hostfacts.parse_unlisted("@@wanted 1\n@@unlisted\n no such config map\n") == "no such config map"
+    assert hostfacts.parse_unlisted("@@wanted 1\n@@unlisted\n") == "kubeadm failed without a word"

@@ -62,31 +62,10 @@ def test_a_certificate_that_is_not_there_has_no_end():
     ]
 
 
-def test_its_plan_names_each_component_and_its_node():
-    found = kubeadm.parse_plan(captured("plan.1.37.json"))
-
-    servers = [move for move in found if move.component == "kube-apiserver"]
-    assert [(m.node, m.current, m.new) for m in servers] == [
-        (f"ha-control-plane{n}", "v1.36.3", "v1.37.2") for n in ("", "2", "3")
-    ]
-    assert {m.component for m in found if not m.node} == {"CoreDNS", "kube-proxy", "kubeadm"}
-
-
-def test_what_it_prints_before_its_plan_does_not_count():
-    text = captured("plan.1.37.json")
-
-    assert kubeadm.parse_plan(f"W1123 something\n{text}") == kubeadm.parse_plan(text)
-
-
-def test_nothing_to_upgrade_is_an_empty_plan():
-    assert kubeadm.parse_plan("\n") == ()
-
-
-@pytest.mark.parametrize("parse_answer", [kubeadm.parse_certificates, kubeadm.parse_plan])
-@pytest.mark.parametrize("text", ["error: x", '{"certificates": 1, "availableUpgrades": 1}', "{"])
-def test_another_answer_is_an_error(parse_answer, text):
+@pytest.mark.parametrize("text", ["error: x", '{"certificates": 1}', "{"])
+def test_another_answer_is_an_error(text):
     with pytest.raises(FactUnreadable, match="cannot be read"):
-        parse_answer(text)
+        kubeadm.parse_certificates(text)
 
 
 def test_its_progress_has_each_manifest_with_the_place_of_the_old_one():

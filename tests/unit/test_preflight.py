@@ -8,10 +8,10 @@ from orchestrator.cluster import preflight
 from orchestrator.cluster.eviction import DAEMON_SET, EMPTY_DIR, NO_CONTROLLER
 from orchestrator.cluster.hostfacts import EtcdFacts
 from orchestrator.cluster.model import OwnerRef, Selector, Toleration, Workload
+from orchestrator.cluster.packages import Package
 from orchestrator.cluster.preflight import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
 from tests.fakes.situations import (
-    NOW,
     TAINT,
     V135,
     V136,
@@ -41,7 +41,7 @@ def test_a_cluster_in_order_has_notes_only():
     ]
     assert preflight.unaccepted(notes, ()) == ()
     assert "kubeadm, kubectl, kubelet; they are held again" in notes[0].text
-    assert "2 to 3 minutes, once; workloads go on" in notes[1].text
+    assert "15 to 45 s as measured, once; workloads go on" in notes[1].text
 
 
 def test_three_control_planes_in_order_have_nothing_against_them():
@@ -92,14 +92,15 @@ def test_errors_may_be_accepted_by_name_and_what_is_forbidden_may_not():
 
 def test_every_finding_has_evidence_and_a_remedy():
     made = situation(
-        plane(swap=True, unfinished="x", at=NOW + 100, cgroup="v1"),
+        plane(swap=True, unfinished="x", cgroup="v1"),
         worker(packages={}),
-        worker("w2", at=NOW, locks={"/var/lib/dpkg/lock": "7 apt-get"}),
+        worker("w2", locks={"/var/lib/dpkg/lock": "7 apt-get"}),
         apis={},
         etcd=EtcdFacts(),
         offers={},
         configuration="",
         edited={"cp1": "+ --v=4"},
+        clocks={"cp1": 0.0, "w1": 0.0, "w2": 100.0},
     )
 
     assert len(found(made)) >= 10
@@ -120,7 +121,7 @@ def test_an_api_server_that_is_not_well_forbids_the_start():
 def test_a_single_control_plane_is_away_once_for_each_hop():
     made = situation(plane(), worker(), to=(V136, V137))
 
-    assert "2 to 3 minutes, 2 times" in only(made, "SingleControlPlane").text
+    assert "as measured, 2 times" in only(made, "SingleControlPlane").text
     assert found(replace(made, upgrading=("w1",)), "SingleControlPlane") == []
     assert found(situation(plane("cp1"), plane("cp2"), plane("cp3")), "SingleControlPlane") == []
 
@@ -214,7 +215,16 @@ def test_members_that_cannot_be_asked_are_not_members_in_order():
 def test_an_etcd_elsewhere_is_said_not_to_be_looked_at():
     bare = plane(manifests={n: m for n, m in plane().manifests.items() if n != "etcd"})
 
-    assert only(situation(bare, worker(), etcd=EtcdFacts()), "ExternalEtcd").severity is Severity.WARNING
+    one = only(situation(bare, worker(), etcd=EtcdFacts()), "ExternalEtcd")
+    assert one.severity is Severity.WARNING
+    assert "takes no snapshot" in one.text
+    assert one.remedy.splitlines()[-1] == (
+        "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
+        "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key "
+        "snapshot save pre-upgrade.db, on cp1"
+    )
+    unknown = plane(manifests={}, components={"kube-apiserver": V136})
+    assert "etcdctl  snapshot save" in only(situation(unknown, worker(), etcd=EtcdFacts()), "ExternalEtcd").remedy
     assert found(situation(worker(), etcd=EtcdFacts()), "ExternalEtcd", "EtcdHealth") == []
 
 
@@ -370,6 +380,24 @@ def test_a_kubelet_that_was_replaced_and_runs_on_is_told(changes, told):
     assert bool(found(situation(plane(), worker(**changes)), "KubeletNotRestarted")) is told
 
 
+def test_a_kube_proxy_and_a_kubectl_are_held_against_the_skew_policy():
+    old = Package("kubectl", "1.34.1-1.1", held=False, whole=True)
+    host = worker(proxy=parse("v1.32.1"), packages={**worker().packages, "kubectl": old})
+
+    now = found(situation(plane(), host), "Skew")
+
+    assert {(f.severity, f.where) for f in now} == {(Severity.ERROR, "w1"), (Severity.WARNING, "w1")}
+    assert any("kube-proxy" in f.text for f in now if f.severity is Severity.ERROR)
+    assert all("kubectl" in f.text for f in now if f.severity is Severity.WARNING)
+
+
+def test_kube_proxy_follows_the_last_control_plane():
+    host = worker(proxy=V136)
+    made = situation(plane(), host, to=(V137, parse("v1.38.1"), parse("v1.39.1"), parse("v1.40.1")))
+
+    assert found(made, "SkewOnTheWay") == []
+
+
 # ---- pods -------------------------------------------------------------------------------------------------------
 
 
@@ -397,14 +425,71 @@ def test_budgets_of_pods_that_nobody_moves_do_not_matter(change):
     assert found(made, "NoDisruptionAllowed") == []
 
 
+def test_budgets_that_are_not_asked_keep_no_drain_waiting():
+    made = situation(pods=(pod("a"),), budgets=(budget("stuck", 0),), at_once=True)
+
+    one = only(made, "NoDisruptionAllowed")
+
+    assert one.text.endswith("all-at-once does not ask them: their pods are deleted")
+    assert "waits" not in one.remedy.removeprefix("--strategy rolling, which waits for them")
+
+
+def test_all_at_once_names_the_workloads_that_will_be_down():
+    deployment = OwnerRef("Deployment", "web", "apps/v1")
+    alone = OwnerRef("StatefulSet", "alone", "apps/v1")
+    daemon = OwnerRef("DaemonSet", "d", "apps/v1")
+    made = situation(
+        plane(),
+        worker("w1"),
+        worker("w2"),
+        pods=(
+            pod("a", "w1"),
+            pod("b", "w2"),
+            pod("c", "w1", controller=alone),
+            pod("c2", "cp1", controller=alone),
+            pod("d", "w1", controller=daemon),
+            pod("e", "w2", controller=None),
+        ),
+        workloads=(Workload("ReplicaSet", "web", "web-1", "u", deployment, 2, 2),),
+        at_once=True,
+    )
+
+    one = only(made, "AllAtOnce")
+
+    assert (one.severity, one.where, one.detail) == (Severity.WARNING, "cluster", "")
+    assert one.text == (
+        "out of service at the same time, budgets not asked: w1, w2; "
+        "2 of all workloads will be down meanwhile: Deployment web/web, Pod web/e"
+    )
+    assert only(replace(made, pods=()), "AllAtOnce").text.endswith("no workload is down whole")
+    assert found(replace(made, hops=()), "AllAtOnce") == []
+    assert found(replace(made, at_once=False), "AllAtOnce") == []
+    many = tuple(pod(f"p{i}", controller=None) for i in range(6))
+    assert len(only(replace(made, pods=many), "AllAtOnce").detail.splitlines()) == 6
+
+
+def test_all_at_once_of_the_only_node_takes_down_what_runs_there():
+    made = situation(plane(), pods=(pod("a", "cp1"),), at_once=True)
+
+    assert "1 of all workloads will be down" in only(made, "AllAtOnce").text
+
+
+SEVERAL = "covered by 2 budgets (a, b): the API evicts no such pod"
+
+
 @pytest.mark.parametrize(
     ("reasons", "remedy"),
     [
         ((NO_CONTROLLER.text,), "add --force"),
         ((NO_CONTROLLER.text, EMPTY_DIR.text), "add --delete-emptydir-data --force"),
-        ((DAEMON_SET.text,), "add --ignore-daemonsets"),
+        ((DAEMON_SET.text,), "move these pods, or remove them, by hand"),
         (("its DaemonSet does not exist (not found)",), "add --force"),
-        (("covered by 2 budgets (a, b): the API evicts no such pod",), "add --disable-eviction"),
+        ((SEVERAL,), "leave each pod to one budget; or --strategy all-at-once, which asks none"),
+        (
+            (SEVERAL, NO_CONTROLLER.text),
+            "add --force\nleave each pod to one budget; or --strategy all-at-once, which asks none",
+        ),
+        ((SEVERAL, "something new"), "move these pods, or remove them, by hand"),
         (("something new",), "move these pods, or remove them, by hand"),
     ],
 )
@@ -413,7 +498,7 @@ def test_pods_that_a_drain_would_refuse_come_with_the_flags_that_allow_it(reason
 
     one = only(made, "PodsRefused")
 
-    assert (one.severity, one.where, one.remedy) == (Severity.ERROR, "w1", remedy)
+    assert (one.severity, one.where, one.remedy) == (Severity.FORBIDDEN, "w1", remedy)
     assert reasons[0] in one.text
 
 

@@ -10,19 +10,71 @@ from orchestrator.cluster.kubeadm import Certificate, Complaint
 from orchestrator.cluster.packages import Package
 from orchestrator.cluster.preflight import Severity
 from orchestrator.cluster.versions import Hop, parse
-from tests.fakes.situations import DAY, NOW, V135, V136, V137, at, found, only, plane, situation, worker
+from tests.fakes.situations import (
+    DAY,
+    NOW,
+    V135,
+    V136,
+    V137,
+    at,
+    etcd,
+    found,
+    node,
+    only,
+    plane,
+    situation,
+    worker,
+)  # fmt: skip
+
+GONE = ("w9: no connection", "see that it is up")
 
 
-def test_a_host_that_was_not_asked_or_has_no_apt_forbids_the_start():
+def test_a_host_that_could_not_be_looked_at_forbids_its_upgrade_and_no_other():
+    made = situation(plane(), worker("w1"))
+    made = replace(made, nodes=(*made.nodes, node("w9")), unseen={"w9": GONE})
+
+    asked = only(replace(made, upgrading=("cp1", "w1", "w9")), "HostUnknown")
+    left_out = only(made, "HostUnknown")
+
+    assert (asked.severity, asked.where) == (Severity.FORBIDDEN, "w9")
+    assert "no connection" in asked.text
+    assert asked.remedy == "see that it is up\nor leave it out: --nodes cp1,w1"
+    assert (left_out.severity, left_out.remedy) == (Severity.WARNING, "see that it is up")
+    assert only(replace(made, upgrading=("w9",)), "HostUnknown").remedy == "see that it is up"
+    assert found(made, "KubeadmPreflight", "PackageVersion") == []
+
+
+def test_a_control_plane_that_could_not_be_looked_at_forbids_every_upgrade():
+    made = situation(plane("cp1"), worker("w1"), etcd=etcd(2))
+    made = replace(made, nodes=(*made.nodes, node("cp2", roles=("control-plane",))), unseen={"cp2": GONE})
+
+    one = only(made, "HostUnknown")
+
+    assert (one.severity, one.where) == (Severity.FORBIDDEN, "cp2")
+    assert "--nodes" not in one.remedy
+    assert found(made, "SingleControlPlane") == []
+
+
+def test_the_kubelet_of_a_host_that_could_not_be_looked_at_is_held_against_the_skew_policy():
+    made = situation(plane(), worker("w1"))
+    made = replace(made, nodes=(*made.nodes, node("w9", kubelet_version="v1.33.1")), unseen={"w9": GONE})
+
+    assert "v1.33.1" in only(made, "SkewOnTheWay").text
+    unread = replace(made, nodes=(*made.nodes[:-1], node("w9", kubelet_version="?")))
+    assert found(unread, "SkewOnTheWay") == []
+
+
+def test_a_host_without_apt_is_named_and_can_be_left_out():
     made = situation(plane(), worker(apt=False, os="Rocky Linux 9.4", packages={}))
 
-    unknown = only(replace(made, upgrading=("cp1", "w1", "w9")), "HostUnknown")
     rpm = only(made, "NoApt")
 
-    assert (unknown.severity, unknown.where) == (Severity.FORBIDDEN, "w9")
-    assert rpm.severity is Severity.FORBIDDEN
+    assert (rpm.severity, rpm.where) == (Severity.FORBIDDEN, "w1")
     assert "w1 (Rocky Linux 9.4)" in rpm.text
-    assert found(made, "NotPackaged") == []
+    assert rpm.remedy.endswith("or leave it out: --nodes cp1")
+    assert found(made, "NotPackaged", "PackageVersion", "KubeadmPreflight") == []
+    many = situation(*(plane(f"cp{i}") for i in range(21)), worker(apt=False), etcd=etcd(21))
+    assert "--nodes" not in only(many, "NoApt").remedy
 
 
 def test_a_version_that_one_node_is_not_offered_forbids_the_start_and_names_it():
@@ -33,7 +85,7 @@ def test_a_version_that_one_node_is_not_offered_forbids_the_start_and_names_it()
 
     assert (one.severity, one.where) == (Severity.FORBIDDEN, "cluster")
     assert one.text == (
-        "kubeadm v1.37.2 is not offered to 2 of the nodes that need it: w1 (offered: v1.37.0), "
+        "Kubernetes v1.37.2 is not offered to 2 of the nodes that need it: w1 (offered: v1.37.0), "
         "w2 (no repository of Kubernetes in its apt sources)"
     )
     assert "/v1.37/deb/" in one.remedy
@@ -52,6 +104,36 @@ def test_a_repository_that_cannot_be_used_is_told_in_apts_words():
     ]
     assert "w1 (offered: nothing)" in reported[0].text
     assert error in reported[1].text
+
+
+def test_a_version_without_one_of_its_packages_is_not_offered():
+    made = situation()
+    offers = {**made.offers, "w1": {"1.37": Offers({}, "", lacking={V137: ("kubelet", "kubectl")})}}
+
+    one = only(replace(made, offers=offers), "PackageVersion")
+
+    assert one.text.endswith("w1 (offered: v1.37.2 without kubelet and kubectl)")
+
+
+@pytest.mark.parametrize(
+    ("offers", "told"),
+    [
+        (Offers({}, "W: Failed to fetch"), True),
+        (Offers({}, "E: … does not have a Release file.", absent=True), False),
+        (Offers({}, ""), False),
+        (None, True),
+    ],
+)
+@pytest.mark.parametrize(("to", "severity"), [((), Severity.ERROR), ((V137,), Severity.WARNING)])
+def test_a_minor_that_could_not_be_looked_for_is_told(offers, told, to, severity):
+    made = situation(plane(), worker(), to=to, sought="1.38")
+    mine = {"cp1": {"1.38": Offers({}, "", absent=True)}, "w1": {"1.38": offers} if offers else {}}
+    both = {name: {**minors, **mine[name]} for name, minors in made.offers.items()}
+
+    reported = found(replace(made, offers=both), "Repository")
+
+    assert [(f.where, f.severity) for f in reported] == ([("w1", severity)] if told else [])
+    assert all("newer version is not known" in f.text for f in reported)
 
 
 def test_each_hop_has_to_be_offered_but_to_workers_only_where_they_go():
@@ -164,6 +246,35 @@ def test_manifests_that_were_edited_come_with_their_diff():
     assert found(replace(made, upgrading=("w1",)), "EditedManifests") == []
 
 
+def test_manifests_that_nobody_could_compare_are_no_manifests_in_order():
+    made = situation(uncompared={"cp1": "no configuration"})
+
+    failed = only(made, "ManifestsNotCompared")
+    skipped = only(situation(plane(kubeadm=V137), worker(), edited={}), "ManifestsNotCompared")
+
+    assert (failed.severity, failed.where) == (Severity.ERROR, "cp1")
+    assert "no configuration" in failed.text
+    assert failed.remedy.startswith("on cp1: kubeadm upgrade diff v1.36.3;")
+    assert skipped.severity is Severity.WARNING
+    assert "kubeadm is v1.37.2 there, its API server v1.36.3" in skipped.text
+    assert found(replace(made, upgrading=("w1",)), "ManifestsNotCompared") == []
+    assert found(situation(to=(), edited={}), "ManifestsNotCompared") == []
+
+
+def test_certificates_that_could_not_be_looked_at_are_an_error():
+    one = only(situation(plane(certificates=(), certificates_unread="no such file"), worker()), "CertificatesUnread")
+
+    assert (one.severity, one.where) == (Severity.ERROR, "cp1")
+    assert "no such file" in one.text
+
+
+def test_without_renewal_certificates_that_end_soon_are_told():
+    certificate = Certificate("apiserver", NOW + 5 * DAY, authority=False, external=False, missing=False)
+    made = situation(plane(certificates=(certificate,)), worker(), renews=False)
+
+    assert "this upgrade does not renew it" in only(made, "CertificateEnds").text
+
+
 @pytest.mark.parametrize(
     ("days", "authority", "external", "missing", "upgrading", "check", "severity"),
     [
@@ -193,26 +304,34 @@ def test_certificates_near_their_end(days, authority, external, missing, upgradi
 @pytest.mark.parametrize(
     ("offsets", "told"),
     [
+        ((), {}),
         ((0, 0.6, 1.0), {}),
         ((0, 0, 2.9), {}),
         ((0, 0, 3.1), {"h2": Severity.WARNING}),
-        ((0, 0, -29), {"h2": Severity.WARNING}),
-        ((0, 0, 31), {"h2": Severity.ERROR}),
+        ((0, 0, -9), {"h2": Severity.WARNING}),
+        ((0, 0, 11), {"h2": Severity.ERROR}),
         ((0, 0, -3600), {"h2": Severity.ERROR}),
         ((0, 100), {"h1": Severity.ERROR}),
+        ((100, 100), {"cluster": Severity.ERROR}),
+        ((-5, -5, -5), {"cluster": Severity.WARNING}),
+        ((-5, -5, -105), {"cluster": Severity.WARNING, "h2": Severity.ERROR}),
     ],
 )
-def test_clocks_are_held_against_the_median(offsets, told):
-    hosts = [worker(f"h{i}", at=NOW + offset) for i, offset in enumerate(offsets)]
+def test_clocks_are_held_against_the_median_this_machines_own_too(offsets, told):
+    hosts = [worker(f"h{i}") for i, _ in enumerate(offsets)] or [worker("h0")]
+    clocks = {f"h{i}": float(off) for i, off in enumerate(offsets)}
 
-    reported = found(situation(*hosts, etcd=EtcdFacts()), "ClockSkew")
+    reported = found(situation(*hosts, etcd=EtcdFacts(), clocks=clocks), "ClockSkew")
 
     assert {f.where: f.severity for f in reported} == told
-    assert all(("ahead of" if max(offsets) > 3 else "behind") in f.text for f in reported)
 
 
-def test_without_a_clock_that_was_read_nothing_is_said_of_clocks():
-    assert found(situation(plane(at=0.0), worker(at=0.0)), "ClockSkew") == []
+def test_a_clock_that_is_off_is_told_with_its_direction():
+    ahead = only(situation(plane(), worker(), clocks={"cp1": 0.0, "w1": 60.0}), "ClockSkew")
+    here = only(situation(plane(), worker(), clocks={"cp1": 20.0, "w1": 20.0}), "ClockSkew")
+
+    assert ahead.text == "its clock is 60 s ahead of the others'"
+    assert here.text == "the clock of the machine that this runs on is 20 s behind that of most hosts"
 
 
 def test_images_that_are_not_on_a_control_plane_yet_are_named():
@@ -224,3 +343,29 @@ def test_images_that_are_not_on_a_control_plane_yet_are_named():
     assert "pause:3.10.2" in finding.text
     assert "etcd" not in finding.text
     assert found(situation(here, worker(), wanted={"cp1": wanted["cp1"][:1]}), "ImagesToPull") == []
+
+
+def test_images_of_later_versions_are_said_not_to_be_looked_at():
+    made = situation(*(at(h, V135) for h in (plane(), worker())), to=(V136, V137), wanted={"cp1": ("pause:9",)})
+
+    assert only(made, "ImagesToPull").text.endswith("those of v1.37.2 are not looked at yet")
+
+
+def test_images_that_cannot_be_listed_are_an_error():
+    one = only(situation(unlisted={"cp1": "no configuration"}), "ImagesUnknown")
+
+    assert (one.severity, one.where) == (Severity.ERROR, "cp1")
+    assert "no configuration" in one.text
+
+
+@pytest.mark.parametrize(("image", "told"), [("new:1", True), ("registry.k8s.io/pause:3.10.1", False)])
+def test_images_to_pull_need_room_where_they_are_kept(image, told):
+    host = plane(images=frozenset({"registry.k8s.io/pause:3.10.1"}))
+    disks = {**host.disks, "/var/lib/containerd": Disk("/images", 10**12, 900 * MB)}
+    made = situation(replace(host, disks=disks), worker(), wanted={"cp1": (image,)})
+
+    reported = found(made, "DiskSpace")
+
+    assert [f.text for f in reported] == (
+        ["/images has 900 MB free of 1.0 GB needed: 1.0 GB for images"] if told else []
+    )

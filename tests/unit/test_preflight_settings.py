@@ -51,6 +51,67 @@ def test_a_flag_that_kubeadm_takes_out_itself_is_no_finding(paths, told):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "to", "gone"),
+    [
+        ("[{name: experimental-corrupt-check-time, value: 1h}, {name: quota-backend-bytes, value: '1'}]", None,
+         ["--experimental-corrupt-check-time"]),
+        ("{experimental-corrupt-check-time: 1h}", "v1.36.9", []),
+        ("{enable-v2: 'true', experimental-enable-v2v3: /x}", "v1.36.9", ["--enable-v2", "--experimental-enable-v2v3"]),
+    ],
+)  # fmt: skip
+def test_flags_of_etcd_that_are_gone_with_the_etcd_of_a_new_version(arguments, to, gone):
+    configuration = f"{CONFIGURATION}etcd:\n  local:\n    extraArgs: {arguments}\n"
+    version = {"to": (parse(to),)} if to else {}
+    made = situation(plane(), worker(), configuration=configuration, **version)
+
+    reported = found(made, "RemovedFlags")
+
+    assert [f.text.split(" is gone")[0].split()[-1] for f in reported] == gone
+    assert all("the flag of etcd" in f.text and "ClusterConfiguration" in f.remedy for f in reported)
+
+
+def with_etcd(*changes):
+    """A control plane whose etcd.yaml has, for each pair, the second in the first's place."""
+    host = plane()
+    text = host.manifests["etcd"].text
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return replace(host, manifests={**host.manifests, "etcd": replace(host.manifests["etcd"], text=text)})
+
+
+MORE = ("- --name=", "- --quota-backend-bytes=8589934592\n    - --name=")
+ARGUMENT = "etcd:\n  local:\n    extraArgs:\n    - name: {}\n      value: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "configuration", "told"),
+    [
+        ((), "", []),
+        ((MORE,), "", ["--quota-backend-bytes=8589934592"]),
+        ((MORE,), ARGUMENT.format("quota-backend-bytes", '"8589934592"'), []),
+        ((MORE,), ARGUMENT.format("quota-backend-bytes", '"1"'), ["--quota-backend-bytes=8589934592"]),
+        ((("=/var/lib/etcd", "=/data/etcd"),), "", ["--data-dir=/data/etcd"]),
+        ((("=/var/lib/etcd", "=/data/etcd"),), "etcd:\n  local:\n    dataDir: /data/etcd\n", []),
+        (
+            (("-metrics-urls=http://127.0.0.1", "-metrics-urls=http://0.0.0.0"),),
+            "",
+            ["--listen-metrics-urls=http://0.0.0.0:2381"],
+        ),
+        ((("-client-urls=https://127.0.0.1:2379", "-client-urls=https://[::1]:2379"),), "", []),
+    ],
+)
+def test_flags_that_were_set_by_hand_in_etcds_manifest_are_told(changes, configuration, told):
+    made = situation(with_etcd(*changes), worker(), configuration=CONFIGURATION + configuration)
+
+    reported = found(made, "EditedManifests")
+
+    assert [f.detail.splitlines() for f in reported] == ([told] if told else [])
+    assert all(f.severity is Severity.ERROR and told[0] in f.text and "extraArgs" in f.remedy for f in reported)
+    assert found(replace(made, hops=()), "EditedManifests") == []
+
+
+@pytest.mark.parametrize(
     ("config", "arguments", "gates"),
     [
         ("featureGates:\n  SidecarContainers: true\n  KubeletInUserNamespace: true\n", (), ["SidecarContainers"]),
@@ -220,3 +281,14 @@ def test_what_may_not_be_read_is_told_to_be_unknown(hidden):
 
     assert one.severity is Severity.NOTE
     assert "may not read" in one.text
+
+
+@pytest.mark.parametrize(("name", "told"), [("cp1", True), ("w1", False)])
+def test_a_control_plane_with_another_runtime_cannot_be_fetched_for(name, told):
+    made = situation()
+    nodes = tuple(replace(n, container_runtime="cri-o://1.36.0") if n.name == name else n for n in made.nodes)
+
+    reported = found(replace(made, nodes=nodes), "Runtime")
+
+    assert [(f.severity, f.where) for f in reported] == ([(Severity.FORBIDDEN, "cp1")] if told else [])
+    assert all("cri-o://1.36.0" in f.text for f in reported)

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.cluster.situation import Finding, Severity
 from orchestrator.cluster.versions import Hop, parse
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.planners.upgrade import Request, Target, upgrade
+from orchestrator.planners.upgrade import Hook, Request, Target, upgrade
 from orchestrator.report import bodies
 from orchestrator.report import upgrades as report
 
@@ -24,8 +24,8 @@ def plan(workers=2, at_once=1):
     return upgrade(names, HOPS, request)
 
 
-def table(findings=(), accepted=(), took=None, hops=HOPS, made=None):
-    return report.table(NOW, hops, findings, accepted, ("rolling", ""), made or plan(), took or {})
+def table(findings=(), accepted=(), took=None, hops=HOPS, made=None, behind=()):
+    return report.table(NOW, hops, findings, accepted, ("rolling", ""), made or plan(), took or {}, behind)
 
 
 def test_it_begins_with_the_way_and_ends_with_what_speaks_against_it():
@@ -38,6 +38,22 @@ def test_it_begins_with_the_way_and_ends_with_what_speaks_against_it():
 
 def test_nothing_to_do_is_one_line():
     assert table(hops=()) == "the cluster is at v1.36.3 already: nothing to do"
+
+
+def test_nothing_to_do_is_not_said_where_that_is_not_known():
+    hidden = Finding("Repository", Severity.ERROR, "node-1", "cannot be used", "see the network")
+
+    text = table([hidden, MILD], hops=())
+
+    assert text.startswith("the cluster is at v1.36.3; whether there is something to do is not known:\n")
+    assert "Repository (node-1)" in text
+    assert "Containerd" not in text
+
+
+def test_nodes_that_were_not_asked_for_and_are_behind_are_named():
+    assert table(hops=(), behind=("node-2 (v1.35.4)",)) == (
+        "the nodes asked for are at v1.36.3 already: nothing to do there; behind are node-2 (v1.35.4)"
+    )
 
 
 def test_an_upgrade_that_nothing_speaks_against_says_so():
@@ -54,6 +70,21 @@ def test_nodes_that_go_through_the_same_steps_share_a_line():
     lines = table(made=plan(workers=3, at_once=3)).splitlines()
 
     assert sum("w-0, w-1, w-2: note what runs" in line for line in lines) == 1
+
+
+def test_steps_that_differ_by_node_are_told_apart():
+    hook = Hook(("true",), 60.0)
+    request = Request("upgrade-1", "ann@laptop", {}, 60.0, before=hook, after=hook)
+    nodes = [Target(name, control_plane=name != "w") for name in ("cp-1", "cp-2", "w")]
+
+    text = " ".join(table(made=upgrade(nodes, HOPS, request)).split())
+
+    assert "w: fetch packages " in text
+    assert "cp-2: fetch packages and images " in text
+    assert "kubeadm upgrade apply" in text
+    assert "kubeadm upgrade node" in text
+    assert "hook before" in text
+    assert "hook after" in text
 
 
 def test_an_accepted_finding_has_no_remedy_and_is_counted_as_such():

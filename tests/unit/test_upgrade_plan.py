@@ -1,5 +1,7 @@
 """Plans of upgrades: which nodes, in which order, by which steps."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.cluster.versions import Hop, Workers, parse
@@ -193,6 +195,14 @@ def test_each_hop_goes_over_all_nodes_before_the_next_and_has_a_snapshot_of_its_
         "7/p1/kubeadm.upgrade",
         "8/p2/kubeadm.upgrade",
     }
+
+
+def test_the_snapshot_is_taken_where_there_is_a_member_or_not_at_all():
+    first, second = planes("p1", "p2")
+    mixed = [replace(first, etcd=False), second]
+
+    assert [s.node for s in steps(plan(mixed, V137), "etcd.snapshot")] == ["p2"]
+    assert steps(plan([replace(p, etcd=False) for p in (first, second)], V137), "etcd.snapshot") == []
 
 
 def test_workers_wait_for_the_hop_that_they_are_in():
