@@ -114,6 +114,42 @@ def test_a_kubelet_that_renews_its_lease_no_more_is_not_well_though_it_is_called
     assert stage.decide() == Needed("cp-1 has not renewed its lease for 30 s")
 
 
+@pytest.mark.parametrize("ahead_s", [-3600.0, -21.0, 11.0, 3600.0])
+@pytest.mark.parametrize("check", ["node", "leaders"])
+def test_the_operators_own_clock_is_nothing_to_a_gate(three, check, ahead_s):
+    done(three, "cp-1")
+    three.site.ahead_s = ahead_s
+
+    assert gate(three, "cp-1", check).decide() == Done("all is well")
+
+
+@pytest.mark.parametrize("lagging_s", [-45.0, 45.0])
+@pytest.mark.parametrize("check", ["node", "leaders"])
+def test_a_host_whose_clock_is_off_is_well_when_its_lease_is_seen_to_change(three, check, lagging_s):
+    done(three, "cp-1")
+    three.site.lagging_s["cp-1"] = lagging_s
+    stage = gate(three, "cp-1", check)
+    assert isinstance(stage.decide(), Needed)
+
+    three.site.pass_time(11)
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_lease_that_was_seen_to_change_long_ago_is_old_again(three):
+    done(three, "cp-1")
+    three.site.lagging_s["cp-1"] = 45.0
+    stage = gate(three, "cp-1", "node")
+    stage.decide()
+    three.site.pass_time(11)
+    assert stage.decide() == Done("all is well")
+    three.machine("cp-1").on, three.machine("cp-1").off_at = False, three.clock.wall() // 10 * 10
+
+    three.site.pass_time(30)
+
+    assert isinstance(stage.decide(), Needed)
+
+
 @pytest.mark.parametrize(
     ("check", "names", "why"),
     [
@@ -311,6 +347,81 @@ def test_without_a_count_nobody_is_waited_for(three):
     three.machine("cp-2").gone(["kube-apiserver"], 0.0, 60.0)
 
     assert stage.decide() == Done("all is well")
+
+
+@pytest.mark.parametrize("needed", [1, 4])
+def test_a_budget_that_was_short_before_is_not_waited_for(world, needed):
+    """An application scaled to nothing keeps its budget; one that has been down for weeks is nobody's fault here."""
+    world.site.add_controller("ReplicaSet", "default", "old", 0)
+    world.site.add_budget("default", "old", min_available=1, app="old")
+    world.site.pass_time(1)
+    stage = noted(world, "node-1", "budgets")
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_budget_that_was_well_before_is_waited_for(world):
+    stage = noted(world, "node-1", "budgets")
+
+    unready(world)
+
+    assert stage.decide() == Needed("budget default/web: 2 ready, needs 3")
+
+
+def test_a_budget_that_was_short_before_has_to_be_as_well_as_it_was(world):
+    unready(world)
+    stage = noted(world, "node-1", "budgets")
+    assert stage.decide() == Done("all is well")
+    third = next(key for key, pod in world.site.pods.items() if key.startswith("default/web-") and pod.ready)
+
+    world.site.change_pod(third, ready=False)
+    world.site.pass_time(1)
+
+    assert stage.decide() == Needed("budget default/web: 1 ready, had 2 of 3 needed")
+
+
+def test_a_budget_that_nobody_had_before_is_not_waited_for(world):
+    stage = noted(world, "node-1", "budgets")
+    world.site.add_budget("default", "new", min_available=9, app="web")
+    world.site.pass_time(1)
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_daemon_that_was_not_ready_before_is_not_waited_for_and_others_are(world):
+    world.site.add_controller("DaemonSet", "kube-system", "agent", 0)
+    daemon_unready(world)
+    stage = noted(world, "cp-1", "daemons")
+    assert stage.decide() == Done("all is well, but for what was not before: DaemonSet kube-system/proxy")
+
+    world.site.change_pod("kube-system/agent-1", ready=False, waiting_reason="ImagePullBackOff")
+
+    assert stage.decide() == Needed("kube-system/agent-1 is not ready (ImagePullBackOff)")
+
+
+def test_a_gate_that_lasts_passes_over_a_daemon_that_was_not_ready_before(world):
+    done(world, "cp-1")
+    daemon_unready(world)
+    note = Stage(world, "cluster.note", "cp-1")
+    note.apply()
+    stage = gate(world, "cp-1", lasts_s=LASTS_S)
+    stage.past |= note.past
+    began = world.clock.now()
+
+    assert stage.apply() == Done("well for 15 s, but for what was not before: DaemonSet kube-system/proxy")
+    assert world.clock.now() - began <= 3 * LASTS_S
+
+
+def test_a_note_of_an_earlier_version_holds_all_to_what_they_need(world):
+    """A run that is resumed: its journal knows of owners and watches only."""
+    stage = noted(world, "cp-1", "budgets", "daemons")
+    stage.past[stage.step.params["noted"]] = {"owners": {}, "watches": None}
+    daemon_unready(world)
+    unready(world)
+
+    assert stage.decide() == Needed(
+        "kube-system/proxy-1 is not ready (CrashLoopBackOff); budget default/web: 2 ready, needs 3"
+    )
 
 
 def test_a_note_is_made_once_a_process(world):
