@@ -20,7 +20,14 @@ from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
 from orchestrator.cluster.eviction import Outcome
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, parse_api, parse_watches
+from orchestrator.cluster.hostfacts import (
+    CONTROL_PLANE,
+    parse_api,
+    parse_endpoint,
+    parse_static_pods,
+    parse_watches,
+)
+from orchestrator.cluster.versions import parse
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
 
@@ -28,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.cluster.hostfacts import EtcdFacts
     from orchestrator.cluster.model import Pod, Renewal, Workload
+    from orchestrator.cluster.versions import Version
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
@@ -51,10 +60,10 @@ class Gate:
 
     Params: `checks`, some of
     - `node`: Ready, its kubelet of `version`, its lease fresh;
-    - `components`: its static pods of `version`;
+    - `components`: its static pods of `version`, and those that its kubelet is to run now;
     - `daemons`: its DaemonSets' pods ready;
     - `api`: every API server ready and answering reads;
-    - `etcd`: every member well;
+    - `etcd`: every member well, and of its manifest's version;
     - `leaders`: a controller manager and a scheduler lead;
     - `watches`: as many watches on pods and Services as the step `noted` found;
     - `owners`: as many pods ready as it found;
@@ -250,18 +259,22 @@ def _lacking(found: Mapping[str, int] | None, now: Mapping[str, Sequence[int]]) 
 
 
 def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
-    """What broke within `lasts_s` of every API server's answers, seen from each host and from here."""
+    """What broke within `lasts_s` of every API server's answers, seen from each host, and through the endpoints.
+
+    Those are the cluster's own, as the node asks it, and the operator's.
+    """
     names = step.params["control_planes"]
 
     def here() -> list[str]:
         end = clock.now() + lasts_s
         while clock.now() < end:
-            view.nodes()
+            view.glance()
             clock.sleep(PAUSE_S)
         return []
 
-    with ThreadPoolExecutor(len(names) + 1, "gate") as crew:
+    with ThreadPoolExecutor(len(names) + 2, "gate") as crew:
         work = [crew.submit(_passing, partial(_server, view, name, lasts_s)) for name in names]
+        work.append(crew.submit(_passing, partial(_endpoint, view, step.node, lasts_s)))
         work.append(crew.submit(_passing, here))
     return [said for each in work for said in each.result()]
 
@@ -270,6 +283,12 @@ def _server(view: Site, name: str, lasts_s: float) -> list[str]:
     """What is wrong with a control plane's API server, asked by its own host for so long."""
     said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
     return [f"API server of {name}: {said}"] if said else []
+
+
+def _endpoint(view: Site, node: str, lasts_s: float) -> list[str]:
+    """What broke at the cluster's endpoint, asked by a node for so long."""
+    said = parse_endpoint(view.ask(node, queries.ENDPOINT, f"{lasts_s:g}"))
+    return [f"as {node} asks it, {said}"] if said else []
 
 
 def _passing(look: Callable[[], list[str]]) -> list[str]:
@@ -344,8 +363,10 @@ def _components(view: Site, step: Step, pulse: _Pulse) -> list[str]:
         for name in CONTROL_PLANE
         if found.components.get(name) != wanted
     ]
-    stopped = "etcd" in found.manifests and "etcd" not in found.components
-    return [*wrong, f"etcd of {step.node} does not run"] if stopped else wrong
+    if "etcd" in found.manifests and "etcd" not in found.components:
+        wrong.append(f"etcd of {step.node} does not run")
+    stale = () if wrong else parse_static_pods(view.ask(step.node, queries.STATIC_PODS, step.node))
+    return wrong + [f"{name} of {step.node} is not of its manifest yet" for name in stale]
 
 
 def _api(view: Site, step: Step, pulse: _Pulse) -> list[str]:
@@ -372,7 +393,35 @@ def _etcd(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """Every member, asked directly."""
     del pulse
     found = members(view, step.params["control_planes"])
-    return [*troubles(found.members, found.statuses, found.health), *found.alarms] if found.members else []
+    if not found.members:
+        return ["no member of etcd tells how it is"] if found.stacked else []
+    return [*troubles(found.members, found.statuses, found.health), *found.alarms, *_versions(view, step, found)]
+
+
+def _versions(view: Site, step: Step, found: EtcdFacts) -> Iterator[str]:
+    """Members that are not of their manifests' versions; and more than one version, where all control planes are done.
+
+    Where all are of one version, the node's own manifest is enough to look at.
+    """
+    names = {member.id: member.name for member in found.members}
+    told = {names.get(status.id, ""): status.version for status in found.statuses}
+    mixed = len(set(told.values())) > 1
+    hosts = [looked(view, name) for name in (step.params["control_planes"] if mixed else [step.node])]
+    for host in hosts:
+        manifest = host.manifests.get("etcd")
+        version = told.get(manifest.flag("name") or host.node, "") if manifest else ""
+        if manifest and version and not _same(manifest.version, parse(version)):
+            yield f"etcd of {host.node} is {version}, and its manifest's is {manifest.version}"
+    ready = (m.version == target(step) for host in hosts if (m := host.manifests.get("kube-apiserver")))
+    if mixed and all(ready):
+        yield f"every control plane is at {target(step)}, and members of etcd are {', '.join(sorted(told.values()))}"
+
+
+def _same(manifest: Version | None, running: Version | None) -> bool:
+    """Whether an image's tag tells that version; a tag of somebody's own, which is no version of etcd's, tells none."""
+    if manifest is None or running is None or manifest.major != running.major:
+        return True
+    return (manifest.minor, manifest.patch) == (running.minor, running.patch)
 
 
 def _noted(view: Site, step: Step, pulse: _Pulse) -> list[str]:

@@ -77,6 +77,14 @@ class Site(View, Protocol):
         """When the leader of a component last renewed its lease; None when none leads."""
         ...
 
+    def glance(self) -> None:
+        """One authorised read through the operator's way into the cluster.
+
+        Raises:
+            ApiError: It was not answered; nothing is waited for.
+        """
+        ...
+
     def configuration(self) -> str:
         """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none."""
         ...

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from orchestrator.cluster.model import Renewal, Written
-from orchestrator.errors import ApiForbidden, ApiNotFound
+from orchestrator.errors import ApiForbidden, ApiNotFound, ApiUnreachable
 from orchestrator.kube.cluster import KubeView
 from orchestrator.kube.wire import Wire
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from orchestrator.kube.session import Response
 
+#: For one read that tells whether the API is there.
+GLANCE_S = 5.0
 _KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
 _REQUESTED = re.compile(r"^apiserver_requested_deprecated_apis\{([^}]*)\} ([0-9.e+]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -105,6 +107,20 @@ class KubeMaintenance(KubeView):
             return None
         at = self._parse(_LEASE, answer, what).spec.renew_time
         return Renewal(at.timestamp(), _told_at(answer, self._clock.wall())) if at else None
+
+    def glance(self) -> None:
+        """One authorised read, without patience; see `actions.site.Site`.
+
+        It is asked again at once: a connection that was kept may have ended long ago, which is no break.
+        """
+
+        def ask() -> None:
+            self._attempt("GET", "/api/v1/nodes", "list nodes", query={"limit": "1"}, timeout_s=GLANCE_S)
+
+        try:
+            ask()
+        except ApiUnreachable:
+            ask()
 
     def configuration(self) -> str:
         """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none.

@@ -126,6 +126,11 @@ class FakeSite(FakeCluster):
         """Whether an API server answers the operator."""
         return any(m.reachable and m.up("kube-apiserver") for m in self.planes())
 
+    def broke(self, where):
+        """Whether a read breaks there; one fewer will."""
+        self.breaks[where] -= (left := self.breaks[where]) > 0
+        return left > 0
+
     def facts(self, node):
         """What its host says of itself."""
         return looked(self.view(), node)
@@ -264,6 +269,12 @@ class FakeSiteView(FakeView):
             site, plane = self._site, self._site.planes()[0]
             at = plane.led_at(component) + site.ahead_s - site.lagging_s.get(plane.name, 0.0)
             return Renewal(at, site.clock.wall() + site.ahead_s)
+
+    def glance(self):
+        self._life.check()
+        with self._site.lock:
+            if self._site.broke("here") or not self._site.serves():
+                raise ApiUnreachable("the endpoint hung up", remedy="wait")
 
     def configuration(self):
         with self._asked("configuration"):

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.cluster.model import Renewal, Written
 from orchestrator.errors import ApiError
 from orchestrator.kube.maintenance import KubeMaintenance
-from tests.fakes.server import ok, page, said
+from tests.fakes.server import HangUp, ok, page, said
 from tests.fakes.sink import Recorder
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces"
@@ -54,6 +54,33 @@ def test_a_leader_is_who_renews_the_lease_of_a_component(server, view):
     server.on("GET", f"{LEASES}/kube-system/leases/kube-controller-manager", said(404, "no lease"))
 
     assert (view.leads("kube-scheduler"), view.leads("kube-controller-manager")) == (Renewal(AT, AT + 7), None)
+
+
+def test_a_glance_is_one_read(server, view):
+    server.on("GET", "/api/v1/nodes", ok({"items": []}))
+
+    view.glance()
+
+    assert [str(request) for request in server.requests] == ["GET /api/v1/nodes"]
+
+
+def test_a_glance_that_meets_a_connection_that_has_ended_is_made_again_at_once(server, view, clock):
+    server.on("GET", "/api/v1/nodes", HangUp(), ok({"items": []}))
+
+    view.glance()
+
+    assert clock.now() == 0
+
+
+@pytest.mark.parametrize("reply", [HangUp(), said(503, "starting")])
+def test_a_glance_has_no_patience(server, view, clock, reply):
+    server.on("GET", "/api/v1/nodes", reply)
+
+    with pytest.raises(ApiError) as caught:
+        view.glance()
+
+    assert caught.value.retryable
+    assert clock.now() == 0
 
 
 def test_settings_are_kubeadms_own(server, view):

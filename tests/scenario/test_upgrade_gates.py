@@ -183,6 +183,60 @@ def test_an_etcd_that_stops_in_the_middle_of_its_answer_is_waited_for(world):
     assert "alarm list" in found.why
 
 
+def test_an_etcd_that_tells_nothing_is_not_taken_for_one_elsewhere(three):
+    stage = gate(three, "cp-1", "etcd")
+    for machine in three.site.planes():
+        machine.faults["etcd"] = "mute"
+
+    assert stage.decide() == Needed("no member of etcd tells how it is")
+
+
+def test_an_etcd_outside_of_the_cluster_is_not_asked(three):
+    stage = gate(three, "cp-1", "etcd")
+    three.site.use_external_etcd("https://198.18.9.1:2379")
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_member_has_to_be_of_its_manifests_version(three):
+    done(three, "cp-1")
+    three.machine("cp-1").components["etcd"] = "3.6.8-0"
+
+    found = gate(three, "cp-1", "etcd").decide()
+
+    assert found == Needed("etcd of cp-1 is 3.6.8, and its manifest's is v3.7.0-0")
+
+
+def test_members_may_be_of_several_versions_while_control_planes_are(three):
+    done(three, "cp-1")
+
+    assert gate(three, "cp-2", "etcd").decide() == Done("all is well")
+
+
+def test_when_all_control_planes_are_done_members_are_of_one_version(three):
+    done(three, "cp-1", "cp-2", "cp-3")
+    for facts in (three.machine("cp-2").manifests, three.machine("cp-2").components):
+        facts["etcd"] = "3.6.8-0"
+
+    found = gate(three, "cp-3", "etcd").decide()
+
+    assert found == Needed("every control plane is at v1.37.2, and members of etcd are 3.6.8, 3.7.0, 3.7.0")
+
+
+def test_a_tag_that_is_no_version_of_etcds_says_nothing(world):
+    world.machine("cp-1").manifests["etcd"] = "2024.1.0"
+
+    assert gate(world, "cp-1", "etcd").decide() == Done("all is well")
+
+
+def test_a_static_pod_that_runs_as_it_did_before_its_manifest_changed_is_waited_for(world):
+    """Its image may be the same: only its hash tells."""
+    done(world, "cp-1")
+    world.machine("cp-1").faults["static pods"] = ("etcd",)
+
+    assert gate(world, "cp-1", "components").decide() == Needed("etcd of cp-1 is not of its manifest yet")
+
+
 def test_a_host_that_cannot_be_reached_is_waited_for(three):
     stage = gate(three, "cp-1", "components")
     three.machine("cp-1").cut = True
@@ -214,6 +268,24 @@ def test_a_gate_passes_only_when_every_api_server_answered_for_as_long_as_it_has
     assert found == Done("well for 15 s")
     assert three.clock.wall() >= ends_at + LASTS_S
     assert [fields for name, fields in stage.events if name == "gate.waiting"] != []
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("here", "the endpoint hung up"),
+        ("endpoint", "as cp-1 asks it, https://api.example.org:6443: Unable to connect to the server: EOF"),
+    ],
+)
+def test_a_break_of_a_moment_at_an_endpoint_is_seen(three, where, why):
+    """A load balancer may lose requests while every API server behind it answers."""
+    done(three, "cp-1")
+    stage = gate(three, "cp-1", lasts_s=LASTS_S)
+    three.site.breaks[where] = 1
+
+    assert stage.apply() == Done("well for 15 s")
+
+    assert [fields["why"] for name, fields in stage.events if name == "gate.waiting"] == [why]
 
 
 def test_a_gate_that_sees_no_break_waits_no_longer_than_it_has_to(world):
