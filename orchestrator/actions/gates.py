@@ -69,7 +69,8 @@ class Gate:
     - `owners`: as many pods ready as it found;
     - `budgets`: none below what it needs, or has had;
     and `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`; `drain`, where the gate is for a
-    drain only: flags of it, with which pods are looked for that would move; without any there is nothing to wait for.
+    drain only: flags of it, with which pods are looked for that would move; without any there is nothing to wait for;
+    `rollback`, where it is one on the way back.
     What was not well when it was noted is not waited for.
 
     Args:

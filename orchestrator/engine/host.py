@@ -30,6 +30,7 @@ class Completed:
         stdout: All of it; empty when it went to a file.
         stderr: Its last MiB.
         took_s: As seen from here.
+        log: The file of a run's record that has all that it said; "" without one.
     """
 
     argv: tuple[str, ...]
@@ -37,6 +38,7 @@ class Completed:
     stdout: bytes
     stderr: bytes
     took_s: float
+    log: str = ""
 
     @property
     def text(self) -> str:

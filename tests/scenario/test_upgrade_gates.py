@@ -333,7 +333,23 @@ def test_a_control_plane_that_never_gets_well_is_told_with_what_runs_there_and_t
         stage.apply()
 
     assert "kube-scheduler v1.36.3 (manifest v1.37.2)" in str(caught.value)
+    assert "kubeadm replaced" not in str(caught.value)
     assert "orchestrator upgrade rollback cp-1" in caught.value.remedy
+    assert "as root" not in caught.value.remedy
+
+
+def test_a_gate_on_the_way_back_does_not_advise_the_way_back(world):
+    stage = gate(world, "cp-1", "components", lasts_s=LASTS_S)
+    stage.change(rollback=True)
+
+    with pytest.raises(GoalNotReached) as caught:
+        stage.apply()
+
+    assert [line.partition("    #")[0] for line in caught.value.remedy.splitlines()] == [
+        "orchestrator resume run-1",
+        "orchestrator release run-1",
+        "ls -d /etc/kubernetes/tmp/kubeadm-backup-*",
+    ]
 
 
 # ---- what was noted ---------------------------------------------------------------------------------------------
