@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.site import Trace
@@ -63,6 +64,8 @@ class Machines:
         self._clock = clock
         self._known: dict[str, Machine] = {}
         self._answers: dict[tuple[str, ...], tuple[float, str]] = {}
+        self._asking: dict[tuple[str, ...], threading.Lock] = {}
+        self._forgotten: Counter[str] = Counter()
         self._mutex = threading.Lock()
         self.kept = kept
 
@@ -84,24 +87,30 @@ class Machines:
                 self._known[node.name] = host
 
     def ask(self, host: Host, node: str, query: Query, words: tuple[str, ...]) -> str:
-        """The answer to a question, or one that is still fresh."""
+        """The answer to a question, or one that is still fresh; who asks the same meanwhile waits for that answer."""
         if query not in queries.ALL:
             raise ValueError(f"{query.name} is no question that a host may be asked")
         key = (node, query.name, *words)
         with self._mutex:
-            at, known = self._answers.get(key, (0.0, ""))
-            if known and self._clock.now() - at < FRESH_S:
-                return known
-        argv = ["sh", "-c", query.script, "sh", *words]
-        done = demand(host, host.run(argv, timeout_s=query.timeout_s, repeatable=True))
-        answer = done.stdout.decode(errors="replace")
-        with self._mutex:
-            self._answers[key] = (self._clock.now(), answer)
-        return answer
+            one_at_a_time = self._asking.setdefault(key, threading.Lock())
+        with one_at_a_time:
+            with self._mutex:
+                at, known = self._answers.get(key, (0.0, ""))
+                if known and self._clock.now() - at < FRESH_S:
+                    return known
+                forgotten = self._forgotten[node]
+            argv = ["sh", "-c", query.script, "sh", *words]
+            done = demand(host, host.run(argv, timeout_s=query.timeout_s, repeatable=True))
+            answer = done.stdout.decode(errors="replace")
+            with self._mutex:
+                if self._forgotten[node] == forgotten:
+                    self._answers[key] = (self._clock.now(), answer)
+            return answer
 
     def forget(self, node: str) -> None:
         """Something is done to a node's host: what it said before counts no more."""
         with self._mutex:
+            self._forgotten[node] += 1
             self._answers = {key: value for key, value in self._answers.items() if key[0] != node}
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import paramiko
 import pytest
@@ -240,6 +241,31 @@ def test_a_command_that_makes_no_connection_is_quoted(tmp_path, server, key):
 
     with pytest.raises(HostUnreachable, match="no way"):
         hello(over_ssh(config))
+
+
+# ---- sessions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sessions", [1, 10])
+def test_more_commands_than_sshd_takes_on_a_connection_wait_for_each_other(config, server, sessions):
+    """sshd's own limit is 10; the eleventh must not cost the others their connection."""
+    server.sessions = sessions
+    host = over_ssh(config)
+    hello(host)
+
+    with ThreadPoolExecutor(16) as crew:
+        said = list(crew.map(lambda n: host.run(["sh", "-c", f"sleep 0.2; echo {n}"], timeout_s=LONG_S).text, range(16)))
+
+    assert said == [str(n) for n in range(16)]
+    assert len(server.transports) == 1
+
+
+def test_a_host_that_takes_no_session_at_all_says_so(config, server):
+    server.sessions = 0
+    transport = SshTransport(SshConfig(config, None).route("node-1"), Switchboard(Keyring(Secrets())))
+
+    with pytest.raises(HostUnreachable, match="it allows no further session"):
+        from_now(transport, ["true"], 0.3)
 
 
 # ---- breaking ---------------------------------------------------------------------------------------------------
