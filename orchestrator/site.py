@@ -127,7 +127,7 @@ class SiteView(KubeMaintenance):
 
     def trace(self, node: str, errand: Errand) -> Trace:
         """What became of a command that was started earlier."""
-        state, rc = detached.state(self._machines.machine(self, node), Unit(errand.plan, errand.step))
+        state, rc = detached.state(self._recorded(node), Unit(errand.plan, errand.step))
         return Trace(state, rc)
 
     def kept(self, name: str) -> Path | None:
@@ -182,8 +182,9 @@ class SiteHands(SiteView, KubeHands):
         return self._recorded(node)
 
     def here(self) -> Host:
-        """This machine."""
-        return Machine(platform.node(), LocalTransport(), Secrets(), self._clock, patience_s=0.0)
+        """This machine; what runs on it is recorded as what runs on hosts is."""
+        machine = Machine(platform.node(), LocalTransport(), Secrets(), self._clock, patience_s=0.0)
+        return self._record(machine) if self._record else machine
 
     def finish(
         self,
@@ -200,15 +201,15 @@ class SiteHands(SiteView, KubeHands):
         self._machines.forget(node)
         host, unit = self._machines.machine(self, node), Unit(errand.plan, errand.step)
         state, rc = detached.state(host, unit)
+        recorded = self._recorded(node)
         if state in ("late", "vanished") or (state == "ended" and (rc or anew)):
-            detached.clean(host, unit)
+            detached.clean(recorded, unit)
 
         def work(heard: Callable[[str], None] | None) -> Completed:
             return detached.run_detached(
                 host, argv, unit=unit, timeout_s=timeout_s, clock=self._clock, on_line=heard, waiting=waiting
             )
 
-        recorded = self._recorded(node)
         try:
             return recorded.recording(argv, work, on_line=on_line) if isinstance(recorded, Recorded) else work(on_line)
         finally:

@@ -44,9 +44,7 @@ class Pause:
         """
         del hands, now
         self._here.add(step.id)
-        raise Paused(
-            f"run {run.run} pauses as asked: {step.params['why']}", remedy=f"orchestrator resume {run.run}"
-        )
+        raise Paused(f"run {run.run} pauses as asked: {step.params['why']}", remedy=f"orchestrator resume {run.run}")
 
 
 class Hook:

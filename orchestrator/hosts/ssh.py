@@ -54,10 +54,16 @@ logging.getLogger("paramiko").propagate = False
 
 
 class Switchboard:
-    """Makes connections. Jumps are connected once and shared by all hosts behind them. Safe in threads."""
+    """Makes connections. Jumps are connected once and shared by all hosts behind them. Safe in threads.
 
-    def __init__(self, keyring: Keyring) -> None:
+    Args:
+        keyring: What hosts are offered.
+        trusting: Options of `hosts trust`, for whoever is told to vouch for a key.
+    """
+
+    def __init__(self, keyring: Keyring, trusting: str = "") -> None:
         self._keyring = keyring
+        self._trusting = trusting
         self._jumps: dict[Route, paramiko.Transport] = {}
         self._locks: dict[Route, threading.Lock] = {}
         self._mutex = threading.Lock()
@@ -74,7 +80,7 @@ class Switchboard:
         entries = known.load(hop.known_files)
         transport = self._greeted(route, known.kinds(entries, hop.key_name))
         try:
-            known.demand_known(entries, hop.alias, hop.key_name, _host_key(transport))
+            known.demand_known(entries, hop.alias, hop.key_name, _host_key(transport), self._trusting)
             _log_in(transport, hop, self._keyring)
         except BaseException:
             transport.close()

@@ -80,7 +80,12 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
             back["control_planes"] = list(request.planes)
             yield step("kubeadm.rollback", {**back, "turns_back": bool(request.data)}, KUBEADM_S)
         yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")
-        gate = {"checks": ["node", "components", "daemons", "api", "etcd"], "lasts_s": LASTS_S, "noted": "", "rollback": True}
+        gate = {
+            "checks": ["node", "components", "daemons", "api", "etcd"],
+            "lasts_s": LASTS_S,
+            "noted": "",
+            "rollback": True,
+        }
         yield step(
             "cluster.gate", {**gate, "version": version, "control_planes": list(request.planes)}, GATE_S, ":back"
         )

@@ -32,9 +32,7 @@ def lease(at, said_at="Tue, 24 Nov 2026 10:00:07 GMT"):
     return replace(ok({"spec": {"renewTime": at} if at else {}}), headers={"Date": said_at})
 
 
-@pytest.mark.parametrize(
-    ("at", "found"), [("2026-11-24T10:00:00.500000Z", Renewal(AT + 0.5, AT + 7)), (None, None)]
-)
+@pytest.mark.parametrize(("at", "found"), [("2026-11-24T10:00:00.500000Z", Renewal(AT + 0.5, AT + 7)), (None, None)])
 def test_a_heartbeat_is_the_renewal_of_the_nodes_lease(server, view, at, found):
     server.on("GET", f"{LEASES}/kube-node-lease/leases/n1", lease(at))
 
