@@ -80,8 +80,8 @@ _RESTART = "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kub
 class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
-    Params: `plan`, `version`; `control_planes`; `backup`, the directory of their manifests; `data`, a copy of the member's data that
-    takes the place of the present ones, or "" to keep those.
+    Params: `plan`, `version`; `control_planes`; `backup`, the directory of their manifests; `data`, a copy of the
+    member's data that takes the place of the present ones, or "" to keep those.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:

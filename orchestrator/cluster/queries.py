@@ -11,9 +11,8 @@ from orchestrator.cluster.frame import FRAME, Query
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "EDITED", "ENDPOINT", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT", "LOOK",
-    "OFFERS",
-    "PREFLIGHT", "RESTORE", "STATIC_PODS", "WATCHES", "Query",
+    "ALL", "API", "BESIDE", "EDITED", "ENDPOINT", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT",
+    "LOOK", "OFFERS", "PREFLIGHT", "RESTORE", "STATIC_PODS", "WATCHES", "Query",
 ]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the

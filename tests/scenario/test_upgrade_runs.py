@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.engine import journal
 from orchestrator.engine.plan import Blocked
-from orchestrator.errors import BadUsage, CommandFailed, OrchestratorError, Paused
+from orchestrator.errors import BadUsage, CommandFailed, Paused
 from orchestrator.planners.upgrade import Hook
 from tests.fakes.crash import Crash, Life
 from tests.fakes.site_machines import LIST
