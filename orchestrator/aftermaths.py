@@ -110,7 +110,8 @@ class _Look:
         ask = {name: partial(view.heartbeat, name) for name in names} | {
             _key(name): partial(view.leads, name) for name in LEADERS
         }
-        leases = {name: at() for name, at in ask.items() if name not in self._heard}
+        found_now = {name: asked() for name, asked in ask.items() if name not in self._heard}
+        leases = {name: each.at if each else None for name, each in found_now.items()}
         for name, at in leases.items():
             self._first.setdefault(name, at)
         self._heard |= moved(self._first, leases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import shlex
 import signal
 import socket
 from dataclasses import dataclass, replace
@@ -175,7 +176,15 @@ class App:
         from orchestrator.hosts.pool import Pool  # noqa: PLC0415
         from orchestrator.hosts.secrets import Secrets  # noqa: PLC0415
 
-        return Pool(SshConfig(), Secrets(self._ask_secret), self.clock, patience_s=HOST_PATIENCE_S)
+        secrets = Secrets(self._ask_secret)
+        return Pool(SshConfig(), secrets, self.clock, patience_s=HOST_PATIENCE_S, trusting=self.trusting)
+
+    @property
+    def trusting(self) -> str:
+        """The options with which `hosts trust` finds the same hosts."""
+        given = {"--kubeconfig": self.settings.kubeconfig, "--context": self.settings.context}
+        words = [f"{name} {shlex.quote(value)}" for name, value in given.items() if value]
+        return " ".join([*words, "--ssh"] if self.settings.ssh else words)
 
     def host(self, node: str) -> Machine:
         """The host of a node, outside of a run: nothing that is done there is recorded."""

@@ -28,6 +28,7 @@ OrchestratorError                1  (never raised itself)
 │   ├── SnapshotInvalid         40  a file is no whole snapshot, or not the one that was recorded
 │   └── StoreError              40  a destination could not be read or written
 └── Interrupted                130  a person or a signal stopped it
+    └── Paused                   4  it stopped where it was asked to: nothing is wrong
 """
 
 from __future__ import annotations
@@ -227,3 +228,9 @@ class Interrupted(OrchestratorError):
     """A person, or a signal, stopped the run."""
 
     exit_code = 130
+
+
+class Paused(Interrupted):
+    """The run came to the place where it was asked to stop. All before it is done."""
+
+    exit_code = 4

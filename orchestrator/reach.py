@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.engine.host import Reached, Vouched, demand
-from orchestrator.errors import ApiError, BadUsage, HostError
+from orchestrator.errors import ApiError, BadUsage, HostError, HostUnreachable
 from orchestrator.hosts import known
 from orchestrator.hosts.commands import Sudo
 from orchestrator.hosts.config import SshConfig
-from orchestrator.hosts.locate import BySsh, Place, place
-from orchestrator.hosts.pool import Pool, each, together
+from orchestrator.hosts.locate import BySsh, Place, by_ssh, place
+from orchestrator.hosts.pool import Pool, each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,12 +44,13 @@ def places(app: App, names: Sequence[str], *, say: Callable[[str], None]) -> tup
             raise
         say(f"without the cluster's addresses, by ~/.ssh/config alone: {err}")
         nodes = {}
-    return tuple(place(nodes[n]) if n in nodes else BySsh(n, "") for n in wanted or nodes)
+    at = by_ssh if app.settings.ssh else place
+    return tuple(at(nodes[n]) if n in nodes else BySsh(n, "") for n in wanted or nodes)
 
 
 def pool(app: App, secrets: Secrets, patience_s: float) -> Pool:
     """The hosts of this process, by the user's own settings."""
-    return Pool(SshConfig(), secrets, app.clock, patience_s=patience_s)
+    return Pool(SshConfig(), secrets, app.clock, patience_s=patience_s, trusting=app.trusting)
 
 
 # ---- check ----------------------------------------------------------------------------------------------------
@@ -86,15 +87,25 @@ def _name(where: Place) -> str:
 
 def keys(
     hosts: Pool, where: Sequence[Place], *, replacing: bool
-) -> tuple[tuple[Place, tuple[HostKey, ...], tuple[Vouched, ...]], ...]:
+) -> tuple[tuple[tuple[Place, tuple[HostKey, ...], tuple[Vouched, ...]], ...], HostError | None]:
     """The keys that each host shows, with what is known of them. Nothing is changed.
+
+    Returns:
+        Those of hosts that answer; and the error of one that does not, whose notes name the others, or None.
 
     Raises:
         HostKeyChanged: One is not the known one, and `replacing` is not asked for; or it is revoked.
-        HostError: A host does not answer; notes name the others.
+        HostError: No host answers; notes name the others.
     """
-    found = together(where, lambda one: _shown(hosts, one, replacing=replacing))
-    return tuple((place, *shown) for place, shown in found.items())
+    outcomes = each(where, lambda one: _shown(hosts, one, replacing=replacing))
+    shown = tuple((o.item, *o.value) for o in outcomes if o.value)
+    errors = sorted((o.error for o in outcomes if o.error), key=lambda e: isinstance(e, HostUnreachable))
+    for other in errors[1:]:
+        errors[0].add_note(str(other))
+    away = errors[0] if errors else None
+    if away is None or (shown and isinstance(away, HostUnreachable)):
+        return shown, away
+    raise away
 
 
 def _shown(hosts: Pool, where: Place, *, replacing: bool) -> tuple[tuple[HostKey, ...], tuple[Vouched, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.site import Trace
@@ -68,6 +69,8 @@ class Machines:
         self._clock = clock
         self._known: dict[str, Machine] = {}
         self._answers: dict[tuple[str, ...], tuple[float, str]] = {}
+        self._asking: dict[tuple[str, ...], threading.Lock] = {}
+        self._forgotten: Counter[str] = Counter()
         self._mutex = threading.Lock()
         self.kept = kept
 
@@ -89,24 +92,30 @@ class Machines:
                 self._known[node.name] = host
 
     def ask(self, host: Host, node: str, query: Query, words: tuple[str, ...]) -> str:
-        """The answer to a question, or one that is still fresh."""
+        """The answer to a question, or one that is still fresh; who asks the same meanwhile waits for that answer."""
         if query not in queries.ALL:
             raise ValueError(f"{query.name} is no question that a host may be asked")
         key = (node, query.name, *words)
         with self._mutex:
-            at, known = self._answers.get(key, (0.0, ""))
-            if known and self._clock.now() - at < FRESH_S:
-                return known
-        argv = ["sh", "-c", query.script, "sh", *words]
-        done = demand(host, host.run(argv, timeout_s=query.timeout_s, repeatable=True))
-        answer = done.stdout.decode(errors="replace")
-        with self._mutex:
-            self._answers[key] = (self._clock.now(), answer)
-        return answer
+            one_at_a_time = self._asking.setdefault(key, threading.Lock())
+        with one_at_a_time:
+            with self._mutex:
+                at, known = self._answers.get(key, (0.0, ""))
+                if known and self._clock.now() - at < FRESH_S:
+                    return known
+                forgotten = self._forgotten[node]
+            argv = ["sh", "-c", query.script, "sh", *words]
+            done = demand(host, host.run(argv, timeout_s=query.timeout_s, repeatable=True))
+            answer = done.stdout.decode(errors="replace")
+            with self._mutex:
+                if self._forgotten[node] == forgotten:
+                    self._answers[key] = (self._clock.now(), answer)
+            return answer
 
     def forget(self, node: str) -> None:
         """Something is done to a node's host: what it said before counts no more."""
         with self._mutex:
+            self._forgotten[node] += 1
             self._answers = {key: value for key, value in self._answers.items() if key[0] != node}
 
 
@@ -123,7 +132,7 @@ class SiteView(KubeMaintenance):
 
     def trace(self, node: str, errand: Errand) -> Trace:
         """What became of a command that was started earlier."""
-        state, rc = detached.state(self._machines.machine(self, node), Unit(errand.plan, errand.step))
+        state, rc = detached.state(self._recorded(node), Unit(errand.plan, errand.step))
         return Trace(state, rc)
 
     def kept(self, name: str) -> Path | None:
@@ -178,8 +187,9 @@ class SiteHands(SiteView, KubeHands):
         return self._recorded(node)
 
     def here(self) -> Host:
-        """This machine."""
-        return this_machine(self._clock)
+        """This machine; what runs on it is recorded as what runs on hosts is."""
+        machine = this_machine(self._clock)
+        return self._record(machine) if self._record else machine
 
     def finish(
         self,
@@ -196,15 +206,15 @@ class SiteHands(SiteView, KubeHands):
         self._machines.forget(node)
         host, unit = self._machines.machine(self, node), Unit(errand.plan, errand.step)
         state, rc = detached.state(host, unit)
+        recorded = self._recorded(node)
         if state in ("late", "vanished") or (state == "ended" and (rc or anew)):
-            detached.clean(host, unit)
+            detached.clean(recorded, unit)
 
         def work(heard: Callable[[str], None] | None) -> Completed:
             return detached.run_detached(
                 host, argv, unit=unit, timeout_s=timeout_s, clock=self._clock, on_line=heard, waiting=waiting
             )
 
-        recorded = self._recorded(node)
         try:
             return recorded.recording(argv, work, on_line=on_line) if isinstance(recorded, Recorded) else work(on_line)
         finally:

@@ -7,6 +7,7 @@ last.
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,15 +20,24 @@ from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import troubles
 from orchestrator.cluster.eviction import Outcome
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, parse_api, parse_watches
+from orchestrator.cluster.hostfacts import (
+    CONTROL_PLANE,
+    parse_api,
+    parse_endpoint,
+    parse_static_pods,
+    parse_watches,
+)
+from orchestrator.cluster.versions import parse
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import FactUnreadable, GoalNotReached, HostError, OrchestratorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.actions.site import Site, SiteHands
-    from orchestrator.cluster.model import Pod, Workload
+    from orchestrator.cluster.hostfacts import EtcdFacts
+    from orchestrator.cluster.model import Pod, Renewal, Workload
+    from orchestrator.cluster.versions import Version
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
@@ -50,16 +60,18 @@ class Gate:
 
     Params: `checks`, some of
     - `node`: Ready, its kubelet of `version`, its lease fresh;
-    - `components`: its static pods of `version`;
+    - `components`: its static pods of `version`, and those that its kubelet is to run now;
     - `daemons`: its DaemonSets' pods ready;
     - `api`: every API server ready and answering reads;
-    - `etcd`: every member well;
+    - `etcd`: every member well, and of its manifest's version;
     - `leaders`: a controller manager and a scheduler lead;
     - `watches`: as many watches on pods and Services as the step `noted` found;
     - `owners`: as many pods ready as it found;
-    - `budgets`: none below what it needs;
+    - `budgets`: none below what it needs, or has had;
     and `version`; `control_planes`; `lasts_s`; `noted`, the id of a `cluster.note`; `drain`, where the gate is for a
-    drain only: flags of it, with which pods are looked for that would move; without any there is nothing to wait for.
+    drain only: flags of it, with which pods are looked for that would move; without any there is nothing to wait for;
+    `rollback`, where it is one on the way back.
+    What was not well when it was noted is not waited for.
 
     Args:
         clock: For how long something lasts.
@@ -71,19 +83,18 @@ class Gate:
         self._clock = clock
         self._since: dict[str, float] = {}
         self._began: dict[str, float] = {}
+        self._pulse = _Pulse(clock)
         self._mutex = threading.Lock()
 
     def probe(self, view: Site, step: Step) -> Facts:
         """What is not well, and for how long all of it has been."""
         if "drain" in step.params and not _to_drain(view, step, self._clock):
-            return {"wrong": [], "owners": {}, "watches": None, "well_s": 0.0, "waited_s": 0.0}
+            return {"wrong": [], **_UNASKED, "well_s": 0.0, "waited_s": 0.0}
         checks = step.params["checks"]
-        wrong = [text for check in checks for text in _passing(partial(_CHECKS[check], view, step, self._clock))]
-        owners: dict[str, list[int]] = {}
-        watches = None
+        wrong = [text for check in checks for text in _passing(partial(_CHECKS[check], view, step, self._pulse))]
+        judged = dict(_UNASKED)
         try:
-            owners = _wanted(view) if "owners" in checks else {}
-            watches = watching(view, step) if "watches" in checks else None
+            judged |= {check: look(view, step) for check, look in _JUDGED.items() if check in checks}
         except OrchestratorError as err:
             wrong += _passes(err)
         now = self._clock.now()
@@ -91,7 +102,7 @@ class Gate:
             if wrong:
                 self._since.pop(step.id, None)
             well_s, waited_s = (now - since.get(step.id, now) for since in (self._since, self._began))
-        return {"wrong": wrong, "owners": owners, "watches": watches, "well_s": well_s, "waited_s": waited_s}
+        return {"wrong": wrong, **judged, "well_s": well_s, "waited_s": waited_s}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when all is well, and has been for long enough."""
@@ -99,13 +110,16 @@ class Gate:
             lasting = f", for {step.params['lasts_s']:g} s" if step.params["lasts_s"] else ""
             return Needed(f"waits until all is well: {', '.join(step.params['checks'])}{lasting}")
         noted = past.get(step.params["noted"], {})
-        wrong = [*now["wrong"], *_short(noted.get("owners", {}), now["owners"])]
+        wrong, passed_over = _unready(noted.get("unready", ()), now["daemons"])
+        wrong = [*now["wrong"], *_short(noted.get("owners", {}), now["owners"]), *wrong]
+        wrong += [*_lacking(noted.get("budgets"), now["budgets"])]
         wrong += _deaf(noted.get("watches"), now["watches"], now["waited_s"])
         if wrong:
             return Needed("; ".join(wrong[:NAMES]), again=step.params["lasts_s"] > 0)
         if now["well_s"] < step.params["lasts_s"]:
             return Needed(f"well for {now['well_s']:.0f} s of {step.params['lasts_s']:g}", again=True)
-        return Done("all is well" if not step.params["lasts_s"] else f"well for {now['well_s']:.0f} s")
+        well = f"well for {now['well_s']:.0f} s" if step.params["lasts_s"] else "all is well"
+        return Done(f"{well}, but for what was not before: {', '.join(passed_over)}" if passed_over else well)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Look until it lasted; nothing is changed.
@@ -138,7 +152,10 @@ class Gate:
 
 
 class Note:
-    """`cluster.note`: how many pods of each owner on the node are ready, and how many clients follow pods, before.
+    """`cluster.note`: how things are before: a gate waits for no more.
+
+    Of the node: how many pods of each owner on it are ready, and which DaemonSets' pods are not; of the cluster: how
+    many pods each budget has, and how many clients follow pods.
 
     Params: `control_planes`.
     """
@@ -147,10 +164,14 @@ class Note:
         self._noted: set[str] = set()
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """Owner -> pods ready; clients that watch pods."""
+        """Owner -> pods ready; DaemonSets whose pods are not; budget -> pods ready; clients that watch pods."""
         mine = {key for pod in view.pods_on(step.node).pods if (key := _owner_key(pod))}
-        owners = {key: ready for key, ready in _owners(view).items() if key in mine}
-        return {"owners": owners, "watches": watching(view, step)}
+        return {
+            "owners": {key: ready for key, (ready, _) in _wanted(view, step).items() if key in mine},
+            "unready": sorted({owner for owner, _ in _daemons(view, step)}),
+            "budgets": {key: healthy for key, (healthy, _) in _budgets(view, step).items()},
+            "watches": watching(view, step),
+        }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done once it is in the journal."""
@@ -191,13 +212,12 @@ def _deaf(found: int | None, now: int | None, waited_s: float) -> list[str]:
     return [f"{now} of {found} watches on pods and Services are back"]
 
 
-def _owners(view: Site) -> dict[str, int]:
-    """Owner -> pods ready, for those that bring pods back one by one."""
-    return {key: ready for key, (ready, _) in _wanted(view).items()}
+def _wanted(view: Site, step: Step) -> dict[str, list[int]]:
+    """Owner -> pods ready, and how many are wanted now: somebody may have scaled it down meanwhile.
 
-
-def _wanted(view: Site) -> dict[str, list[int]]:
-    """Owner -> pods ready, and how many are wanted now: somebody may have scaled it down meanwhile."""
+    Of owners that bring pods back one by one.
+    """
+    del step
     found = (w for w in view.workloads() if w.kind not in ("DaemonSet", "Job"))
     return {_key(w): [w.ready, w.ready if w.wanted is None else w.wanted] for w in found}
 
@@ -219,19 +239,43 @@ def _short(found: Mapping[str, int], now: Mapping[str, list[int]]) -> Iterator[s
             yield f"{key} has {now_ready} pods ready, had {ready}"
 
 
+def _unready(found: Sequence[str], now: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """DaemonSets' pods that are not ready, and owners of those that were not before, either: they hold nobody up."""
+    known = sorted({owner for owner, _ in now if owner in found})
+    return [said for owner, said in now if owner not in known], known
+
+
+def _lacking(found: Mapping[str, int] | None, now: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Budgets with fewer ready pods than they need, and than they had: one may have been short for weeks.
+
+    Args:
+        found: None in the journal of a version that noted none: then all have to have what they need.
+        now: Ready, needed.
+    """
+    for key, (healthy, needed) in now.items():
+        had = needed if found is None else found.get(key, 0)
+        if healthy < min(had, needed):
+            text = f"needs {needed}" if had >= needed else f"had {had} of {needed} needed"
+            yield f"budget {key}: {healthy} ready, {text}"
+
+
 def _broken(view: Site, step: Step, lasts_s: float, clock: Clock) -> list[str]:
-    """What broke within `lasts_s` of every API server's answers, seen from each host and from here."""
+    """What broke within `lasts_s` of every API server's answers, seen from each host, and through the endpoints.
+
+    Those are the cluster's own, as the node asks it, and the operator's.
+    """
     names = step.params["control_planes"]
 
     def here() -> list[str]:
         end = clock.now() + lasts_s
         while clock.now() < end:
-            view.nodes()
+            view.glance()
             clock.sleep(PAUSE_S)
         return []
 
-    with ThreadPoolExecutor(len(names) + 1, "gate") as crew:
+    with ThreadPoolExecutor(len(names) + 2, "gate") as crew:
         work = [crew.submit(_passing, partial(_server, view, name, lasts_s)) for name in names]
+        work.append(crew.submit(_passing, partial(_endpoint, view, step.node, lasts_s)))
         work.append(crew.submit(_passing, here))
     return [said for each in work for said in each.result()]
 
@@ -240,6 +284,12 @@ def _server(view: Site, name: str, lasts_s: float) -> list[str]:
     """What is wrong with a control plane's API server, asked by its own host for so long."""
     said, _ = parse_api(view.ask(name, queries.API, f"{lasts_s:g}"))
     return [f"API server of {name}: {said}"] if said else []
+
+
+def _endpoint(view: Site, node: str, lasts_s: float) -> list[str]:
+    """What broke at the cluster's endpoint, asked by a node for so long."""
+    said = parse_endpoint(view.ask(node, queries.ENDPOINT, f"{lasts_s:g}"))
+    return [f"as {node} asks it, {said}"] if said else []
 
 
 def _passing(look: Callable[[], list[str]]) -> list[str]:
@@ -267,80 +317,157 @@ def _passes(err: OrchestratorError) -> list[str]:
 # ---- the checks -----------------------------------------------------------------------------------------------------
 
 
-def _node(view: Site, step: Step, clock: Clock) -> list[str]:
+class _Pulse:
+    """Whether leases are kept, by the cluster's own clocks, and where one of those is off, by seeing a lease change.
+
+    The operator's clock is not asked: it may be off, and is nobody's business here.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._mutex = threading.Lock()
+
+    def age_s(self, name: str, lease: Renewal | None, fresh_s: float) -> float:
+        """How long ago the lease was renewed; 0 where that is not to be told by a clock, but it was seen to change."""
+        if lease is None:
+            return math.inf
+        if abs(lease.age_s) <= fresh_s:
+            return max(0.0, lease.age_s)
+        now = self._clock.now()
+        with self._mutex:
+            at, changed = self._seen.get(name, (lease.at, -math.inf))
+            changed = now if lease.at != at else changed
+            self._seen[name] = (lease.at, changed)
+        return 0.0 if now - changed <= fresh_s else abs(lease.age_s)
+
+
+def _node(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     node, wanted = view.node(step.node), str(target(step))
     if not node.ready:
         return [f"{step.node} is not Ready ({node.ready_reason})"]
     if node.kubelet_version != wanted:
         return [f"the API has kubelet {node.kubelet_version} of {step.node}, not {wanted} yet"]
-    at = view.heartbeat(step.node)
-    # The kubelet's clock is the node's: one that is off is a finding of the preflight, and no reason to wait here.
-    if at is None or abs(clock.wall() - at) > FRESH_S:
-        return [f"{step.node} has not renewed its lease for {clock.wall() - (at or 0.0):.0f} s"]
-    return []
+    age_s = pulse.age_s(step.node, view.heartbeat(step.node), FRESH_S)
+    return [f"{step.node} has not renewed its lease {_ago(age_s)}"] if age_s > FRESH_S else []
 
 
-def _components(view: Site, step: Step, clock: Clock) -> list[str]:
-    del clock
+def _ago(age_s: float) -> str:
+    return f"for {age_s:.0f} s" if age_s < math.inf else "yet"
+
+
+def _components(view: Site, step: Step, pulse: _Pulse) -> list[str]:
+    del pulse
     found, wanted = looked(view, step.node), target(step)
     wrong = [
         f"{name} of {step.node} is {found.components.get(name) or 'not running'}, not {wanted}"
         for name in CONTROL_PLANE
         if found.components.get(name) != wanted
     ]
-    stopped = "etcd" in found.manifests and "etcd" not in found.components
-    return [*wrong, f"etcd of {step.node} does not run"] if stopped else wrong
+    if "etcd" in found.manifests and "etcd" not in found.components:
+        wrong.append(f"etcd of {step.node} does not run")
+    stale = () if wrong else parse_static_pods(view.ask(step.node, queries.STATIC_PODS, step.node))
+    return wrong + [f"{name} of {step.node} is not of its manifest yet" for name in stale]
 
 
-def _daemons(view: Site, step: Step, clock: Clock) -> list[str]:
-    del clock
-    pods = view.pods_on(step.node).pods
-    mine = [p for p in pods if p.controller and p.controller.kind == "DaemonSet" and p.deleting_since is None]
-    return [f"{p.key} is not ready{p.waiting_reason and f' ({p.waiting_reason})'}" for p in mine if not p.ready]
-
-
-def _api(view: Site, step: Step, clock: Clock) -> list[str]:
+def _api(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """One look; that it lasts is seen to by `apply`."""
-    del clock
+    del pulse
     return [said for name in step.params["control_planes"] for said in _server(view, name, 0.0)]
 
 
-def _leaders(view: Site, step: Step, clock: Clock) -> list[str]:
+def _leaders(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """Nobody brings pods back, or takes them out of their Services, while no controller manager leads.
 
     Seen: 55 requests of 3,026 went to pods that had gone, in a drain that began before one did.
     """
     del step
-    ages = {name: clock.wall() - (view.leads(name) or 0.0) for name in LEADERS}
-    return [f"no {name} leads: its lease is {age:.0f} s old" for name, age in ages.items() if age > LEADS_S]
+    ages = {name: pulse.age_s(name, view.leads(name), LEADS_S) for name in LEADERS}
+    return [
+        f"no {name} leads: {f'its lease is {age:.0f} s old' if age < math.inf else 'it has no lease'}"
+        for name, age in ages.items()
+        if age > LEADS_S
+    ]
 
 
-def _etcd(view: Site, step: Step, clock: Clock) -> list[str]:
+def _etcd(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """Every member, asked directly."""
-    del clock
+    del pulse
     found = members(view, step.params["control_planes"])
-    return [*troubles(found.members, found.statuses, found.health), *found.alarms] if found.members else []
+    if not found.members:
+        return ["no member of etcd tells how it is"] if found.stacked else []
+    return [*troubles(found.members, found.statuses, found.health), *found.alarms, *_versions(view, step, found)]
 
 
-def _budgets(view: Site, step: Step, clock: Clock) -> list[str]:
-    del step, clock
-    return [f"budget {b.key}: {b.healthy} ready, needs {b.needed}" for b in view.budgets() if b.healthy < b.needed]
+def _versions(view: Site, step: Step, found: EtcdFacts) -> Iterator[str]:
+    """Members that are not of their manifests' versions; and more than one version, where all control planes are done.
+
+    Where all are of one version, the node's own manifest is enough to look at.
+    """
+    names = {member.id: member.name for member in found.members}
+    told = {names.get(status.id, ""): status.version for status in found.statuses}
+    mixed = len(set(told.values())) > 1
+    hosts = [looked(view, name) for name in (step.params["control_planes"] if mixed else [step.node])]
+    for host in hosts:
+        manifest = host.manifests.get("etcd")
+        version = told.get(manifest.flag("name") or host.node, "") if manifest else ""
+        if manifest and version and not _same(manifest.version, parse(version)):
+            yield f"etcd of {host.node} is {version}, and its manifest's is {manifest.version}"
+    ready = (m.version == target(step) for host in hosts if (m := host.manifests.get("kube-apiserver")))
+    if mixed and all(ready):
+        yield f"every control plane is at {target(step)}, and members of etcd are {', '.join(sorted(told.values()))}"
 
 
-def _noted(view: Site, step: Step, clock: Clock) -> list[str]:
+def _same(manifest: Version | None, running: Version | None) -> bool:
+    """Whether an image's tag tells that version; a tag of somebody's own, which is no version of etcd's, tells none."""
+    if manifest is None or running is None or manifest.major != running.major:
+        return True
+    return (manifest.minor, manifest.patch) == (running.minor, running.patch)
+
+
+def _noted(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """Judged by `decide`, which has the journal."""
-    del view, step, clock
+    del view, step, pulse
     return []
 
 
 _CHECKS: dict[str, Any] = {
     "node": _node,
     "components": _components,
-    "daemons": _daemons,
+    "daemons": _noted,
     "api": _api,
     "etcd": _etcd,
     "leaders": _leaders,
     "owners": _noted,
-    "budgets": _budgets,
+    "budgets": _noted,
     "watches": _noted,
 }
+
+
+# ---- what is judged by what was noted -------------------------------------------------------------------------------
+
+
+def _daemons(view: Site, step: Step) -> list[list[str]]:
+    """Owner and words for each pod of a DaemonSet on the node that is not ready."""
+    pods = view.pods_on(step.node).pods
+    mine = [p for p in pods if p.controller and p.controller.kind == "DaemonSet" and p.deleting_since is None]
+    return [
+        [_owner_key(p), f"{p.key} is not ready{p.waiting_reason and f' ({p.waiting_reason})'}"]
+        for p in mine
+        if not p.ready
+    ]
+
+
+def _budgets(view: Site, step: Step) -> dict[str, list[int]]:
+    """Budget -> pods ready, and needed."""
+    del step
+    return {b.key: [b.healthy, b.needed] for b in view.budgets()}
+
+
+_JUDGED: Mapping[str, Callable[[Site, Step], Any]] = {
+    "daemons": _daemons,
+    "owners": _wanted,
+    "budgets": _budgets,
+    "watches": watching,
+}
+_UNASKED: Facts = {"daemons": [], "owners": {}, "budgets": {}, "watches": None}

@@ -218,9 +218,11 @@ class Upgrade:
         kept = [line for line in said if "[ERROR" in line or line.startswith("error:")] or said
         output = f"{done.stdout.decode(errors='replace')}\n{done.stderr.decode(errors='replace')}"
         words = " ".join(kept[-_SAID:]).strip()[:600]
+        log = f"\nall that it said: {done.log}" if done.log else ""
         return CommandFailed(
             f"{step.node}: `{' '.join(command(step)[:3])}` ended with {done.rc}: {words}\n"
-            + state_of(hands, step.node, output),
+            + state_of(hands, step.node, output)
+            + log,
             remedy=advice(step, run.run, control_plane=now["control_plane"]),
             rc=done.rc,
         )
@@ -235,20 +237,27 @@ def command(step: Step) -> list[str]:
 
 
 def state_of(site: Site, node: str, output: str) -> str:
-    """In what state kubeadm left a node: what it replaced and moved back, versions, and where the old is kept."""
+    """In what state a node is: what kubeadm replaced and moved back, versions, and where the old is kept.
+
+    Args:
+        site: The node's.
+        node: Its name.
+        output: Of kubeadm; "" where it is not what failed.
+    """
     progress = parse_progress(output)
     if progress.replaced:
         names = ", ".join(path.rpartition("/")[2] for path in progress.replaced)
         back = "and moved them back" if progress.recovered else "and did not move them back"
         text = f"kubeadm replaced {names} {back}; copies: {', '.join(sorted(set(progress.replaced.values())))}"
     else:
-        text = "kubeadm replaced no manifest" if output else "what kubeadm did is in the run's directory"
+        text = "kubeadm replaced no manifest"
+    text = f"{text}\n" if output else ""
     try:
         found = versions(looked(site, node))
     except HostError as err:
-        return f"{text}; what {node} runs now is not known: {err}"
+        return f"{text}what {node} runs now is not known: {err}"
     now = "; ".join(_both(name, found) for name in STATIC if name in found["manifests"] or name in found["components"])
-    return f"{text}\nnow on {node}: {now or 'no static pods'}; kubeadm keeps copies in {BACKUPS}"
+    return f"{text}now on {node}: {now or 'no static pods'}; kubeadm keeps copies in {BACKUPS}"
 
 
 def _both(name: str, found: Mapping[str, Mapping[str, str]]) -> str:
@@ -257,11 +266,23 @@ def _both(name: str, found: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def advice(step: Step, run: str, *, control_plane: bool) -> str:
-    """How to go on, and how to go back, after kubeadm failed."""
-    lines = [f"orchestrator resume {run}    # looks again; what is not done yet is done again"]
-    if control_plane:
-        lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
-    lines.append(f"orchestrator release {run}    # what this run cordoned back into service")
+    """How to go on, and how to go back, after a step of an upgrade, or of a way back, failed."""
+    lines = [f"orchestrator resume {run}    # looks again; what is not done yet is done again, with the same options"]
+    if step.action == "kubeadm.rollback" or step.params.get("rollback"):
+        lines.append(f"orchestrator release {run}    # what this run cordoned back into service, as it is")
+    else:
+        lines.append(
+            f"orchestrator release {run} && orchestrator upgrade apply --to {str(target(step)).removeprefix('v')}    "
+            "# with other options: --no-certificate-renewal, --patches DIR, --accept CHECK"
+        )
+        if control_plane:
+            lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
+        lines.append(f"orchestrator release {run}    # only what this run cordoned back into service")
+    if control_plane and len(step.params.get("control_planes", ())) == 1:
+        lines.append(
+            f"ls -d {BACKUPS}/kubeadm-backup-*    # on {step.node}, as root, while the API is away: none of these can"
+            " work without it; docs/upgrade.md, “By hand”, has the commands"
+        )
     return "\n".join(lines)
 
 

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 
 def members(site: Site, control_planes: Iterable[str]) -> EtcdFacts:
-    """Every member, asked directly by the first host that has one; none at all mean an etcd outside of the cluster.
+    """Every member, asked directly by the first host that has one.
+
+    None at all mean an etcd outside of the cluster, unless they are `stacked`: then none could be asked.
 
     Raises:
         FactUnreadable: etcd answered in a form that is not known.
         HostError: A host could not be asked.
     """
+    stacked = False
     for name in control_planes:
         found = parse_etcd(site.ask(name, queries.ETCD))
         if found.members:
             return found
-    return EtcdFacts()
+        stacked |= found.stacked
+    return EtcdFacts(stacked=stacked)

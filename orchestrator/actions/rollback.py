@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import behind, state_of, versions
+from orchestrator.actions.kubeadm import advice, behind, state_of, versions
 from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
+from orchestrator.errors import CommandFailed
 
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
@@ -79,8 +80,8 @@ _RESTART = "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kub
 class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
-    Params: `plan`, `version`; `backup`, the directory of their manifests; `data`, a copy of the member's data that
-    takes the place of the present ones, or "" to keep those.
+    Params: `plan`, `version`; `control_planes`; `backup`, the directory of their manifests; `data`, a copy of the
+    member's data that takes the place of the present ones, or "" to keep those.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -117,7 +118,11 @@ class StaticPods:
         done = hands.finish(
             step.node, ["sh", "-c", _STATIC_PODS, "sh", *words], errand, timeout_s=step.timeout_s or 0.0
         )  # fmt: skip
-        demand(hands.host(step.node), done, remedy=f"{state_of(hands, step.node, '')}; mend it, then resume")
+        try:
+            demand(hands.host(step.node), done, remedy=advice(step, run.run, control_plane=True))
+        except CommandFailed as err:
+            err.add_note(state_of(hands, step.node, ""))
+            raise
 
 
 class Settings:

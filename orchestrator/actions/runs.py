@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.actions.packages import looked
 from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import Interrupted
+from orchestrator.errors import Paused
 
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
@@ -40,13 +40,11 @@ class Pause:
         """Stop.
 
         Raises:
-            Interrupted: Always.
+            Paused: Always.
         """
         del hands, now
         self._here.add(step.id)
-        raise Interrupted(
-            f"run {run.run} pauses as asked: {step.params['why']}", remedy=f"orchestrator resume {run.run}"
-        )
+        raise Paused(f"run {run.run} pauses as asked: {step.params['why']}", remedy=f"orchestrator resume {run.run}")
 
 
 class Hook:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.backup.catalogue import Shelf
     from orchestrator.backup.stores import Store
     from orchestrator.cluster.frame import Query
-    from orchestrator.cluster.model import Written
+    from orchestrator.cluster.model import Renewal, Written
     from orchestrator.engine.host import Completed, Host
 
 
@@ -69,12 +69,20 @@ class Site(View, Protocol):
         """
         ...
 
-    def heartbeat(self, node: str) -> float | None:
-        """When the kubelet of `node` last renewed its lease, in seconds since the epoch; None when there is none."""
+    def heartbeat(self, node: str) -> Renewal | None:
+        """When the kubelet of `node` last renewed its lease; None when there is none."""
         ...
 
-    def leads(self, component: str) -> float | None:
-        """When the leader of a component last renewed its lease, in seconds since the epoch; None when none leads."""
+    def leads(self, component: str) -> Renewal | None:
+        """When the leader of a component last renewed its lease; None when none leads."""
+        ...
+
+    def glance(self) -> None:
+        """One authorised read through the operator's way into the cluster.
+
+        Raises:
+            ApiError: It was not answered; nothing is waited for.
+        """
         ...
 
     def configuration(self) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Context, Kubeconfig, Nodes, Output, OutputOption
+from orchestrator.cli.options import Context, Kubeconfig, Nodes, Output, OutputOption, Ssh
 
 if TYPE_CHECKING:
     from orchestrator.hosts.secrets import Secrets
@@ -39,6 +39,7 @@ def check(
     output: OutputOption = Output.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
+    ssh: Ssh = False,
 ) -> None:
     """Reach nodes, all of them or those that are named, and show as whom, how root is become, and how fast.
 
@@ -52,7 +53,7 @@ def check(
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import hosts as report  # noqa: PLC0415
 
-    app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S)
+    app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S, ssh=ssh)
     where = reach.places(app, nodes or (), say=say)
     with reach.pool(app, _secrets(), PATIENCE_S) as hosts:
         found = reach.check(hosts, where, at_once=parallel)
@@ -69,11 +70,13 @@ def trust(
     output: OutputOption = Output.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
+    ssh: Ssh = False,
 ) -> None:
     """Show the keys of hosts, and trust them from now on.
 
     Compare each fingerprint with what the host says of itself on its own console, or what its installer printed:
     `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`. The keys go into the known_hosts file that ssh reads, too.
+    A host that does not answer keeps nobody from trusting the others; it exits with 11 then.
     A key that is not the known one is refused unless --replace is given; a revoked one always.
     """
     from orchestrator import reach  # noqa: PLC0415
@@ -85,10 +88,10 @@ def trust(
 
     if bool(names) == everything:
         raise BadUsage("name hosts, or pass --all", remedy="for example: orchestrator hosts trust node-1")
-    app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S)
+    app = application(kubeconfig=kubeconfig, context=context, patience_s=PATIENCE_S, ssh=ssh)
     where = reach.places(app, names or (), say=say)
     with reach.pool(app, _secrets(), PATIENCE_S) as hosts:
-        shown = reach.keys(hosts, where, replacing=replace)
+        shown, away = reach.keys(hosts, where, replacing=replace)
         vouched = [v for _, _, mine in shown for v in mine]
         new = [v for v in vouched if v.state != "known"]
         say(report.keys(vouched))
@@ -99,6 +102,8 @@ def trust(
     files = ", ".join(dict.fromkeys(v.file for v in new))
     table = f"trusted from now on, in {files}" if new else "all of these are known already"
     show(output, "HostKeyList", bodies.body(report.key_list(vouched)), table)
+    if away:
+        raise away
 
 
 def _ask(keys: int, hosts: int) -> None:

@@ -11,7 +11,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.cli import etcd, hosts, nodes, runs, survey, upgrade
 from orchestrator.cli.output import ReaderGone
-from orchestrator.errors import BadUsage, OrchestratorError
+from orchestrator.errors import BadUsage, OrchestratorError, Paused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def _bare_dry_run(argument: str) -> str:
 
 def explained(err: OrchestratorError) -> str:
     """An error as a person reads it: what, where, and what to do."""
-    lines = [f"error: {err}"]
+    lines = [f"{'paused' if isinstance(err, Paused) else 'error'}: {err}"]
     lines += [f"  {note}" for note in getattr(err, "__notes__", ())]
     lines += [f"remedy: {line}" for line in err.remedy.splitlines()]
     if err.run:

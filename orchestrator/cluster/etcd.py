@@ -284,6 +284,9 @@ def _disagreements(statuses: tuple[Status, ...]) -> list[str]:
         found.append("there is no leader")
     elif len(leaders) > 1:
         found.append(f"members name different leaders: {', '.join(f'{each:x}' for each in sorted(leaders))}")
+    terms = {s.raft_term for s in statuses}
+    if len(terms) > 1:
+        found.append(f"members are in different terms: {', '.join(str(each) for each in sorted(terms))}")
     front = max(s.raft_index for s in statuses)
     found += [
         f"{s.endpoint} is {front - s.raft_applied} entries behind"

@@ -63,6 +63,9 @@ packed() {
 _ETCD = (
     FRAME
     + r"""
+here='--etcd-servers=https://\(127\.0\.0\.1\|localhost\|\[::1\]\):'
+if [ -f /etc/kubernetes/manifests/etcd.yaml ] || grep -q -s -e "$here" /etc/kubernetes/manifests/kube-apiserver.yaml
+then head stacked; fi
 pid=$(pidof -s etcd) || exit 0
 bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
 pki=/etc/kubernetes/pki/etcd
@@ -77,7 +80,8 @@ ask alarms etcdctl alarm list
 """
 )
 
-#: Every etcd member, asked directly by one that runs on this host; no section where none does. Takes no words.
+#: Every etcd member, asked directly by one that runs on this host; nothing of them where none does, but that one
+#: should. Takes no words.
 ETCD = Query("etcd", _ETCD, 60.0)
 
 # What else there is to know of the member on a host: how it was started, where its data are, what it measured.

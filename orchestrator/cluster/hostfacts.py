@@ -166,6 +166,7 @@ class EtcdFacts:
 
     Attributes:
         members: None without an etcd on the host that was asked.
+        stacked: There should be one: its manifest is there, or the API server looks for it there.
         health: Endpoint -> "" where it is healthy, else why not.
         alarms: In etcd's words, empty when there is none.
     """
@@ -174,6 +175,7 @@ class EtcdFacts:
     statuses: tuple[Status, ...] = ()
     health: Mapping[str, str] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
+    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +285,16 @@ def parse_etcd(answer: str) -> EtcdFacts:
         FactUnreadable: etcd answered in a form that is not known.
     """
     found = {name: each[0].text for name, each in sections(answer).items()}
+    stacked = "stacked" in found
     if not found.get("members"):
-        return EtcdFacts()
+        return EtcdFacts(stacked=stacked)
     alarms = etcd.parse_alarms(found.get("alarms", ""))
     return EtcdFacts(
         etcd.parse_members(found["members"]),
         etcd.parse_status(found["status"]) if found.get("status") else (),
         etcd.parse_health(found["health"]) if found.get("health") else {},
         alarms,
+        stacked,
     )
 
 
@@ -302,6 +306,23 @@ def parse_api(answer: str) -> tuple[str, Version | None]:
     said = found.get("version", [])
     match = re.search(r'"gitVersion":\s*"([^"]+)"', said[0].text) if said else None
     return ("", parse(match[1])) if match else ("no answer to /version", None)
+
+
+def parse_endpoint(answer: str) -> str:
+    """What broke at the cluster's endpoint, "" when nothing did, out of `queries.ENDPOINT`."""
+    broken = sections(answer).get("broken")
+    return f"{' '.join(broken[0].words)}: {broken[0].text.strip() or 'no answer'}" if broken else ""
+
+
+def parse_static_pods(answer: str) -> tuple[str, ...]:
+    """Components that run as another pod than the kubelet is to run now, out of `queries.STATIC_PODS`.
+
+    None where the kubelet, or the process, does not tell: versions are looked at all the same.
+    """
+    found = sections(answer)
+    wanted = {hash_ for each in found.get("wanted", ()) for hash_ in each.text.split()}
+    running = [(each.words[0], each.text.strip()) for each in found.get("pod", ())]
+    return tuple(name for name, pod in running if wanted and pod and pod not in wanted)
 
 
 def parse_kept(answer: str) -> tuple[Kept, ...]:

@@ -312,6 +312,24 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease that somebody keeps.
+
+    Attributes:
+        at: When it was renewed last, by the clock of who keeps it.
+        asked: When the API server told so, by its own clock: that of whoever asks may be off.
+    """
+
+    at: float
+    asked: float
+
+    @property
+    def age_s(self) -> float:
+        """How old it is; less than nothing where its keeper's clock is ahead."""
+        return self.asked - self.at
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """A controller that runs pods: Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or another kind.
 

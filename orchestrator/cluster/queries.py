@@ -13,8 +13,9 @@ from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE", "KEPT",
-    "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "REQUESTED", "RESTORE", "WATCHES", "Query",
+    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ENDPOINT", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE",
+    "KEPT", "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "REQUESTED", "RESTORE", "STATIC_PODS",
+    "WATCHES", "Query",
 ]  # fmt: skip
 
 # Running means a process: a record in the API or the runtime is none. A static Go program tells its version from the
@@ -120,6 +121,46 @@ head version; api get --raw /version | body
 
 #: This host's own API server, ready and answering authorised reads without a break. Takes how many seconds.
 API = Query("api", _API, 60.0)
+
+# Source: kubeadm's admin.conf names the cluster's controlPlaneEndpoint, where it has one: a load balancer, mostly.
+_ENDPOINT = (
+    _SERVER
+    + r"""
+there=$(sed -n 's/^ *server: *//p' /etc/kubernetes/admin.conf)
+if [ "$there" = "https://$address:${port:-6443}" ]; then exit 0; fi
+read_it() {
+  kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=3s get --raw '/api/v1/namespaces?limit=1' 2>&1
+}
+end=$(($(date +%s) + $1))
+while :; do
+  said=$(read_it) || { head broken "$there"; echo "$said" | tail -n 1 | body; exit 0; }
+  [ "$(date +%s)" -lt "$end" ] || break
+  sleep 0.5
+done
+"""
+)
+
+#: The endpoint of the cluster, as this host asks it, where that is not its own API server: authorised reads without a
+#: break. Takes how many seconds.
+ENDPOINT = Query("endpoint", _ENDPOINT, 60.0)
+
+# Source: kubelet, `/pods`: what it is to run; a static pod's UID is the hash of its manifest, which stands in its
+# annotation `kubernetes.io/config.hash`, too. proc(5): a process's control group has the UID of the pod that it is of.
+_STATIC_PODS = (
+    _SERVER
+    + r"""
+head wanted
+api get --raw "/api/v1/nodes/$1/proxy/pods" | grep -o '"kubernetes.io/config.hash":"[^"]*"' | cut -d '"' -f 4 | body
+for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
+  for pid in $(pidof -s "$name"); do
+    head pod "$name"; sed -n 's/.*pod\([0-9a-f_-]\{32,36\}\).*/\1/p' "/proc/$pid/cgroup" | sed 1q | tr _ - | body
+  done
+done
+"""
+)
+
+#: Hashes of the static pods that this host's kubelet is to run, and those that run. Takes the node's name.
+STATIC_PODS = Query("static-pods", _STATIC_PODS, 30.0)
 
 # Source: the API server's metric `apiserver_longrunning_requests`. Kubelets and controllers watch pods; each kube-proxy
 # watches Services and where their pods are: one that does not yet would send requests to pods that are gone.
@@ -252,6 +293,6 @@ EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
 ALL = (
-    LOOK, CLOCK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, WATCHES,
-    REQUESTED, KEPT, OFFERS, PREFLIGHT, EDITED,
+    LOOK, CLOCK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, ENDPOINT,
+    STATIC_PODS, WATCHES, REQUESTED, KEPT, OFFERS, PREFLIGHT, EDITED,
 )  # fmt: skip

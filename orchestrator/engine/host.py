@@ -27,9 +27,10 @@ class Completed:
     Attributes:
         argv: As it was asked for.
         rc: Its exit status; 128 and the signal's number when a signal ended it.
-        stdout: All of it; empty when it went to a file.
+        stdout: All of it; empty when it went to a file. Of a detached command its first and its last MiB.
         stderr: Its last MiB.
         took_s: As seen from here.
+        log: The file of a run's record that has all that it said; "" without one.
     """
 
     argv: tuple[str, ...]
@@ -37,6 +38,7 @@ class Completed:
     stdout: bytes
     stderr: bytes
     took_s: float
+    log: str = ""
 
     @property
     def text(self) -> str:

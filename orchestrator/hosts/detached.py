@@ -43,6 +43,8 @@ WATCH_S = 10
 ASK_S = 30.0
 #: Of each stream, in one look.
 PIECE_BYTES = 1 << 20
+#: Of standard output, in memory: who wants all of it listens to its lines, or has it go to a file.
+KEEP_BYTES = 2 << 20
 #: From being asked to end until it is killed, in seconds.
 STOP_S = 10
 
@@ -223,7 +225,7 @@ def run_detached(
 
     patiently(lambda: _start(host, argv, unit, timeout_s), began + timeout_s)
     deadline = clock.now() + timeout_s + commands.KILL_AFTER_S + commands.GRACE_S
-    with Output(stdout_to, on_line) as output:
+    with Output(stdout_to, on_line, KEEP_BYTES) as output:
         rc = _followed(host, unit, output, clock, deadline, patiently)
         return Completed(tuple(argv), rc, output.stdout, output.stderr, clock.now() - began)
 

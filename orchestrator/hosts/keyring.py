@@ -83,16 +83,17 @@ class Keyring:
             return self._loaded.setdefault(path, key)
 
     def _unlocked(self, path: Path) -> Any:
-        passphrase = self._secrets.secret(f"passphrase of {path}")
-        if passphrase is None:
-            raise HostAuthFailed(
-                f"{path} is locked by a passphrase, and there is nobody to ask",
-                remedy=f"ssh-add {path}   # where this runs; or run it on a terminal",
-            )
-        key = self._open(path, passphrase.encode())
-        if key is None:
-            raise HostAuthFailed(f"this is not the passphrase of {path}", remedy="repeat, with the right one")
-        return key
+        prompt = f"passphrase of {path}"
+        while (passphrase := self._secrets.secret(prompt)) is not None:
+            key = self._open(path, passphrase.encode())
+            if key is not None:
+                return key
+            if not self._secrets.wrong(prompt, passphrase):
+                raise HostAuthFailed(f"this is not the passphrase of {path}", remedy="repeat, with the right one")
+        raise HostAuthFailed(
+            f"{path} is locked by a passphrase, and there is nobody to ask",
+            remedy=f"ssh-add {path}   # where this runs; or run it on a terminal",
+        )
 
 
 def _public(path: Path) -> bytes:

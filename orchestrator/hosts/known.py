@@ -166,7 +166,7 @@ def kinds(entries: Iterable[Entry], name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(e.key.kind for e in entries if not e.marker and e.covers(name)))
 
 
-def demand_known(entries: Sequence[Entry], alias: str, name: str, key: HostKey) -> None:
+def demand_known(entries: Sequence[Entry], alias: str, name: str, key: HostKey, options: str = "") -> None:
     """Nothing, when the key is known.
 
     Args:
@@ -174,6 +174,7 @@ def demand_known(entries: Sequence[Entry], alias: str, name: str, key: HostKey) 
         alias: How the operator calls the host.
         name: How known_hosts calls it.
         key: What the host shows.
+        options: Of the command that accepts it.
 
     Raises:
         HostKeyUnknown: Nobody has vouched for it.
@@ -182,6 +183,7 @@ def demand_known(entries: Sequence[Entry], alias: str, name: str, key: HostKey) 
     verdict, why = judge(entries, name, key)
     places = ", ".join(e.where for e in why)
     called = alias if alias.lower() == name else f"{alias} ({name})"
+    trusted = " ".join(word for word in (alias, options) if word)
     compare = f"compare it with what `ssh-keygen -lf /etc/ssh/{_file_of(key.kind)}` says on the host's own console"
     match verdict:
         case Verdict.KNOWN:
@@ -196,13 +198,13 @@ def demand_known(entries: Sequence[Entry], alias: str, name: str, key: HostKey) 
                 f"{called} shows another host key than the known one: {key}, but {places} has"
                 f" {', '.join(str(e.key) for e in why)}",
                 remedy=f"was the host set up anew? {compare};\n"
-                f"if it is the host's: orchestrator hosts trust --replace {alias}",
+                f"if it is the host's: orchestrator hosts trust --replace {trusted}",
             )
         case Verdict.UNKNOWN:
             authority = f" ({places} trusts a certificate authority; host certificates are not supported)"
             raise HostKeyUnknown(
                 f"the host key of {called} is not known: {key}{authority if why else ''}",
-                remedy=f"{compare};\nif it is the host's: orchestrator hosts trust {alias}",
+                remedy=f"{compare};\nif it is the host's: orchestrator hosts trust {trusted}",
             )
 
 

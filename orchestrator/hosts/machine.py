@@ -239,19 +239,30 @@ class Machine:
     def _prove_password(self) -> None:
         """One attempt with nothing behind it: sudo asks three times, and would read a command's input as guesses."""
         argv = ("sudo", "-k", "-S", "-p", "", "--", "true")
-        with Output() as output:
-            given = iter([f"{self._password()}\n".encode()])
-            rc = self._transport.execute(argv, stdin=given, output=output, deadline_s=SUDO_S, repeatable=True)
-        if rc:
+        rc = 1
+        while rc:
+            password = self._password()
+            with Output() as output:
+                given = iter([f"{password}\n".encode()])
+                rc = self._transport.execute(argv, stdin=given, output=output, deadline_s=SUDO_S, repeatable=True)
+            if rc and not self._secrets.wrong(self._sudo_prompt, password):
+                break
+        if not rc:
+            self._secrets.proved(self._sudo_prompt)
+        else:
             said = output.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise HostAuthFailed(
                 f"{self.name}: sudo refuses {self._transport.user or 'the user'}: {said[0][:256]}",
                 remedy=f"check the password, and `sudo -l` on {self.name}",
             )
 
+    @property
+    def _sudo_prompt(self) -> str:
+        return f"sudo password of {self._transport.user or 'this user'}"
+
     def _password(self) -> str:
         user = self._transport.user or "this user"
-        if password := self._secrets.secret(f"sudo password of {user}"):
+        if password := self._secrets.secret(self._sudo_prompt):
             return password
         raise HostAuthFailed(
             f"{self.name}: sudo wants the password of {user}, and there is nobody to ask",

@@ -23,12 +23,21 @@ class Output:
     Args:
         stdout_to: A file for standard output, made anew; None keeps it in memory.
         on_line: Told each line of either stream; what is not UTF-8 is shown as `\xNN`.
+        keep_bytes: Of standard output in memory, half of it from its beginning, half from its end; None keeps all.
     """
 
-    def __init__(self, stdout_to: Path | None = None, on_line: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        stdout_to: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        keep_bytes: int | None = None,
+    ) -> None:
         self._path = stdout_to
         self._file: IO[bytes] | None = None
         self._stdout: list[bytes] = []
+        self._room = keep_bytes // 2 if keep_bytes is not None else None
+        self._end = bytearray()
+        self._left_out_bytes = 0
         self._stderr = bytearray()
         self._lines = (_Lines(on_line), _Lines(on_line)) if on_line else None
         self._mutex = threading.Lock()
@@ -51,7 +60,7 @@ class Output:
         if self._file is not None:
             self._file.write(chunk)
         else:
-            self._stdout.append(chunk)
+            self._keep(chunk)
         if self._lines:
             with self._mutex:
                 self._lines[0].feed(chunk)
@@ -65,10 +74,24 @@ class Output:
             with self._mutex:
                 self._lines[1].feed(chunk)
 
+    def _keep(self, chunk: bytes) -> None:
+        if self._room is None:
+            self._stdout.append(chunk)
+            return
+        begun = sum(len(piece) for piece in self._stdout)
+        first = chunk[: self._room - begun]
+        if first:
+            self._stdout.append(first)
+        self._end += chunk[len(first) :]
+        if len(self._end) > 2 * self._room:
+            self._left_out_bytes += len(self._end) - self._room
+            del self._end[: -self._room]
+
     @property
     def stdout(self) -> bytes:
-        """What is in memory."""
-        return b"".join(self._stdout)
+        """What is in memory, with a line for what is not."""
+        said = f"\n… {self._left_out_bytes} bytes …\n".encode() if self._left_out_bytes else b""
+        return b"".join(self._stdout) + said + bytes(self._end)
 
     @property
     def stderr(self) -> bytes:

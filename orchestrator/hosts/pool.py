@@ -40,6 +40,7 @@ class Pool:
         clock: For pauses.
         patience_s: How long a connection is tried.
         retried: Told of each failure that is followed by another attempt, and of the pause.
+        trusting: Options of `hosts trust`, for whoever is told to vouch for a key.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Pool:
         *,
         patience_s: float,
         retried: Callable[[OrchestratorError, float], None] | None = None,
+        trusting: str = "",
     ) -> None:
         self._config = config
         self._secrets = secrets
@@ -58,7 +60,7 @@ class Pool:
         self._retried = retried
         self._hosts: dict[Place, Machine] = {}
         self._mutex = threading.Lock()
-        self.board = Switchboard(Keyring(secrets))
+        self.board = Switchboard(Keyring(secrets), trusting)
 
     def __enter__(self) -> Self:
         return self

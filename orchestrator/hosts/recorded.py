@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING
 
 from orchestrator.engine.host import Completed, shown
@@ -112,9 +113,10 @@ class Recorded:
                 done = work(heard if on_line or not private else None)
             except Exception as err:
                 self._ended(argv, file, path, None, self._clock.now() - began, f"{type(err).__name__}: {err}")
+                err.add_note(f"all that it said: {path}")
                 raise
             self._ended(argv, file, path, done.rc, done.took_s, "")
-            return done
+            return replace(done, log=str(path))
 
     def read(self, path: str, *, timeout_s: float) -> bytes:
         """The contents of a file."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: How often one is asked for.
+TRIES = 3
 
 
 class Secrets:
@@ -19,6 +23,7 @@ class Secrets:
     def __init__(self, ask: Callable[[str], str] | None = None) -> None:
         self._ask = ask
         self._known: dict[str, str] = {}
+        self._tries: Counter[str] = Counter()
         self._mutex = threading.Lock()
 
     def __repr__(self) -> str:
@@ -32,3 +37,22 @@ class Secrets:
                     return None
                 self._known[prompt] = self._ask(prompt)
             return self._known[prompt] or None
+
+    def proved(self, prompt: str) -> None:
+        """The answer to `prompt` was right somewhere: where it is not, the question is not put again."""
+        with self._mutex:
+            self._tries[prompt] = TRIES
+
+    def wrong(self, prompt: str, answer: str) -> bool:
+        """An answer turned out to be wrong: whether there is to be another, for which `secret` asks.
+
+        The last wrong one is kept: many hosts ask for the same, and a person is not asked once for each.
+        """
+        with self._mutex:
+            if self._known.get(prompt) != answer:
+                return True
+            self._tries[prompt] += 1
+            if self._tries[prompt] >= TRIES:
+                return False
+            del self._known[prompt]
+            return True

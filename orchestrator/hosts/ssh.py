@@ -54,10 +54,16 @@ logging.getLogger("paramiko").propagate = False
 
 
 class Switchboard:
-    """Makes connections. Jumps are connected once and shared by all hosts behind them. Safe in threads."""
+    """Makes connections. Jumps are connected once and shared by all hosts behind them. Safe in threads.
 
-    def __init__(self, keyring: Keyring) -> None:
+    Args:
+        keyring: What hosts are offered.
+        trusting: Options of `hosts trust`, for whoever is told to vouch for a key.
+    """
+
+    def __init__(self, keyring: Keyring, trusting: str = "") -> None:
         self._keyring = keyring
+        self._trusting = trusting
         self._jumps: dict[Route, paramiko.Transport] = {}
         self._locks: dict[Route, threading.Lock] = {}
         self._mutex = threading.Lock()
@@ -74,7 +80,7 @@ class Switchboard:
         entries = known.load(hop.known_files)
         transport = self._greeted(route, known.kinds(entries, hop.key_name))
         try:
-            known.demand_known(entries, hop.alias, hop.key_name, _host_key(transport))
+            known.demand_known(entries, hop.alias, hop.key_name, _host_key(transport), self._trusting)
             _log_in(transport, hop, self._keyring)
         except BaseException:
             transport.close()
@@ -185,7 +191,8 @@ class SshTransport:
         self._route = route
         self._board = board
         self._transport: paramiko.Transport | None = None
-        self._mutex = threading.Lock()
+        self._open = 0
+        self._mutex = threading.Condition()
 
     @property
     def user(self) -> str:
@@ -210,26 +217,59 @@ class SshTransport:
         """Run `argv` to its end; its exit status."""
         hop = self._route[-1]
         deadline = time.monotonic() + deadline_s
-        channel = self._channel()
+        channel = self._channel(deadline)
         try:
             return _Exchange(channel, stdin, output, deadline).run(commands.line(argv))
         except (paramiko.SSHException, EOFError, OSError) as err:
             if isinstance(err, TimeoutError):
                 self.close()  # a host that stays silent on one channel is not asked on another
             raise lost(hop.alias, _words(err), repeatable=repeatable) from err
+        finally:
+            with self._mutex:
+                self._open -= 1
+                self._mutex.notify()
 
-    def _channel(self) -> paramiko.Channel:
-        """A channel for one command. A connection that turns out to be broken is made anew: nothing was started."""
+    def _channel(self, deadline: float) -> paramiko.Channel:
+        """A channel for one command, when the host has one to spare.
+
+        Source: sshd_config(5), MaxSessions: 10 to a connection, unless somebody made it fewer. One more is refused,
+        and the connection, which other commands are on, is as well as before. One that was just closed may still
+        count.
+        """
+        alone_until = time.monotonic() + CHANNEL_S
         with self._mutex:
-            if self._transport is not None and self._transport.is_active():
-                with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
-                    return self._transport.open_session(timeout=CHANNEL_S)
-                self._transport.close()
-            self._transport = self._board.connect(self._route)
+            while True:
+                try:
+                    channel = self._opened()
+                except paramiko.ChannelException as err:
+                    now = time.monotonic()
+                    if now >= (deadline if self._open else min(deadline, alone_until)):
+                        raise _unreachable(self._route[-1], err, "it allows no further session: ") from err
+                    self._mutex.wait(_LOOK_S)
+                    continue
+                self._open += 1
+                return channel
+
+    def _opened(self) -> paramiko.Channel:
+        """A channel. A connection that turns out to be broken is made anew: nothing was started.
+
+        Raises:
+            paramiko.ChannelException: The host refuses it.
+        """
+        if self._transport is not None and self._transport.is_active():
             try:
                 return self._transport.open_session(timeout=CHANNEL_S)
-            except (paramiko.SSHException, EOFError, OSError) as err:
-                raise _unreachable(self._route[-1], err) from err
+            except paramiko.ChannelException:
+                raise
+            except (paramiko.SSHException, EOFError, OSError):
+                self._transport.close()
+        self._transport = self._board.connect(self._route)
+        try:
+            return self._transport.open_session(timeout=CHANNEL_S)
+        except paramiko.ChannelException:
+            raise
+        except (paramiko.SSHException, EOFError, OSError) as err:
+            raise _unreachable(self._route[-1], err) from err
 
 
 class _Exchange:

@@ -215,7 +215,7 @@ class KubeView:
 
     def _attempt(self, method: str, path: str, what: str, **request: Any) -> Response:
         """One request; anything but a success is raised."""
-        timeout_s = min(REQUEST_TIMEOUT_S, self._patience_s)
+        timeout_s = min(request.pop("timeout_s", REQUEST_TIMEOUT_S), self._patience_s)
         answer = self._session.send(method, path, timeout_s=timeout_s, **request)
         if answer.status < 300:
             self._loading.over()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
-from orchestrator.cluster.model import Written
+from orchestrator.cluster.model import Renewal, Written
 from orchestrator.cluster.removed import requested
-from orchestrator.errors import ApiForbidden, ApiNotFound
+from orchestrator.errors import ApiForbidden, ApiNotFound, ApiUnreachable
 from orchestrator.kube.cluster import KubeView
 from orchestrator.kube.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from orchestrator.kube.session import Response
+
+#: For one read that tells whether the API is there.
+GLANCE_S = 5.0
 _KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
 
 
@@ -76,22 +81,22 @@ _CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
 class KubeMaintenance(KubeView):
     """A view that also knows of heartbeats, of kubeadm's settings, and of requests for APIs that will be removed."""
 
-    def heartbeat(self, node: str) -> float | None:
-        """When the kubelet of `node` last renewed its lease, in seconds since the epoch; None when it has none.
+    def heartbeat(self, node: str) -> Renewal | None:
+        """When the kubelet of `node` last renewed its lease; None when it has none.
 
         Source: kubelets renew a Lease of the node's name in `kube-node-lease` every 10 s.
         """
         return self._renewed("kube-node-lease", node)
 
-    def leads(self, component: str) -> float | None:
-        """When the leader of a component last renewed its lease, in seconds since the epoch; None when none leads.
+    def leads(self, component: str) -> Renewal | None:
+        """When the leader of a component last renewed its lease; None when none leads.
 
         Source: leader election of kube-controller-manager and kube-scheduler: a Lease of their name in kube-system,
         renewed every 2 s; another one takes over after 15 s.
         """
         return self._renewed("kube-system", component)
 
-    def _renewed(self, namespace: str, name: str) -> float | None:
+    def _renewed(self, namespace: str, name: str) -> Renewal | None:
         what = f"read the lease {namespace}/{name}"
         path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{quote(name)}"
         try:
@@ -99,7 +104,21 @@ class KubeMaintenance(KubeView):
         except ApiNotFound:
             return None
         at = self._parse(_LEASE, answer, what).spec.renew_time
-        return at.timestamp() if at else None
+        return Renewal(at.timestamp(), _told_at(answer, self._clock.wall())) if at else None
+
+    def glance(self) -> None:
+        """One authorised read, without patience; see `actions.site.Site`.
+
+        It is asked again at once: a connection that was kept may have ended long ago, which is no break.
+        """
+
+        def ask() -> None:
+            self._attempt("GET", "/api/v1/nodes", "list nodes", query={"limit": "1"}, timeout_s=GLANCE_S)
+
+        try:
+            ask()
+        except ApiUnreachable:
+            ask()
 
     def configuration(self) -> str:
         """The ClusterConfiguration of kubeadm, as YAML; "" where kubeadm left none.
@@ -165,3 +184,14 @@ class KubeMaintenance(KubeView):
                 for entry in meta.managed_fields or ():
                     if entry.api_version in gone:
                         yield f"{entry.api_version}/{resource.name}", entry.manager, key
+
+
+def _told_at(answer: Response, otherwise: float) -> float:
+    """When the API server answered, by its own clock, to the second; `otherwise` where it does not say.
+
+    Source: RFC 9110, `Date`; every answer of an API server has one.
+    """
+    try:
+        return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except ValueError:
+        return otherwise

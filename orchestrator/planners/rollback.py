@@ -77,9 +77,15 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
         yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
         if kept:
             back: dict[str, Any] = {"version": version, "backup": kept.directory, "data": request.data}
+            back["control_planes"] = list(request.planes)
             yield step("kubeadm.rollback", {**back, "turns_back": bool(request.data)}, KUBEADM_S)
         yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")
-        gate = {"checks": ["node", "components", "daemons", "api", "etcd"], "lasts_s": LASTS_S, "noted": ""}
+        gate = {
+            "checks": ["node", "components", "daemons", "api", "etcd"],
+            "lasts_s": LASTS_S,
+            "noted": "",
+            "rollback": True,
+        }
         yield step(
             "cluster.gate", {**gate, "version": version, "control_planes": list(request.planes)}, GATE_S, ":back"
         )

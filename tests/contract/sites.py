@@ -7,6 +7,7 @@
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,14 @@ def test_an_answer_that_is_no_longer_fresh_is_asked_for_again(place):
     place.hands.ask("node-1", queries.LOOK)
 
     assert place.looks() == 2
+
+
+def test_many_who_ask_the_same_at_once_are_told_by_one_answer(place):
+    with ThreadPoolExecutor(8) as crew:
+        answers = set(crew.map(lambda _: place.hands.ask("node-1", queries.LOOK), range(8)))
+
+    assert len(answers) == 1
+    assert place.looks() == 1
 
 
 @pytest.mark.parametrize(("touched", "looks"), [("node-1", 2), ("node-2", 1)])

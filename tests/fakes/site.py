@@ -18,6 +18,7 @@ from orchestrator.backup.directory import DirectoryStore
 from orchestrator.backup.stores import open_store, part_of
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
+from orchestrator.cluster.model import Renewal
 from orchestrator.engine.host import Completed
 from orchestrator.errors import (
     ApiUnreachable,
@@ -65,6 +66,9 @@ class FakeSite(FakeCluster):
         alarms: Of etcd, as etcdctl tells them.
         external: `--etcd-servers` of API servers whose etcd is on other machines.
         full: Destinations that have no room.
+        ahead_s: The cluster's clocks are ahead of the operator's.
+        lagging_s: Node -> its clock is behind the cluster's others.
+        breaks: Reads through the operator's endpoint, or that of the cluster as hosts ask it, that break.
     """
 
     def __init__(self, clock, kept, *, planes=1, workers=2, version="1.36.3", max_unavailable=1):
@@ -83,6 +87,8 @@ class FakeSite(FakeCluster):
         self.authority = hashlib.sha256(b"ca.crt").hexdigest()
         self.revision, self.alarms, self.external = 1 + len(KEYS), [], ""
         self.full = set()
+        self.ahead_s, self.lagging_s = 0.0, {}
+        self.breaks = {"here": 0, "endpoint": 0}
 
     def _add(self, name, version, *, plane):
         # Pods of applications prefer workers, as if control planes were tainted softly.
@@ -123,6 +129,11 @@ class FakeSite(FakeCluster):
     def serves(self):
         """Whether an API server answers the operator."""
         return any(m.reachable and m.up("kube-apiserver") for m in self.planes())
+
+    def broke(self, where):
+        """Whether a read breaks there; one fewer will."""
+        self.breaks[where] -= (left := self.breaks[where]) > 0
+        return left > 0
 
     def facts(self, node):
         """What its host says of itself."""
@@ -253,12 +264,21 @@ class FakeSiteView(FakeView):
 
     def heartbeat(self, node):
         with self._asked("heartbeat", node):
-            machine, now = self._site.machines[node], self._site.clock.wall()
-            return now - now % 10 if machine.on else machine.off_at
+            site, machine, now = self._site, self._site.machines[node], self._site.clock.wall()
+            at = now - now % 10 if machine.on else machine.off_at
+            return Renewal(at + site.ahead_s - site.lagging_s.get(node, 0.0), now + site.ahead_s)
 
     def leads(self, component):
         with self._asked("leads", component):
-            return self._site.planes()[0].led_at(component)
+            site, plane = self._site, self._site.planes()[0]
+            at = plane.led_at(component) + site.ahead_s - site.lagging_s.get(plane.name, 0.0)
+            return Renewal(at, site.clock.wall() + site.ahead_s)
+
+    def glance(self):
+        self._life.check()
+        with self._site.lock:
+            if self._site.broke("here") or not self._site.serves():
+                raise ApiUnreachable("the endpoint hung up", remedy="wait")
 
     def configuration(self):
         with self._asked("configuration"):

@@ -23,6 +23,8 @@ def answer(machine, query, words, since):
         queries.ETCD_HOST: lambda: _etcd_host(machine),
         queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
         queries.API: lambda: _api(machine, float(words[0]), since),
+        queries.ENDPOINT: lambda: _endpoint(machine),
+        queries.STATIC_PODS: lambda: _static_pods(machine),
         queries.WATCHES: lambda: _section("watches", text=str(machine.followers())),
         queries.REQUESTED: lambda: _section("requested", text="\n".join(machine.requested)),
         queries.KEPT: lambda: _kept(machine),
@@ -94,6 +96,24 @@ def _api(machine, lasts_s, since):
     return _section("version", text=json.dumps({"gitVersion": f"v{machine.server}"}, indent=2))
 
 
+def _endpoint(machine):
+    if not machine.site.broke("endpoint"):
+        return ""
+    return _section("broken", "https://api.example.org:6443", text="Unable to connect to the server: EOF")
+
+
+def _static_pods(machine):
+    """A manifest's hash is its version here."""
+    wanted = "\n".join(f"{name}-{version}" for name, version in machine.manifests.items())
+    stale = machine.faults.get("static pods", ())
+    pods = [
+        _section("pod", name, text=f"{name}-{'stale' if name in stale else version}")
+        for name, version in machine.components.items()
+        if machine.up(name)
+    ]
+    return "".join([_section("wanted", text=wanted), *pods])
+
+
 # ---- etcd -------------------------------------------------------------------------------------------------------
 
 
@@ -132,8 +152,9 @@ def _health(machine, endpoint):
 
 
 def _etcd(machine):
-    if not machine.up("etcd"):
-        return ""
+    stacked = _section("stacked", text="") if "etcd" in machine.manifests else ""
+    if not machine.up("etcd") or machine.faults.get("etcd") == "mute":
+        return stacked
     planes = machine.site.planes()
     members = [
         {"ID": _number(m), "name": m.name, "peerURLs": [_peer(m)], "clientURLs": [_client(m)]}
@@ -142,7 +163,7 @@ def _etcd(machine):
     ]
     statuses = [_status(m, _client(m)) for m in planes if m.up("etcd")]
     health = [_health(m, _client(m)) for m in planes]
-    said = _section("members", text=json.dumps({"members": members}))
+    said = stacked + _section("members", text=json.dumps({"members": members}))
     said += _section("status", text=json.dumps(statuses)) + _section("health", text=json.dumps(health))
     cut_short, alarms = machine.faults.get("etcd") == "cut short", json.dumps({"alarms": machine.site.alarms})
     return said + _section("alarms", text="" if cut_short else alarms)

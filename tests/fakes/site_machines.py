@@ -104,7 +104,8 @@ class FakeMachine:
         asks_itself: Its kubelet asks the API server of the same host only.
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
             `refuses`, `fails` or `hangs`, `snapshot` is `refuses`, `damaged`, `truncated` or `empty`, `collect` is
-            `refuses`, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or `mute` (it tells no hash).
+            `refuses`, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or `mute` (it tells no
+            members, no hash); `static pods` are the components that run as they did before.
         free_bytes: Of its disk.
         private: Commands that ran so that nothing of them is recorded.
         taught: Command -> a generator like those here.

@@ -16,12 +16,16 @@ class FakeSshd:
         key: Its host key; None for a new one.
         accepts: Public keys that may log in, as bytes; None lets everybody in.
         forwards: Channels to other addresses are allowed.
+
+    Attributes:
+        sessions: How many commands a connection takes at once: sshd's own limit, unless a test sets another.
     """
 
     def __init__(self, key=None, accepts=None, *, forwards=True):
         self.keys = [key or paramiko.ECDSAKey.generate()]
         self.accepts = accepts
         self.forwards = forwards
+        self.sessions = 10
         self.transports = []
         self.offered = []
         self.commands = []
@@ -76,7 +80,12 @@ class _Session(paramiko.ServerInterface):
         return paramiko.AUTH_SUCCESSFUL if known is None or key.asbytes() in known else paramiko.AUTH_FAILED
 
     def check_channel_request(self, kind, chanid):
-        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_UNKNOWN_CHANNEL_TYPE
+        if kind != "session":
+            return paramiko.OPEN_FAILED_UNKNOWN_CHANNEL_TYPE
+        # As sshd: one counts until its command has ended and both sides have closed it.
+        if sum(not channel.closed for channel in self._transport._channels.values()) >= self._server.sessions:
+            return paramiko.OPEN_FAILED_CONNECT_FAILED
+        return paramiko.OPEN_SUCCEEDED
 
     def check_channel_direct_tcpip_request(self, chanid, origin, destination):
         if not self._server.forwards:
@@ -129,7 +138,8 @@ def _execute(channel, command):
             channel.send_exit_status(rc)
         for thread in threads:
             thread.join()
-        channel.close()
+        with contextlib.suppress(OSError, EOFError):  # the connection was cut meanwhile
+            channel.close()
 
 
 def _carry(receive, send):

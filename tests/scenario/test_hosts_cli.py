@@ -8,16 +8,18 @@ import paramiko
 import pytest
 
 from orchestrator import reach
+from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
 from orchestrator.cluster.model import Node
 from orchestrator.engine.clock import SystemClock
-from orchestrator.errors import ApiUnreachable, BadUsage, HostKeyChanged, HostUnreachable
+from orchestrator.errors import ApiUnreachable, BadUsage, HostKeyChanged, HostKeyUnknown, HostUnreachable
 from orchestrator.hosts import known
 from orchestrator.hosts.config import SshConfig
 from orchestrator.hosts.locate import BySsh, InContainer
 from orchestrator.hosts.pool import Pool
 from orchestrator.hosts.secrets import Secrets
 from tests.fakes.hosts import settings
+from tests.fakes.sink import Recorder
 from tests.fakes.sshd import FakeSshd
 
 
@@ -119,13 +121,13 @@ def test_hosts_are_named_or_all_are_meant(words, capsys):
 # ---- the use cases ----------------------------------------------------------------------------------------------
 
 
-def app(*nodes, error=None):
+def app(*nodes, error=None, ssh=False):
     def listed():
         if error:
             raise error
         return nodes
 
-    return SimpleNamespace(view=SimpleNamespace(nodes=listed), clock=SystemClock())
+    return SimpleNamespace(view=SimpleNamespace(nodes=listed), clock=SystemClock(), settings=Settings(ssh=ssh))
 
 
 def node(name, **what):
@@ -140,6 +142,52 @@ def test_without_names_every_node_is_meant_and_names_may_be_others_than_nodes():
         BySsh("n1", "10.0.0.1"),
         BySsh("bastion", ""),
     )
+
+
+def test_nodes_of_kind_are_reached_by_ssh_where_that_is_asked_for():
+    kind = node("k", provider_id="kind://docker/kind/k", addresses={"InternalIP": "10.0.0.2"})
+
+    assert reach.places(app(kind, ssh=True), (), say=print) == (BySsh("k", "10.0.0.2"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, ""),
+        ({"ssh": True}, "--ssh"),
+        ({"kubeconfig": "/a b", "context": "x", "ssh": True}, "--kubeconfig '/a b' --context x --ssh"),
+    ],
+)
+def test_who_is_told_to_trust_a_host_is_told_with_which_options(given, words):
+    assert App(Settings(**given), Recorder()).trusting == words
+
+
+def test_the_command_that_accepts_a_key_has_the_options_with_which_the_host_is_found(server, known_hosts, home):
+    hosts = Pool(SshConfig(home / ".ssh/config", None), Secrets(), SystemClock(), patience_s=0.0, trusting="--ssh")
+
+    with pytest.raises(HostKeyUnknown) as caught:
+        hosts.host(BySsh("node-1", "")).run(["true"], timeout_s=20.0)
+
+    assert caught.value.remedy.endswith("orchestrator hosts trust node-1 --ssh")
+
+
+def test_a_host_that_is_away_keeps_nobody_from_trusting_the_others(server, known_hosts, home, nobody, capsys):
+    (home / ".ssh/config").write_text(settings("node-1", server.port) + settings("node-2", nobody))
+
+    code, out, err = orchestrator(capsys, "trust", "node-1", "node-2", "--yes")
+
+    assert (code, "trusted from now on" in out, "node-2" in err) == (11, True, True)
+    assert known_hosts.read_text() == server.known
+
+
+def test_where_no_host_answers_nothing_is_trusted(home, known_hosts, nobody, capsys):
+    (home / ".ssh/config").write_text(settings("node-1", nobody) + settings("node-2", nobody))
+
+    code, out, err = orchestrator(capsys, "trust", "node-1", "node-2", "--yes")
+
+    assert (code, out) == (11, "")
+    assert "node-1" in err
+    assert "node-2" in err
 
 
 def test_a_cluster_that_does_not_answer_is_no_obstacle_to_named_hosts():
@@ -172,8 +220,9 @@ def test_a_host_that_is_away_is_a_row_and_the_others_are_looked_at(server, known
 
         assert [(h.name, bool(h.error)) for h in found] == [("node-2", True), ("node-1", False)]
         assert found[0].latency_s is None
-        with pytest.raises(HostUnreachable, match="node-2"):
-            reach.keys(hosts, [BySsh("node-1", ""), BySsh("node-2", "")], replacing=False)
+        shown, away = reach.keys(hosts, [BySsh("node-1", ""), BySsh("node-2", "")], replacing=False)
+        assert [place.alias for place, _, _ in shown] == ["node-1"]
+        assert isinstance(away, HostUnreachable)
 
 
 def test_a_host_without_a_way_to_root_is_reached_and_cannot_be_worked_on(server, known_hosts, home):
@@ -214,9 +263,9 @@ def test_without_a_file_to_put_them_into_keys_are_refused(server, home):
     (home / ".ssh/config").write_text(settings("node-1", server.port, UserKnownHostsFile="none"))
     with Pool(SshConfig(home / ".ssh/config", None), Secrets(), SystemClock(), patience_s=0.0) as hosts:
         where = BySsh("node-1", "")
-        [(_, keys, vouched)] = reach.keys(hosts, [where], replacing=False)
+        [(_, keys, vouched)], away = reach.keys(hosts, [where], replacing=False)
 
-        assert vouched[0].file == ""
+        assert (vouched[0].file, away) == ("", None)
         with pytest.raises(BadUsage, match="UserKnownHostsFile is none"):
             reach.trust(hosts, where, keys, replacing=False)
 

@@ -75,7 +75,37 @@ def test_a_password_is_asked_for_once_and_is_in_no_argument_and_no_input(sudo):
     assert "s3cret" not in log.read_text()
 
 
-def test_a_wrong_password_is_tried_once_and_gets_no_input_to_read(sudo):
+def test_a_password_that_was_mistyped_is_asked_for_again(sudo):
+    sudo("password")
+    answers = iter(["s3crte", "s3cret"])
+
+    assert machine(Ann(), secrets=Secrets(lambda _: next(answers))).sudo() is Sudo.PASSWORD
+
+
+def test_a_wrong_password_is_asked_for_three_times_and_not_again_for_each_host(sudo):
+    sudo("password")
+    secrets, asked = asking("wrong")
+
+    for _ in range(3):
+        with pytest.raises(HostAuthFailed, match="sudo refuses ann"):
+            machine(Ann(), secrets=secrets).sudo()
+
+    assert len(asked) == 3
+
+
+def test_a_password_that_was_right_elsewhere_is_not_asked_for_again(sudo, monkeypatch):
+    sudo("password")
+    secrets, asked = asking("s3cret")
+    assert machine(Ann(), secrets=secrets).sudo() is Sudo.PASSWORD
+    monkeypatch.setenv("PASSWORD", "another")
+
+    with pytest.raises(HostAuthFailed, match="sudo refuses ann"):
+        machine(Ann(), secrets=secrets).sudo()
+
+    assert len(asked) == 1
+
+
+def test_a_wrong_password_gets_no_input_to_read(sudo):
     sudo("password")
     secrets, _ = asking("wrong")
 

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import paramiko
 import pytest
@@ -118,8 +119,16 @@ def test_a_passphrase_opens_a_key_and_is_asked_for_once(config, key, tmp_path, a
         with pytest.raises(HostAuthFailed, match="passphrase"):
             hello(host)
 
-    assert asked == ([f"passphrase of {tmp_path / 'id'}"] if answer else [])
+    times = 1 if works else 3 if answer else 0
+    assert asked == [f"passphrase of {tmp_path / 'id'}"] * times
     assert "open" not in repr(secrets)
+
+
+def test_a_passphrase_that_was_mistyped_is_asked_for_again(config, key, tmp_path):
+    key.write_private_key_file(tmp_path / "id", password="open")
+    answers = iter(["opne", "open"])
+
+    assert hello(over_ssh(config, secrets=Secrets(lambda _: next(answers)))) == "hello"
 
 
 def test_an_agent_that_is_gone_is_no_obstacle(config, tmp_path):
@@ -240,6 +249,33 @@ def test_a_command_that_makes_no_connection_is_quoted(tmp_path, server, key):
 
     with pytest.raises(HostUnreachable, match="no way"):
         hello(over_ssh(config))
+
+
+# ---- sessions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sessions", [1, 10])
+def test_more_commands_than_sshd_takes_on_a_connection_wait_for_each_other(config, server, sessions):
+    """sshd's own limit is 10; the eleventh must not cost the others their connection."""
+    server.sessions = sessions
+    host = over_ssh(config)
+    hello(host)
+
+    with ThreadPoolExecutor(16) as crew:
+        said = list(
+            crew.map(lambda n: host.run(["sh", "-c", f"sleep 0.2; echo {n}"], timeout_s=LONG_S).text, range(16))
+        )
+
+    assert said == [str(n) for n in range(16)]
+    assert len(server.transports) == 1
+
+
+def test_a_host_that_takes_no_session_at_all_says_so(config, server):
+    server.sessions = 0
+    transport = SshTransport(SshConfig(config, None).route("node-1"), Switchboard(Keyring(Secrets())))
+
+    with pytest.raises(HostUnreachable, match="it allows no further session"):
+        from_now(transport, ["true"], 0.3)
 
 
 # ---- breaking ---------------------------------------------------------------------------------------------------

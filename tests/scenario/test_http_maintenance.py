@@ -1,11 +1,13 @@
 """Heartbeats, leaders, kubeadm's settings, and requests for APIs that go, as the API server tells them."""
 
+from dataclasses import replace
+
 import pytest
 
-from orchestrator.cluster.model import Written
+from orchestrator.cluster.model import Renewal, Written
 from orchestrator.errors import ApiError
 from orchestrator.kube.maintenance import KubeMaintenance
-from tests.fakes.server import ok, page, said
+from tests.fakes.server import HangUp, ok, page, said
 from tests.fakes.sink import Recorder
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces"
@@ -23,22 +25,60 @@ def view(server, clock, tmp_path):
     return KubeMaintenance(server.session(tmp_path), clock, Recorder(), patience_s=1.0)
 
 
-def lease(at):
-    return ok({"spec": {"renewTime": at} if at else {}})
+AT = 1795514400.0
 
 
-@pytest.mark.parametrize(("at", "seconds"), [("2026-11-24T10:00:00.500000Z", 1795514400.5), (None, None)])
-def test_a_heartbeat_is_the_renewal_of_the_nodes_lease(server, view, at, seconds):
+def lease(at, said_at="Tue, 24 Nov 2026 10:00:07 GMT"):
+    return replace(ok({"spec": {"renewTime": at} if at else {}}), headers={"Date": said_at})
+
+
+@pytest.mark.parametrize(("at", "found"), [("2026-11-24T10:00:00.500000Z", Renewal(AT + 0.5, AT + 7)), (None, None)])
+def test_a_heartbeat_is_the_renewal_of_the_nodes_lease(server, view, at, found):
     server.on("GET", f"{LEASES}/kube-node-lease/leases/n1", lease(at))
 
-    assert view.heartbeat("n1") == seconds
+    assert view.heartbeat("n1") == found
+
+
+@pytest.mark.parametrize("headers", [{"Date": ""}, {"Date": "yesterday"}])
+def test_a_server_that_does_not_tell_the_time_is_taken_to_have_ours(server, view, clock, headers):
+    answer = replace(lease("2026-11-24T10:00:00Z"), headers=headers)
+    server.on("GET", f"{LEASES}/kube-node-lease/leases/n1", answer)
+
+    assert view.heartbeat("n1").asked == clock.wall()
 
 
 def test_a_leader_is_who_renews_the_lease_of_a_component(server, view):
     server.on("GET", f"{LEASES}/kube-system/leases/kube-scheduler", lease("2026-11-24T10:00:00Z"))
     server.on("GET", f"{LEASES}/kube-system/leases/kube-controller-manager", said(404, "no lease"))
 
-    assert (view.leads("kube-scheduler"), view.leads("kube-controller-manager")) == (1795514400.0, None)
+    assert (view.leads("kube-scheduler"), view.leads("kube-controller-manager")) == (Renewal(AT, AT + 7), None)
+
+
+def test_a_glance_is_one_read(server, view):
+    server.on("GET", "/api/v1/nodes", ok({"items": []}))
+
+    view.glance()
+
+    assert [str(request) for request in server.requests] == ["GET /api/v1/nodes"]
+
+
+def test_a_glance_that_meets_a_connection_that_has_ended_is_made_again_at_once(server, view, clock):
+    server.on("GET", "/api/v1/nodes", HangUp(), ok({"items": []}))
+
+    view.glance()
+
+    assert clock.now() == 0
+
+
+@pytest.mark.parametrize("reply", [HangUp(), said(503, "starting")])
+def test_a_glance_has_no_patience(server, view, clock, reply):
+    server.on("GET", "/api/v1/nodes", reply)
+
+    with pytest.raises(ApiError) as caught:
+        view.glance()
+
+    assert caught.value.retryable
+    assert clock.now() == 0
 
 
 def test_settings_are_kubeadms_own(server, view):

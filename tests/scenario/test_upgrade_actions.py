@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.actions.snapshots import recorded
 from orchestrator.engine.plan import Blocked, Done, Needed
-from orchestrator.errors import CommandFailed, CommandVanished, FactUnreadable, Interrupted, SnapshotInvalid
+from orchestrator.errors import CommandFailed, CommandVanished, FactUnreadable, Paused, SnapshotInvalid
 from orchestrator.planners.upgrade import Hook
 from tests.fakes.site_machines import LIST, FakePackage
 from tests.fakes.site_world import SiteWorld
@@ -275,7 +275,7 @@ def test_a_run_pauses_once(world):
     stage = Stage(world, "run.pause", "node-1", request={"pause_after": "first-worker"})
     assert stage.decide() == Needed("stops here: after the first worker")
 
-    with pytest.raises(Interrupted, match="run run-1 pauses as asked: after the first worker") as caught:
+    with pytest.raises(Paused, match="run run-1 pauses as asked: after the first worker") as caught:
         stage.apply()
 
     assert caught.value.remedy == "orchestrator resume run-1"

@@ -114,6 +114,42 @@ def test_a_kubelet_that_renews_its_lease_no_more_is_not_well_though_it_is_called
     assert stage.decide() == Needed("cp-1 has not renewed its lease for 30 s")
 
 
+@pytest.mark.parametrize("ahead_s", [-3600.0, -21.0, 11.0, 3600.0])
+@pytest.mark.parametrize("check", ["node", "leaders"])
+def test_the_operators_own_clock_is_nothing_to_a_gate(three, check, ahead_s):
+    done(three, "cp-1")
+    three.site.ahead_s = ahead_s
+
+    assert gate(three, "cp-1", check).decide() == Done("all is well")
+
+
+@pytest.mark.parametrize("lagging_s", [-45.0, 45.0])
+@pytest.mark.parametrize("check", ["node", "leaders"])
+def test_a_host_whose_clock_is_off_is_well_when_its_lease_is_seen_to_change(three, check, lagging_s):
+    done(three, "cp-1")
+    three.site.lagging_s["cp-1"] = lagging_s
+    stage = gate(three, "cp-1", check)
+    assert isinstance(stage.decide(), Needed)
+
+    three.site.pass_time(11)
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_lease_that_was_seen_to_change_long_ago_is_old_again(three):
+    done(three, "cp-1")
+    three.site.lagging_s["cp-1"] = 45.0
+    stage = gate(three, "cp-1", "node")
+    stage.decide()
+    three.site.pass_time(11)
+    assert stage.decide() == Done("all is well")
+    three.machine("cp-1").on, three.machine("cp-1").off_at = False, three.clock.wall() // 10 * 10
+
+    three.site.pass_time(30)
+
+    assert isinstance(stage.decide(), Needed)
+
+
 @pytest.mark.parametrize(
     ("check", "names", "why"),
     [
@@ -147,6 +183,60 @@ def test_an_etcd_that_stops_in_the_middle_of_its_answer_is_waited_for(world):
     assert "alarm list" in found.why
 
 
+def test_an_etcd_that_tells_nothing_is_not_taken_for_one_elsewhere(three):
+    stage = gate(three, "cp-1", "etcd")
+    for machine in three.site.planes():
+        machine.faults["etcd"] = "mute"
+
+    assert stage.decide() == Needed("no member of etcd tells how it is")
+
+
+def test_an_etcd_outside_of_the_cluster_is_not_asked(three):
+    stage = gate(three, "cp-1", "etcd")
+    three.site.use_external_etcd("https://198.18.9.1:2379")
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_member_has_to_be_of_its_manifests_version(three):
+    done(three, "cp-1")
+    three.machine("cp-1").components["etcd"] = "3.6.8-0"
+
+    found = gate(three, "cp-1", "etcd").decide()
+
+    assert found == Needed("etcd of cp-1 is 3.6.8, and its manifest's is v3.7.0-0")
+
+
+def test_members_may_be_of_several_versions_while_control_planes_are(three):
+    done(three, "cp-1")
+
+    assert gate(three, "cp-2", "etcd").decide() == Done("all is well")
+
+
+def test_when_all_control_planes_are_done_members_are_of_one_version(three):
+    done(three, "cp-1", "cp-2", "cp-3")
+    for facts in (three.machine("cp-2").manifests, three.machine("cp-2").components):
+        facts["etcd"] = "3.6.8-0"
+
+    found = gate(three, "cp-3", "etcd").decide()
+
+    assert found == Needed("every control plane is at v1.37.2, and members of etcd are 3.6.8, 3.7.0, 3.7.0")
+
+
+def test_a_tag_that_is_no_version_of_etcds_says_nothing(world):
+    world.machine("cp-1").manifests["etcd"] = "2024.1.0"
+
+    assert gate(world, "cp-1", "etcd").decide() == Done("all is well")
+
+
+def test_a_static_pod_that_runs_as_it_did_before_its_manifest_changed_is_waited_for(world):
+    """Its image may be the same: only its hash tells."""
+    done(world, "cp-1")
+    world.machine("cp-1").faults["static pods"] = ("etcd",)
+
+    assert gate(world, "cp-1", "components").decide() == Needed("etcd of cp-1 is not of its manifest yet")
+
+
 def test_a_host_that_cannot_be_reached_is_waited_for(three):
     stage = gate(three, "cp-1", "components")
     three.machine("cp-1").cut = True
@@ -178,6 +268,24 @@ def test_a_gate_passes_only_when_every_api_server_answered_for_as_long_as_it_has
     assert found == Done("well for 15 s")
     assert three.clock.wall() >= ends_at + LASTS_S
     assert [fields for name, fields in stage.events if name == "gate.waiting"] != []
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("here", "the endpoint hung up"),
+        ("endpoint", "as cp-1 asks it, https://api.example.org:6443: Unable to connect to the server: EOF"),
+    ],
+)
+def test_a_break_of_a_moment_at_an_endpoint_is_seen(three, where, why):
+    """A load balancer may lose requests while every API server behind it answers."""
+    done(three, "cp-1")
+    stage = gate(three, "cp-1", lasts_s=LASTS_S)
+    three.site.breaks[where] = 1
+
+    assert stage.apply() == Done("well for 15 s")
+
+    assert [fields["why"] for name, fields in stage.events if name == "gate.waiting"] == [why]
 
 
 def test_a_gate_that_sees_no_break_waits_no_longer_than_it_has_to(world):
@@ -225,7 +333,23 @@ def test_a_control_plane_that_never_gets_well_is_told_with_what_runs_there_and_t
         stage.apply()
 
     assert "kube-scheduler v1.36.3 (manifest v1.37.2)" in str(caught.value)
+    assert "kubeadm replaced" not in str(caught.value)
     assert "orchestrator upgrade rollback cp-1" in caught.value.remedy
+    assert "as root" not in caught.value.remedy
+
+
+def test_a_gate_on_the_way_back_does_not_advise_the_way_back(world):
+    stage = gate(world, "cp-1", "components", lasts_s=LASTS_S)
+    stage.change(rollback=True)
+
+    with pytest.raises(GoalNotReached) as caught:
+        stage.apply()
+
+    assert [line.partition("    #")[0] for line in caught.value.remedy.splitlines()] == [
+        "orchestrator resume run-1",
+        "orchestrator release run-1",
+        "ls -d /etc/kubernetes/tmp/kubeadm-backup-*",
+    ]
 
 
 # ---- what was noted ---------------------------------------------------------------------------------------------
@@ -311,6 +435,81 @@ def test_without_a_count_nobody_is_waited_for(three):
     three.machine("cp-2").gone(["kube-apiserver"], 0.0, 60.0)
 
     assert stage.decide() == Done("all is well")
+
+
+@pytest.mark.parametrize("needed", [1, 4])
+def test_a_budget_that_was_short_before_is_not_waited_for(world, needed):
+    """An application scaled to nothing keeps its budget; one that has been down for weeks is nobody's fault here."""
+    world.site.add_controller("ReplicaSet", "default", "old", 0)
+    world.site.add_budget("default", "old", min_available=1, app="old")
+    world.site.pass_time(1)
+    stage = noted(world, "node-1", "budgets")
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_budget_that_was_well_before_is_waited_for(world):
+    stage = noted(world, "node-1", "budgets")
+
+    unready(world)
+
+    assert stage.decide() == Needed("budget default/web: 2 ready, needs 3")
+
+
+def test_a_budget_that_was_short_before_has_to_be_as_well_as_it_was(world):
+    unready(world)
+    stage = noted(world, "node-1", "budgets")
+    assert stage.decide() == Done("all is well")
+    third = next(key for key, pod in world.site.pods.items() if key.startswith("default/web-") and pod.ready)
+
+    world.site.change_pod(third, ready=False)
+    world.site.pass_time(1)
+
+    assert stage.decide() == Needed("budget default/web: 1 ready, had 2 of 3 needed")
+
+
+def test_a_budget_that_nobody_had_before_is_not_waited_for(world):
+    stage = noted(world, "node-1", "budgets")
+    world.site.add_budget("default", "new", min_available=9, app="web")
+    world.site.pass_time(1)
+
+    assert stage.decide() == Done("all is well")
+
+
+def test_a_daemon_that_was_not_ready_before_is_not_waited_for_and_others_are(world):
+    world.site.add_controller("DaemonSet", "kube-system", "agent", 0)
+    daemon_unready(world)
+    stage = noted(world, "cp-1", "daemons")
+    assert stage.decide() == Done("all is well, but for what was not before: DaemonSet kube-system/proxy")
+
+    world.site.change_pod("kube-system/agent-1", ready=False, waiting_reason="ImagePullBackOff")
+
+    assert stage.decide() == Needed("kube-system/agent-1 is not ready (ImagePullBackOff)")
+
+
+def test_a_gate_that_lasts_passes_over_a_daemon_that_was_not_ready_before(world):
+    done(world, "cp-1")
+    daemon_unready(world)
+    note = Stage(world, "cluster.note", "cp-1")
+    note.apply()
+    stage = gate(world, "cp-1", lasts_s=LASTS_S)
+    stage.past |= note.past
+    began = world.clock.now()
+
+    assert stage.apply() == Done("well for 15 s, but for what was not before: DaemonSet kube-system/proxy")
+    assert world.clock.now() - began <= 3 * LASTS_S
+
+
+def test_a_note_of_an_earlier_version_holds_all_to_what_they_need(world):
+    """A run that is resumed: its journal knows of owners and watches only."""
+    stage = noted(world, "cp-1", "budgets", "daemons")
+    stage.past[stage.step.params["noted"]] = {"owners": {}, "watches": None}
+    daemon_unready(world)
+    unready(world)
+
+    assert stage.decide() == Needed(
+        "kube-system/proxy-1 is not ready (CrashLoopBackOff); budget default/web: 2 ready, needs 3"
+    )
 
 
 def test_a_note_is_made_once_a_process(world):

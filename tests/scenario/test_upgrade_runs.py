@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.engine import journal
 from orchestrator.engine.plan import Blocked
-from orchestrator.errors import BadUsage, CommandFailed, OrchestratorError
+from orchestrator.errors import BadUsage, CommandFailed, Paused
 from orchestrator.planners.upgrade import Hook
 from tests.fakes.crash import Crash, Life
 from tests.fakes.site_machines import LIST
@@ -145,8 +145,9 @@ def test_a_pause_that_was_asked_for_comes_once(root):
     world = SiteWorld(root)
     plan = world.upgrade(TO, pause_after="first-worker")
 
-    with pytest.raises(OrchestratorError, match="pauses as asked: after the first worker"):
+    with pytest.raises(Paused, match="pauses as asked: after the first worker") as caught:
         world.start(plan)
+    assert caught.value.exit_code == 4
     assert {name: m.running for name, m in world.site.machines.items()} == {
         "cp-1": TO,
         "node-1": TO,

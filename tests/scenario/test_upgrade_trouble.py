@@ -52,6 +52,8 @@ def test_a_kubeadm_that_fails_stops_the_run_and_its_state_is_told(root):
     assert "now on cp-1: etcd v3.6.8; kube-apiserver v1.36.3; kube-controller-manager v1.36.3" in str(err)
     assert err.remedy.splitlines()[0].startswith("orchestrator resume run-1")
     assert "orchestrator upgrade rollback cp-1" in err.remedy
+    assert "orchestrator release run-1 && orchestrator upgrade apply --to 1.37.2 " in err.remedy
+    assert "on cp-1, as root, while the API is away" in err.remedy
     assert set(world.order("cordon")) == set()
 
 

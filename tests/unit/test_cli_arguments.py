@@ -11,7 +11,7 @@ from orchestrator.cli.context import confirm, duration, event_notice, sink
 from orchestrator.cli.main import explained
 from orchestrator.cli.options import LogFormat
 from orchestrator.engine.plan import Lane, Plan, Wave
-from orchestrator.errors import ApiUnreachable, BadUsage, Refused
+from orchestrator.errors import ApiUnreachable, BadUsage, Paused, Refused
 from orchestrator.report.console import Lines
 from orchestrator.report.logs import JsonLines
 
@@ -110,6 +110,12 @@ def test_an_error_of_a_run_ends_with_how_to_go_on_and_back():
     err.run = "drain-1"
 
     assert explained(err).endswith("go on:   orchestrator resume drain-1\ngo back: orchestrator release drain-1\n")
+
+
+def test_a_pause_that_was_asked_for_is_no_error():
+    err = Paused("run u-1 pauses as asked", remedy="orchestrator resume u-1")
+
+    assert explained(err) == "paused: run u-1 pauses as asked\nremedy: orchestrator resume u-1\n"
 
 
 def test_an_error_of_several_lines_is_one_error():

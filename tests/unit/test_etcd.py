@@ -167,6 +167,7 @@ def test_a_dead_member_is_named_by_what_lists_it_and_by_what_asked_it():
     [
         ({"leader": 0}, "there is no leader"),
         ({"leader": 5}, "members name different leaders: 5, "),
+        ({"raft_term": 999}, "members are in different terms: "),
         ({"raft_applied": 1}, "entries behind"),
         ({"errors": ("memberID:1 alarm:NOSPACE",)}, "reports: memberID:1 alarm:NOSPACE"),
     ],

@@ -214,6 +214,36 @@ def test_a_host_without_etcd_has_no_members():
     assert hostfacts.parse_etcd("@@members\n@@status\n@@health\n@@alarms\n") == EtcdFacts()
 
 
+def test_a_member_that_does_not_tell_is_not_taken_for_one_elsewhere():
+    assert hostfacts.parse_etcd("@@stacked\n@@members\n@@status\n@@health\n@@alarms\n") == EtcdFacts(stacked=True)
+    assert hostfacts.parse_etcd("@@stacked\n" + captured("etcd")).stacked
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("", ""),
+        ("@@broken https://lb:6443\n Unable to connect\n", "https://lb:6443: Unable to connect"),
+        ("@@broken https://lb:6443\n", "https://lb:6443: no answer"),
+    ],
+)
+def test_an_endpoint_that_breaks_says_where_and_why(answer, why):
+    assert hostfacts.parse_endpoint(answer) == why
+
+
+@pytest.mark.parametrize(
+    ("answer", "stale"),
+    [
+        ("@@wanted\n a\n b\n@@pod etcd\n a\n@@pod kube-apiserver\n c\n", ("kube-apiserver",)),
+        ("@@wanted\n a\n@@pod etcd\n@@pod kube-apiserver\n a\n", ()),
+        ("@@wanted\n@@pod etcd\n a\n", ()),
+        ("", ()),
+    ],
+)
+def test_static_pods_are_those_that_the_kubelet_is_to_run(answer, stale):
+    assert hostfacts.parse_static_pods(answer) == stale
+
+
 def test_members_are_known_though_none_answers():
     members = captured("etcd").split("@@status")[0]
 
