@@ -143,7 +143,7 @@ def test_a_member_whose_data_are_gone_is_replaced_while_the_api_serves(site):
     run = site.command.json("runs")["runs"][0]["id"]
     refused = site.command("release", run, "--yes", code=20)
     assert "they cannot be used again" in refused.stderr
-    site.command(*REPLACE, "--confirm", run, "--yes")
+    site.command(*REPLACE, "--confirm", run, "--yes", "--ssh")
     assert all(site.access.ssh(plane, LEFT).split() == [] for plane in site.planes)
 
 
