@@ -11,7 +11,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.actions.drain import survey
 from orchestrator.actions.kubeadm import advice, state_of
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
+
+T = TypeVar("T")
 
 #: Source: a kubelet renews its lease every 10 s, and counts as away after 40.
 FRESH_S = 20.0
@@ -373,7 +375,15 @@ def _components(view: Site, step: Step, pulse: _Pulse) -> list[str]:
 def _api(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     """One look; that it lasts is seen to by `apply`."""
     del pulse
-    return [said for name in step.params["control_planes"] for said in _server(view, name, 0.0)]
+    return [
+        text for said in _each(step.params["control_planes"], lambda name: _server(view, name, 0.0)) for text in said
+    ]
+
+
+def _each(names: Sequence[str], work: Callable[[str], T]) -> list[T]:
+    """What `work` gives for each host, all asked at once: a gate is short where nothing is wrong."""
+    with ThreadPoolExecutor(max(1, len(names)), "gate") as crew:
+        return list(crew.map(work, names))
 
 
 def _leaders(view: Site, step: Step, pulse: _Pulse) -> list[str]:
@@ -407,7 +417,7 @@ def _versions(view: Site, step: Step, found: EtcdFacts) -> Iterator[str]:
     names = {member.id: member.name for member in found.members}
     told = {names.get(status.id, ""): status.version for status in found.statuses}
     mixed = len(set(told.values())) > 1
-    hosts = [looked(view, name) for name in (step.params["control_planes"] if mixed else [step.node])]
+    hosts = _each(step.params["control_planes"] if mixed else [step.node], lambda name: looked(view, name))
     for host in hosts:
         manifest = host.manifests.get("etcd")
         version = told.get(manifest.flag("name") or host.node, "") if manifest else ""
