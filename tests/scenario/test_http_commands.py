@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -491,7 +492,10 @@ def test_on_a_terminal_several_nodes_are_asked_for_and_the_cursor_comes_back(clu
 
     with process("drain", "n1", "n2", stdin=terminal, stderr=terminal, stdout=subprocess.PIPE) as command:
         out, _ = command.communicate(timeout=20)
-    shown = os.read(screen, 1 << 16).decode()
+    shown = b""
+    while select.select([screen], [], [], 0)[0]:
+        shown += os.read(screen, 1 << 16)
+    shown = shown.decode()
     os.close(screen)
     os.close(terminal)
 

@@ -212,7 +212,7 @@ def test_a_script_that_was_killed_anywhere_ends_as_if_it_was_not(world, plan, at
         site.program(name, text)
     host = site.host_of(site.machines[LOST], Life())
     for script, words in ((restore.STOP, ["etcd"]), (actions._ASIDE, [])):
-        argv = ["sh", "-c", script, "sh", "replace-1", "/var/lib/etcd", *words]
+        argv = ["sh", "-c", script, "sh", "replace-1", "/var/lib/etcd", "", *words]
         while host.run(argv, timeout_s=30.0).rc != 0:
             assert int(count.read_text()) == at
     assert not site.at("/var/lib/etcd/member").exists()
@@ -221,7 +221,7 @@ def test_a_script_that_was_killed_anywhere_ends_as_if_it_was_not(world, plan, at
 
     count.unlink()
     for script, words in ((actions._BACK, []), (actions._RETURN, ["etcd"])):
-        argv = ["sh", "-c", script, "sh", "replace-1", "/var/lib/etcd", *words]
+        argv = ["sh", "-c", script, "sh", "replace-1", "/var/lib/etcd", "", *words]
         while host.run(argv, timeout_s=30.0).rc != 0:
             assert int(count.read_text()) == at
     assert found_again(world)

@@ -8,7 +8,7 @@ import pytest
 from orchestrator import aftermaths
 from orchestrator.actions.restored import Compare, DataDir, compared
 from orchestrator.backup import losses, records
-from orchestrator.cluster.model import Node, OwnerRef, Pod, Workload
+from orchestrator.cluster.model import Node, OwnerRef, Pod, Renewal, Workload
 from orchestrator.engine.host import Completed
 from orchestrator.engine.plan import Done, Needed, Step
 from orchestrator.engine.runner import Applying
@@ -211,11 +211,16 @@ class Cluster(Site):
         return tuple(Node(name, "u", "1", unschedulable=False, ready=True) for name in self.speaks)
 
     def heartbeat(self, node):
-        return 100.0 + self.clock.now() if self.clock.now() >= self.speaks[node] else 90.0
+        return self.renewal(self.speaks[node])
+
+    def renewal(self, since):
+        """A lease that is renewed from then on."""
+        now = self.clock.now()
+        return Renewal(100.0 + now if now >= since else 90.0, asked=100.0 + now)
 
     def leads(self, component):
         assert component in aftermaths.LEADERS
-        return 100.0 + self.clock.now() if self.clock.now() >= self.leads_after else 90.0
+        return self.renewal(self.leads_after)
 
     def pods(self):
         of = OwnerRef("DaemonSet", "d", "apps/v1", "d")
