@@ -191,8 +191,10 @@ k() {
   inside=; [ -z "$wall" ] || inside="nsenter --net=/proc/$server/ns/net"
   HOME=$dir nice -n 19 $inside "$kubectl" --kubeconfig="$dir/kubeconfig" --cache-dir="$dir/cache" "$@"
 }
+# Its caches are not waited for: where Secrets cannot be decrypted, that of Secrets is never filled, and the rest can be
+# read all the same. Who asks for Secrets is told.
 n=0
-until k --request-timeout=5s get --raw /readyz > said 2>&1; do
+until k --request-timeout=5s get --raw '/readyz?exclude=informer-sync' > said 2>&1; do
   n=$((n + 1))
   if [ "$n" -ge 480 ] || ! kill -0 "$server" 2> /dev/null; then
     head failed server; { grep -E '^[EF][0-9]|^[Ee]rror' server.log || cat said; } | tail -n 5 | body; exit 0

@@ -33,6 +33,7 @@ customresourcedefinitions crd,crds apiextensions.k8s.io/v1 false CustomResourceD
 widgets example.com/v1 true Widget"""
 
 ETCD = """[ "$1" != --version ] || { echo "etcd Version: 3.6.8"; exit 0; }
+rm -f PLACE/serving
 echo $$ >> PLACE/pids; exec sleep 600
 """
 ETCDUTL = """[ "$1" != version ] || { echo "etcdutl version: 3.6.8"; exit 0; }
