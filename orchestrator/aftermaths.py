@@ -6,6 +6,7 @@ import shlex
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.actions.gates import LEADERS
 from orchestrator.actions.restore import Forget
 from orchestrator.actions.restored import compared
 from orchestrator.backup import losses
@@ -28,7 +29,6 @@ SETTLE_S = 90.0
 #: All has to be right for so long: the API says for some seconds what the snapshot said.
 LASTS_S = 5.0
 PAUSE_S = 1.0
-LEADERS = ("kube-controller-manager", "kube-scheduler")
 
 
 def wanted(plan: Plan) -> bool:

@@ -345,15 +345,7 @@ class App:
         from orchestrator.cluster.model import Node  # noqa: PLC0415
 
         places = {s.node: (s.params["address"], s.params["provider"]) for s in plan.steps() if "provider" in s.params}
-        self.machines.know(
-            [
-                Node(
-                    name, "", "", unschedulable=False, ready=False, provider_id=provider,
-                    addresses={"InternalIP": address} if address else {},
-                )
-                for name, (address, provider) in places.items()
-            ]
-        )  # fmt: skip
+        self.machines.know([Node.at(name, address, provider) for name, (address, provider) in places.items()])
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
         self.hands.record(runs.directory(journal.run), journal, self.sink)

@@ -13,12 +13,9 @@ from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed
 from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
-from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import serves
-from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.engine import runs
 from orchestrator.errors import ApiError, BackupError, HostError, Refused
-from orchestrator.hosts.pool import together
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
@@ -160,9 +157,8 @@ def _refuse_differing(view: Site, found: Etcd) -> None:
     running = [name for name, host in found.hosts.items() if host.runs]
     if len(running) < 2 or not revisions:
         return
-    at = str(min(revisions))
-    hashes = together(running, lambda name: parse_hash(view.ask(name, queries.ETCD_HASH, at)))
-    known = {name: each.hash for name, each in hashes.items() if each}
+    at = min(revisions)
+    known = {name: told for name, told in etcds.hashes_at(view, running, at).items() if told is not None}
     if len(set(known.values())) > 1:
         listed = ", ".join(f"{name} {value:x}" for name, value in sorted(known.items()))
         raise Refused(

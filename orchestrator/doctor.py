@@ -15,6 +15,7 @@ from orchestrator.cluster.checkup import Finding, Level
 from orchestrator.engine import runs
 from orchestrator.errors import BadUsage, OrchestratorError
 from orchestrator.surveys import about
+from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,12 +105,11 @@ def _state() -> Iterator[Finding]:
     yield checkup.mode("state directory", str(root), stat.S_IMODE(root.stat().st_mode), directory=True)
     unfinished = [r for r in runs.listing() if r.state in UNFINISHED]
     if unfinished:
-        named = ", ".join(f"{r.id} ({r.state})" for r in unfinished[:NAMES])
-        more = f" and {len(unfinished) - NAMES} more" if len(unfinished) > NAMES else ""
+        named = names([f"{r.id} ({r.state})" for r in unfinished], NAMES)
         remedy = f"orchestrator resume {unfinished[0].id}, or release it"
         if unfinished[0].state == "damaged":
             remedy = f"look at {runs.directory(unfinished[0].id)}, and remove it when it is not wanted"
-        yield Finding("unfinished runs", Level.WARNING, named + more, remedy)
+        yield Finding("unfinished runs", Level.WARNING, named, remedy)
     else:
         yield Finding("unfinished runs", Level.OK, "none")
 

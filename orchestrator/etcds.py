@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import NOSPACE
-from orchestrator.cluster.etcdhosts import Etcd, parse_host
+from orchestrator.cluster.etcdhosts import Etcd, parse_hash, parse_host
 from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.engine.plan import Plan
 from orchestrator.errors import ApiError, HostError, Refused
-from orchestrator.hosts.pool import each
+from orchestrator.hosts.pool import each, together
 from orchestrator.planners import etcdcare as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
@@ -59,6 +59,12 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
     external = next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
     return Etcd(cluster_name(configuration), at, found, members(view, members_at), external, unreached)
+
+
+def hashes_at(view: Site, names: Sequence[str], revision: int) -> dict[str, int | None]:
+    """Node -> the hash of its member's keys at a revision, None where it does not tell."""
+    told = together(names, lambda one: parse_hash(view.ask(one, queries.ETCD_HASH, str(revision))))
+    return {name: one.hash if one else None for name, one in told.items()}
 
 
 def care(found: Etcd) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from orchestrator.errors import ApiError, ApiUnreachable, BadUsage, Orchestrator
 from orchestrator.hosts.pool import together
 from orchestrator.library import home
 from orchestrator.planners import rebuild as planner
-from orchestrator.planners.restore import Plane
+from orchestrator.planners.restore import RAISED, Plane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.engine.plan import Plan
     from orchestrator.library import Library
-
-#: Added to the snapshot's revision, for nobody knows the last one. Source: etcd's documentation, "Disaster recovery":
-#: it covers a week at 1,500 writes a second.
-BUMP = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +138,7 @@ def _prepared(app: App, library: Library, wish: Wish, name: str, say: Callable[[
     for member in members:
         sets.packed(found, member, members, "/tmp")  # noqa: S108  what cannot be rewritten says so now
     cluster = source.record.cluster if source.record else cluster_name(found.told.configuration)
-    app.machines.know([_node(p) for p in planes])
+    app.machines.know([Node.at(p.name, p.address, p.provider) for p in planes])
     _refuse_unfit(app, found, source, members, name, say)
     request = planner.Request(
         name=name,
@@ -152,17 +148,12 @@ def _prepared(app: App, library: Library, wish: Wish, name: str, say: Callable[[
         set=file,
         identities=tuple(str(path) for path in identities),
         token=f"rebuilt-{secrets.token_hex(8)}",
-        bump=BUMP,
-        revision=source.snapshot.revision + BUMP,
+        bump=RAISED,
+        revision=source.snapshot.revision + RAISED,
         size_bytes=source.snapshot.size_bytes,
         trailer=wish.trailer,
     )
     return Prepared(name, planner.rebuild(planes, request), _warnings(source, found, members))
-
-
-def _node(plane: Plane) -> Node:
-    addresses = {"InternalIP": plane.address}
-    return Node(plane.name, "", "", unschedulable=False, ready=False, provider_id=plane.provider, addresses=addresses)
 
 
 # ---- what is read here ------------------------------------------------------------------------------------------

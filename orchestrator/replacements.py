@@ -12,14 +12,15 @@ from orchestrator.actions.replacement import ask
 from orchestrator.actions.restore import standing
 from orchestrator.cluster import membership, queries
 from orchestrator.cluster.etcd import NOSPACE
-from orchestrator.cluster.etcdhosts import parse_hash, parse_host
+from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.cluster.situation import size
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BadUsage, HostError, Refused
-from orchestrator.hosts.pool import each, together
+from orchestrator.etcds import hashes_at
+from orchestrator.hosts.pool import each
 from orchestrator.planners import replacement as planner
 from orchestrator.planners.restore import SERVERS
 
@@ -222,19 +223,13 @@ def _refuse_others(found: _Site, accept: Sequence[str]) -> None:
 
 def _refuse_differing(view: Site, found: _Site) -> None:
     """The others have to have the same keys: the new member gets them from one of them."""
-    hashes = _hashes(view, tuple(found.hosts), min(s.revision for s in found.others))
+    hashes = hashes_at(view, tuple(found.hosts), min(s.revision for s in found.others))
     if len(set(hashes.values())) > 1 or None in hashes.values():
         listed = ", ".join(f"{name} {'is silent' if h is None else f'{h:x}'}" for name, h in sorted(hashes.items()))
         raise Refused(
             f"the other members do not have the same keys: {listed}",
             remedy="orchestrator etcd status; with no quorum of equal ones: orchestrator etcd restore last",
         )
-
-
-def _hashes(view: Site, names: Sequence[str], revision: int) -> dict[str, int | None]:
-    """Node -> the hash of its member's keys at a revision, None where it does not tell."""
-    told = together(names, lambda one: parse_hash(view.ask(one, queries.ETCD_HASH, str(revision))))
-    return {name: one.hash if one else None for name, one in told.items()}
 
 
 def _status(found: _Site) -> Status | None:
@@ -260,7 +255,7 @@ def _refuse_needless(view: Site, found: _Site, accept: Sequence[str]) -> None:
         facts.members, facts.statuses, facts.health, [f"{m.id:x}" for m in facts.members if m not in found.mine]
     )
     revision = min(s.revision for s in (*found.others, status))
-    if wrong or len(set(_hashes(view, (found.node, *found.hosts), revision).values())) > 1:
+    if wrong or len(set(hashes_at(view, (found.node, *found.hosts), revision).values())) > 1:
         return
     raise Refused(
         f"the member on {found.node} is well: it answers, votes, and has the keys of the others",

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from orchestrator.engine.plan import Plan
     from orchestrator.library import Library, Proven
 
-#: Added to the revision where the live one is not known. Source: etcd's documentation, "Disaster recovery": it covers
-#: a week at 1,500 writes a second.
-BUMP = 1_000_000_000
 #: Added beyond the live revision where that is known: what clients may have seen since it was read.
 MARGIN = 1_000_000
 
@@ -127,7 +124,7 @@ def _prepared(
     if wish.target:
         _refuse_path(view, name, hosts, wish.target)
     live = [h.status.revision for h in hosts.values() if h.status]
-    bump = max(0, max(live) - snapshot.revision) + MARGIN if len(live) == len(hosts) else BUMP
+    bump = max(0, max(live) - snapshot.revision) + MARGIN if len(live) == len(hosts) else planner.RAISED
     source = next((n for n, h in hosts.items() if h.status and serves(h.health)), "")
     if rehearse:
         say(f"rehearsing it on {names[0]}")
@@ -181,10 +178,7 @@ def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], Non
         if record is None:
             raise
         say(f"the API does not answer ({err}): control planes are those of the snapshot's record")
-        found = tuple(
-            Node(p.name, "", "", unschedulable=False, ready=False, addresses={"InternalIP": _host(p.peer_urls[0])})
-            for p in record.members
-        )
+        found = tuple(Node.at(p.name, _host(p.peer_urls[0])) for p in record.members)
     for name in wish.dead:
         if name not in {n.name for n in found}:
             raise BadUsage(f"--dead={name} is no control plane", remedy=f"one of: {', '.join(n.name for n in found)}")

@@ -7,27 +7,27 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from lab import cluster, docker, host, progress, ssh, state
-from lab.bench.measure import Run, measure, percentile
+from lab import docker, host, progress, ssh
+from lab.bench.measure import Run, at_rest, measure, percentile
 from lab.bench.report import PAGE, put
+from lab.bench.upgrades import new_cluster
 from lab.errors import LabError
 from lab.processes import run
 from lab.state import Shape
-from lab.upgrades.access import Access, Api
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping, Sequence
 
+    from lab.upgrades.access import Access, Api
+
 NAME = "bench"
-VERSION = "1.36.3"
 ROUNDS = 3
 REST_S = 30.0
 FETCH_S = 600.0
@@ -95,18 +95,13 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _measured(megabytes: int) -> Measured:
-    if state.load(NAME):
-        cluster.down(NAME)  # of a run that was killed
-    try:
-        access = Access(cluster.up(cluster.Request(NAME, Shape(1, 0), VERSION, (VERSION,))))
+    with new_cluster(NAME, Shape(1, 0)) as access:
         plane = access.control_planes()[0].name
         with progress.step(f"filling etcd with {megabytes} MB"):
             access.ssh(plane, _FILL % {"count": max(1, megabytes * 1_000_000 // 1_048_576)})
         _apart(plane)
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             return _on(access, plane, Path(directory))
-    finally:
-        cluster.down(NAME)
 
 
 def _apart(plane: str) -> None:
@@ -119,7 +114,7 @@ def _apart(plane: str) -> None:
 def _on(access: Access, plane: str, directory: Path) -> Measured:
     probe = _Probe(access.api())
     with progress.step("another client, at rest"):
-        before = _at_rest(probe)
+        before = at_rest(probe, REST_S)
     backups = []
     for number in range(ROUNDS):
         with progress.step("orchestrator etcd backup"):
@@ -145,18 +140,6 @@ def _copies(access: Access, plane: str, there: str, directory: Path) -> dict[str
         OURS: [sys.executable, "-c", _FETCH, config, plane, there, str(directory / "ours.db")],
         SCP: ["scp", "-q", "-F", config, f"{plane}:{there}", str(directory / "theirs.db")],
     }
-
-
-def _at_rest(probe: Callable[[], None]) -> tuple[float, ...]:
-    found: list[float] = []
-    end = time.monotonic() + REST_S
-    pause = threading.Event()
-    while time.monotonic() < end:
-        began = time.monotonic()
-        probe()
-        found.append((time.monotonic() - began) * 1000)
-        pause.wait(0.05)
-    return tuple(sorted(found))
 
 
 def _backup(access: Access, home: Path, probe: Callable[[], None]) -> Run:

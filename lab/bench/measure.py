@@ -103,7 +103,7 @@ def measure(
     before = _work(servers)
     latencies: list[float] = []
     over = threading.Event()
-    other = threading.Thread(target=_probe, args=(probe, latencies, over), daemon=True)
+    other = threading.Thread(target=probing, args=(probe, latencies, over), daemon=True)
     spawn = [sys.executable, "-I", "-S", "-c", _SPAWN, str(said), *argv]
     with subprocess.Popen(spawn, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         other.start()
@@ -125,7 +125,18 @@ def measure(
     )
 
 
-def _probe(probe: Callable[[], None], latencies: list[float], over: threading.Event) -> None:
+def at_rest(probe: Callable[[], None], rest_s: float) -> tuple[float, ...]:
+    """Latencies in milliseconds of the other client's requests while nothing is measured, sorted."""
+    latencies: list[float] = []
+    over = threading.Event()
+    ends = threading.Timer(rest_s, over.set)
+    ends.start()
+    probing(probe, latencies, over)
+    return tuple(sorted(latencies))
+
+
+def probing(probe: Callable[[], None], latencies: list[float], over: threading.Event) -> None:
+    """One small request after another, each with its latency in milliseconds, until it is over."""
     while not over.is_set():
         began = time.monotonic()
         probe()

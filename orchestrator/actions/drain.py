@@ -13,6 +13,7 @@ from orchestrator.cluster.model import Budget, PodChange
 from orchestrator.engine.crew import Raised
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import GoalNotReached, Refused
+from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -338,8 +339,7 @@ def unready(pods: tuple[Pod, ...], wall: float) -> str:
         why = "terminating" if pod.deleting_since is not None else pod.waiting_reason
         where = f" on {pod.node}" if pod.node else ""
         parts.append(f"{pod.name}{where}{since}" + (f" ({why})" if why else ""))
-    more = f" and {len(bad) - NAMES} more" if len(bad) > NAMES else ""
-    return f"not ready: {', '.join(parts)}{more}" if bad else ""
+    return f"not ready: {names(parts, NAMES, len(bad))}" if bad else ""
 
 
 def _with_unready(waiting: Waiting, texts: dict[str, str]) -> str:
@@ -361,5 +361,4 @@ def _pods(count: int) -> str:
 
 
 def _names(keys: tuple[str, ...]) -> str:
-    more = f" and {len(keys) - NAMES} more" if len(keys) > NAMES else ""
-    return ", ".join(keys[:NAMES]) + more
+    return names(keys, NAMES)

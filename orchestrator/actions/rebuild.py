@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.actions.backups import in_memory
+from orchestrator.actions.restore import ROOM
 from orchestrator.backup import recovery as sets
 from orchestrator.backup.seal import unseal_into
 from orchestrator.cluster import queries
@@ -116,6 +117,7 @@ rm -f -- "$here/set.tar"
 # they have seen already. Source: etcd's documentation, "Disaster recovery".
 _DATA = (
     _HERE
+    + ROOM
     + r"""
 own
 name=$1 peer=$2 cluster=$3 token=$4 bump=$5 trailer=$6
@@ -123,9 +125,8 @@ name=$1 peer=$2 cluster=$3 token=$4 bump=$5 trailer=$6
 ! pidof etcd > /dev/null || { echo "etcd runs" >&2; exit 6; }
 skip=; [ "$trailer" = yes ] || skip=--skip-hash-check
 mkdir -p -m 755 -- "$(dirname -- "$data")"
-needed=$(($(stat -c %s "$here/snapshot.db") * 2 + 134217728))
-free=$(df -P -B1 "$(dirname -- "$stage")" | tail -n 1 | awk '{ print $4 }')
-[ "$free" -ge "$needed" ] || { echo "$data has $free bytes free; it needs $needed" >&2; exit 5; }
+roomy "$here/snapshot.db" "$(dirname -- "$stage")" ||
+  { echo "$data has $free bytes free; it needs $needed" >&2; exit 5; }
 rm -rf -- "$stage"
 "$here/files/tools/etcdutl" snapshot restore "$here/snapshot.db" --data-dir "$stage" --name "$name" \
   --initial-cluster "$cluster" --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" \

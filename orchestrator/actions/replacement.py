@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions import restore
-from orchestrator.actions.restore import PLACES, START
+from orchestrator.actions.restore import PLACES, START, scripted
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import RAFT_LAG
 from orchestrator.cluster.etcdqueries import MEMBER
@@ -198,7 +198,7 @@ class Aside(_OnHost):
         """Rename."""
         del now
         run.guard()
-        _script(hands, step, _ASIDE, ())
+        scripted(hands, step, _ASIDE, (), back=False)
 
 
 class Remove(_OnList):
@@ -305,7 +305,7 @@ class Manifest(_OnHost):
         host = hands.host(step.node)
         text = rejoining(host.read(path, timeout_s=FILE_S).decode(), now["cluster"])
         run.guard()
-        _script(hands, step, _KEEP, ())
+        scripted(hands, step, _KEEP, (), back=False)
         host.write(path, text.encode(), mode=int(mode, 8), owner=owner, timeout_s=FILE_S)
         hands.host(step.node)
 
@@ -328,7 +328,7 @@ class Start(_OnHost, restore.Start):
         """Move the manifests back and wait for the processes."""
         run.guard()
         known = [n for n in step.params["names"] if n in now["manifests"] or n in now["aside"]]
-        _script(hands, step, START, known)
+        scripted(hands, step, START, known, back=False)
 
 
 class Promote(_OnList):
@@ -412,7 +412,7 @@ class Back(_OnHost):
         """Rename back."""
         del now
         run.guard()
-        _script(hands, step, _BACK, ())
+        scripted(hands, step, _BACK, (), back=False)
 
 
 class Return(_OnHost):
@@ -431,7 +431,7 @@ class Return(_OnHost):
         """Move them."""
         del now
         run.guard()
-        _script(hands, step, _RETURN, step.params["names"])
+        scripted(hands, step, _RETURN, step.params["names"], back=False)
 
 
 class Forget(_OnHost):
@@ -453,7 +453,7 @@ class Forget(_OnHost):
         """Delete them."""
         del now
         run.guard()
-        _script(hands, step, _FORGET, ())
+        scripted(hands, step, _FORGET, (), back=False)
 
 
 def _silent(now: Facts) -> Blocked | None:
@@ -473,11 +473,3 @@ def _change(hands: SiteHands, step: Step, now: Mapping[str, Any], run: Applying,
         demand(host, done, remedy=f"orchestrator etcd status; see etcd's log on {host.name}; then resume")
     for name in (step.node, *step.params["others"]):
         hands.host(name)
-
-
-def _script(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
-    host, params = hands.host(step.node), step.params
-    argv = ["sh", "-c", script, "sh", params["plan"], params["data"], "", *words]
-    done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)
-    demand(host, done, remedy=f"see to it on {step.node}, then resume")
-    hands.host(step.node)

@@ -57,6 +57,14 @@ entries() {
 over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 """
 
+# Whether a snapshot can be restored below a directory: twice its size, and a new log, which is two files of 64 MB.
+ROOM = r"""
+roomy() {
+  needed=$(($(stat -c %s "$1") * 2 + 134217728)) free=$(df -P -B1 "$2" | tail -n 1 | awk '{ print $4 }')
+  [ "$free" -ge "$needed" ]
+}
+"""
+
 # Restored beside the live data while etcd serves, so that only the swap costs time. The program is etcd's own, kept for
 # later: while no etcd runs there is none to take it from. A new token gives new ids: a member that was forgotten cannot
 # talk to these. Source: etcd's documentation, "Disaster recovery": a raised revision, marked compacted, makes watchers
@@ -64,6 +72,7 @@ over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 _RESTORED = (
     MEMBER
     + UNPACKED
+    + ROOM
     + r"""
 trap packed EXIT; trap 'exit 143' HUP INT TERM
 unpacked
@@ -78,9 +87,7 @@ if [ -n "$target" ]; then
   [ ! -e "$target" ] || { echo "there is something at $target already" >&2; exit 9; }
   place=$(dirname -- "$target"); mkdir -p -- "$place"
 fi
-needed=$(($(stat -c %s "$snapshot") * 2 + 134217728))
-free=$(df -P -B1 "$place" | tail -n 1 | awk '{ print $4 }')
-[ "$free" -ge "$needed" ] || { echo "$place has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
+roomy "$snapshot" "$place" || { echo "$place has $free bytes free; a restored copy needs $needed" >&2; exit 5; }
 rm -rf -- "$stage"
 nice -n 19 "$program" snapshot restore "$snapshot" --data-dir "$stage" --name "$name" --initial-cluster "$cluster" \
   --initial-advertise-peer-urls "$peer" --initial-cluster-token "$token" --bump-revision "$bump" --mark-compacted \
@@ -392,8 +399,15 @@ def _hashes(view: Site, nodes: Sequence[str], revision: int) -> list[str]:
     return ["members have different keys"] if len(hashes) > 1 else []
 
 
-def scripted(hands: SiteHands, step: Step, script: str, words: Sequence[str]) -> None:
+def scripted(hands: SiteHands, step: Step, script: str, words: Sequence[str], *, back: bool = True) -> None:
     """Carry a script out where the step is, with the places of its plan and these words.
+
+    Args:
+        hands: For the host.
+        step: Its node, `plan`, `data` and `target`.
+        script: It begins with `PLACES`.
+        words: Its own, behind these.
+        back: A release puts everything back, which is said when it fails.
 
     Raises:
         CommandFailed: It failed.
@@ -401,5 +415,6 @@ def scripted(hands: SiteHands, step: Step, script: str, words: Sequence[str]) ->
     host, params = hands.host(step.node), step.params
     argv: list[Any] = ["sh", "-c", script, "sh", params["plan"], params["data"], params.get("target", ""), *words]
     done = host.run(argv, timeout_s=step.timeout_s or 600.0, repeatable=True)
-    demand(host, done, remedy=f"see to it on {step.node}, then resume; or release, which puts everything back")
+    undone = "; or release, which puts everything back" if back else ""
+    demand(host, done, remedy=f"see to it on {step.node}, then resume{undone}")
     hands.host(step.node)

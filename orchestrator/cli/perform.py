@@ -12,11 +12,11 @@ import typer
 from orchestrator.app import DryRun
 from orchestrator.cli.output import show
 from orchestrator.engine.plan import Done
-from orchestrator.errors import ApiNotFound, BadUsage
+from orchestrator.errors import ApiNotFound, BadUsage, OrchestratorError
 from orchestrator.report import plans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.app import App, Outcome
     from orchestrator.cli.options import DryRunChoice, Output
@@ -112,6 +112,25 @@ def performed(app: App, plan: Plan, *, short: str = "") -> Outcome:
             _show_plan(app, previews)
 
     return app.perform(plan, shown=shown)
+
+
+def performed_or(
+    app: App, plan: Plan, *, clear: Callable[[], None], failed: Callable[[OrchestratorError], None]
+) -> Outcome:
+    """As `performed`. What was made for a plan that was not begun is cleared; of one that failed more is told."""
+    begun = False
+    try:
+        outcome = performed(app, plan)
+        begun = bool(outcome.run)
+    except OrchestratorError as err:
+        begun = bool(err.run)
+        if begun:
+            failed(err)
+        raise
+    finally:
+        if not begun:
+            clear()
+    return outcome
 
 
 def released(app: App, run: str, output: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,43 +152,29 @@ def _rebuild(app: App, library: Library, wish: Wish, output: Output) -> None:
     from orchestrator import rebuilds  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
-    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
 
     found = rebuilds.prepare(app, library, wish, say)
     for warning in found.warnings:
         say(warning)
-    begun = False
-    try:
-        outcome = perform.performed(app, found.plan)
-        begun = bool(outcome.run)
-    except OrchestratorError as err:
-        begun = bool(err.run)
-        for line in rebuilds.standing(app, found.plan) if begun else ():
+
+    def failed(err: OrchestratorError) -> None:
+        for line in rebuilds.standing(app, found.plan):
             err.add_note(line)
-        raise
-    finally:
-        if not begun:
-            rebuilds.clear(found.name)
+
+    outcome = perform.performed_or(app, found.plan, clear=partial(rebuilds.clear, found.name), failed=failed)
     perform.finish(app, outcome, output, "rebuilt")
 
 
 def _carry_out(app: App, found: Prepared, output: Output) -> None:
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
-    from orchestrator.errors import Interrupted, OrchestratorError  # noqa: PLC0415
+    from orchestrator.errors import Interrupted  # noqa: PLC0415
 
-    begun = False
-    try:
-        outcome = perform.performed(app, found.plan)
-        begun = bool(outcome.run)
-    except OrchestratorError as err:
-        begun = bool(err.run)
-        if begun and not isinstance(err, Interrupted):
+    def failed(err: OrchestratorError) -> None:
+        if not isinstance(err, Interrupted):
             _swing_back(app, err)
-        raise
-    finally:
-        if not begun:
-            restores.clear(found.name)
+
+    outcome = perform.performed_or(app, found.plan, clear=partial(restores.clear, found.name), failed=failed)
     more, said = aftermath(app, outcome.run, outcome.plan)
     perform.finish(app, outcome, output, "restored", more=more, said=said)
 

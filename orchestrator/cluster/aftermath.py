@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.applications import Owners, applications
+from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -193,8 +194,7 @@ def _waiting(pod: Pod) -> str:
 
 
 def _names(items: Sequence[str]) -> str:
-    more = f" and {len(items) - NAMES} more" if len(items) > NAMES else ""
-    return ", ".join(items[:NAMES]) + more
+    return names(items, NAMES)
 
 
 def moved(first: Mapping[str, float | None], now: Mapping[str, float | None]) -> frozenset[str]:

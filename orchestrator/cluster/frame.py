@@ -63,3 +63,12 @@ head() { echo "@@$*"; }
 body() { sed -e 's/^/ /' -e '$a\'; }
 ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
 """
+
+#: This host's own API server, asked by its own address. Source: kubeadm's admin.conf may name a load balancer.
+OWN_API = r"""
+address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
+port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
+own_api() {
+  kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" "$@"
+}
+"""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.etcd import NOSPACE, quorum
+from orchestrator.cluster import etcd
+from orchestrator.cluster.etcd import quorum
 from orchestrator.errors import Refused
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def of_node(members: Iterable[Member], name: str, peers: Iterable[str]) -> tuple
 
 def serves(why: str) -> bool:
     """Whether what a member complains of, "" for nothing, is an alarm only: each tells of it, whoever raised it."""
-    return not why or NOSPACE in why or CORRUPT in why
+    return etcd.serves(why) or CORRUPT in why
 
 
 def lacking(

@@ -6,7 +6,7 @@ Times are seconds since the Unix epoch; CPU is in cores, memory in bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -192,6 +192,12 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     allocatable: Mapping[str, float] = field(default_factory=dict)
     created: float = 0.0
+
+    @classmethod
+    def at(cls, name: str, address: str, provider_id: str = "") -> Self:
+        """One of which only the place is known, and not by the API."""
+        addresses = {"InternalIP": address} if address else {}
+        return cls(name, "", "", unschedulable=False, ready=False, addresses=addresses, provider_id=provider_id)
 
     @property
     def control_plane(self) -> bool:

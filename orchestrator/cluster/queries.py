@@ -7,7 +7,7 @@ its own in `/var/tmp`, which it removes.
 from __future__ import annotations
 
 from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST, ETCD_KEYS
-from orchestrator.cluster.frame import FRAME, Query
+from orchestrator.cluster.frame import FRAME, OWN_API, Query
 from orchestrator.cluster.memberqueries import MEMBER_HOST
 from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
@@ -93,18 +93,7 @@ fi
 #: As LOOK, and what a preflight wants: disks, locks, certificates, images, settings. Takes no words.
 EXAMINE = Query("examine", _EXAMINE, 60.0)
 
-# Source: kubeadm's admin.conf may name a load balancer: this host's own API server is asked by its own address.
-_SERVER = (
-    FRAME
-    + r"""
-address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
-port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
-api() {
-  kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" \
-    --request-timeout=3s "$@" 2>&1
-}
-"""
-)
+_SERVER = FRAME + OWN_API + 'api() { own_api --request-timeout=3s "$@" 2>&1; }\n'
 _API = (
     _SERVER
     + r"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.cluster.frame import FRAME, Query
+from orchestrator.cluster.frame import FRAME, OWN_API, Query
 
 # What a machine has that is a node already, or was one. `rebuild.bring` looks with the same words before it begins.
 # Source: the packages of kubeadm and kubelet leave empty directories; `kubeadm reset` empties these.
@@ -56,12 +56,9 @@ REBUILD = Query("rebuild", _REBUILD, 30.0)
 # host's own clock. Source: a kubelet renews its lease every 10 s, and counts as away after 40 to 50.
 _KUBELETS = (
     FRAME
+    + OWN_API
     + r"""
-address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
-port=$(sed -n 's/.*--secure-port=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)
-api() {
-  kubectl --kubeconfig=/etc/kubernetes/admin.conf --server="https://$address:${port:-6443}" --request-timeout=10s "$@"
-}
+api() { own_api --request-timeout=10s "$@"; }
 ready='{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].message}'
 nodes=$(api get nodes -o "jsonpath={range .items[*]}{.metadata.name} $ready{\"\\n\"}{end}" 2> /dev/null) || exit 0
 leases=$(api -n kube-node-lease get leases \

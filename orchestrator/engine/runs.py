@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.engine import journal
 from orchestrator.errors import BadUsage, FactUnreadable
+from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,8 +91,7 @@ def resolve(name: str) -> str:
     if len(close) == 1:
         return close[0]
     if close:
-        more = f" and {len(close) - 5} more" if len(close) > 5 else ""
-        raise BadUsage(f"{len(close)} runs begin with {name!r}", remedy=f"one of: {', '.join(close[:5])}{more}")
+        raise BadUsage(f"{len(close)} runs begin with {name!r}", remedy=f"one of: {names(close, 5)}")
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise BadUsage(f"there is no run {name!r}", remedy=f"{hint}`orchestrator runs` lists them")

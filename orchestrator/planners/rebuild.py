@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.planners.restore import FILE_S, GATE_S, QUORUM_S, SERVERS, START_S, Plane
+from orchestrator.planners.restore import FILE_S, GATE_S, QUORUM_S, SERVERS, START_S, Plane, gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,9 +124,7 @@ class _Build:
 
     def gate(self, checks: list[str]) -> None:
         """API servers answer, and what else is asked for."""
-        names = [p.name for p in self._planes]
-        params = {"checks": checks, "version": "", "control_planes": names, "lasts_s": 0.0, "noted": ""}
-        self.one("cluster.gate", params, GATE_S)
+        self.one("cluster.gate", gate(self._plan, [p.name for p in self._planes], checks), GATE_S)
 
     def _wave(self, planes: Sequence[Plane], steps: Sequence[tuple[str, Mapping[str, Any], float]]) -> None:
         number = len(self.waves)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.planners.restore import FILE_S, GATE_S, QUORUM_S, SERVERS, STAGE_S, START_S, STOP_S, SWAP_S
+from orchestrator.planners.restore import FILE_S, GATE_S, QUORUM_S, SERVERS, STAGE_S, START_S, STOP_S, SWAP_S, gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,8 +137,4 @@ class _Build:
 
     def gate(self, names: Sequence[str], checks: list[str]) -> None:
         """Waits until they hold."""
-        params = {
-            "checks": checks, "version": "", "control_planes": list(names), "lasts_s": 0.0, "noted": "",
-            "plan": self._request.name,
-        }  # fmt: skip
-        self.on(self._request.node, "cluster.gate", params, GATE_S)
+        self.on(self._request.node, "cluster.gate", gate(self._request.name, names, checks), GATE_S)

@@ -21,8 +21,9 @@ START_S = 300.0
 QUORUM_S = 600.0
 GATE_S = 600.0
 FILE_S = 120.0
-#: Added to the revision of old data that come back. Source: etcd's documentation, "Disaster recovery": it covers a week
-#: at 1,500 writes a second; the restored data began at most a million above.
+#: Added to a revision where nobody knows the last one that clients have seen. Source: etcd's documentation, "Disaster
+#: recovery": it covers a week at 1,500 writes a second. To that of old data that come back, too: the restored ones
+#: began at most a million above.
 RAISED = 1_000_000_000
 #: What has to be gone before etcd goes, and comes back last. Source: Kubernetes, "Restoring an etcd cluster".
 SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -181,6 +182,13 @@ def _where(step: Step) -> dict[str, str]:
     return {"address": step.params["address"], "provider": step.params["provider"]}
 
 
+def gate(plan: str, names: Sequence[str], checks: list[str]) -> dict[str, Any]:
+    """Params of a gate on these control planes, where nothing was noted before and no version is sought."""
+    return {
+        "checks": checks, "version": "", "control_planes": list(names), "lasts_s": 0.0, "noted": "", "plan": plan,
+    }  # fmt: skip
+
+
 class _Build:
     """Waves under construction."""
 
@@ -232,8 +240,4 @@ class _Build:
         self.wave([(names[0], "etcd.unstage", {"plan": self._plan}, FILE_S)])
 
     def _gate(self, node: str, names: Sequence[str], checks: list[str]) -> None:
-        params = {
-            "checks": checks, "version": "", "control_planes": list(names), "lasts_s": 0.0, "noted": "",
-            "plan": self._plan,
-        }  # fmt: skip
-        self.wave([(node, "cluster.gate", params, GATE_S)])
+        self.wave([(node, "cluster.gate", gate(self._plan, names, checks), GATE_S)])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cluster.ports import BudgetExhausted, Denied, Evicted, Gone, TryLater
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.report.console import verb
+from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +70,5 @@ def answers_text(answers: Iterable[tuple[str, EvictionAnswer]]) -> str:
         groups.setdefault(answer_text(answer), []).append(key)
     lines = []
     for said, keys in groups.items():
-        more = f" and {len(keys) - NAMES} more" if len(keys) > NAMES else ""
-        lines.append(f"  {said}: {', '.join(keys[:NAMES])}{more}")
+        lines.append(f"  {said}: {names(keys, NAMES)}")
     return "\n".join(["the API server says:", *lines]) + "\n"

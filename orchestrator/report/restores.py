@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator import words
 from orchestrator.report import shapes
 from orchestrator.report.text import bullets, columns, wrapped
 
@@ -89,7 +90,7 @@ def _losses(found: Losses, diff: str) -> list[str]:
         if not mine:
             continue
         rows = [
-            (each.kind, each.namespace or "-", str(each.objects), _first(each.names, each.objects))
+            (each.kind, each.namespace or "-", str(each.objects), words.names(each.names, NAMES, each.objects))
             for each in mine[:MOST]
         ]
         lines += ["", head, *(f"  {line}" for line in columns(("KIND", "NAMESPACE", "OBJECTS", "NAMES"), rows))]
@@ -99,11 +100,6 @@ def _losses(found: Losses, diff: str) -> list[str]:
     routine = f"not shown: {found.routine} of routine (leases, events, what kubelets tell)" if found.routine else ""
     shows = f"all of it: {diff} --all" if diff else ""
     return [*lines, "", *(line for line in (routine, shows) if line)] if routine or shows else lines
-
-
-def _first(first: tuple[str, ...], count: int) -> str:
-    more = f" and {count - len(first[:NAMES])} more" if count > len(first[:NAMES]) else ""
-    return ", ".join(first[:NAMES]) + more
 
 
 def _mb(size_bytes: int) -> str:

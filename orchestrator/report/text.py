@@ -6,6 +6,8 @@ import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from orchestrator import words
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -29,8 +31,7 @@ def day(at: float) -> str:
 
 def names(items: Sequence[str], most: int = NAMES) -> str:
     """The first few, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return words.names(items, most)
 
 
 def count(number: int, noun: str) -> str:
