@@ -145,9 +145,11 @@ def _raised(build: _Build, stages: Sequence[Step], source: str) -> None:
     All are made of one database: members of several would not be one cluster.
     """
     first = stages[0].params
+    # Where the last revision was not known, the restored data began so far above what they were made of.
+    bump = RAISED + (first["bump"] if first["bump"] >= RAISED else 0)
     file = f"{first['file'].rpartition('/')[0]}/{first['plan']}.old.db"
     build.wave([(source, "restore.fetch", {"file": file}, STAGE_S)])
-    common = {"file": file, "cluster": first["cluster"], "token": f"{first['token']}-back", "bump": RAISED}
+    common = {"file": file, "cluster": first["cluster"], "token": f"{first['token']}-back", "bump": bump}
     common |= {"trailer": False}
     build.wave(
         [

@@ -192,6 +192,14 @@ def test_what_comes_back_is_one_database_for_all_members_with_a_revision_above_w
     assert all(s.params["raised"] for s in back.steps() if s.action == "restore.back")
 
 
+def test_old_data_come_back_above_restored_ones_that_began_far_above_what_anybody_knew():
+    """One of several members did not answer before the restore, so nobody knew the last revision."""
+    made = restore.restore(PLANES, asked(bump=restore.RAISED))
+    back = restore.back("run-1", made, past_until(made, 6))
+
+    assert {s.params["bump"] for s in back.steps() if s.action == "restore.raise"} == {2 * restore.RAISED}
+
+
 def test_old_data_that_did_not_answer_come_back_as_they_are():
     made = restore.restore(PLANES, asked(source=""))
     back = restore.back("run-1", made, past_until(made, 5))
