@@ -1,5 +1,6 @@
 """Real control planes for the tests that need one: started when first asked for, ended with the module."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +14,11 @@ from tests.api.command import Command
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: commands that the tests start would ignore Ctrl-C as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Settings of whoever runs the tests are none of theirs; those of commands that they start are none, either.
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
+for name in [n for n in os.environ if n.startswith("ORCHESTRATOR_") and not n.startswith("ORCHESTRATOR_LAB")]:
+    del os.environ[name]
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,16 @@ Keep = Annotated[
         help="What stays afterwards, such as last=7,daily=7,weekly=4,max-age=400d; nothing is removed without it.",
     ),
 ]  # fmt: skip
+RecoverySet = Annotated[
+    bool,
+    typer.Option(
+        "--recovery-set/--no-recovery-set", envvar="ORCHESTRATOR_BACKUP_RECOVERY_SET",
+        help="Certificates, keys and settings too; encrypted.",
+    ),
+]  # fmt: skip
+Compress = Annotated[
+    bool, typer.Option("--compress/--no-compress", envvar="ORCHESTRATOR_BACKUP_COMPRESS", help="With zstd.")
+]
 Name = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Its name or the beginning of it, `last`, or a file.")]
 
 
@@ -74,10 +84,8 @@ def backup(
     recipient: Recipient = None,
     keep: Keep = "",
     node: Annotated[str, typer.Option("--node", help="Whose member.", show_default="a healthy follower")] = "",
-    recovery_set: Annotated[
-        bool, typer.Option("--recovery-set/--no-recovery-set", help="Certificates, keys and settings too; encrypted.")
-    ] = True,
-    compress: Annotated[bool, typer.Option("--compress/--no-compress", help="With zstd.")] = True,
+    recovery_set: RecoverySet = True,
+    compress: Compress = True,
     pin: Annotated[str, typer.Option("--pin", metavar="REASON", help="Keep it for ever, and say why.")] = "",
     scheduled: Annotated[bool, typer.Option("--scheduled", help="It is recorded as taken by a schedule.")] = False,
     metrics_file: MetricsFile = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import backup, contents, drill, extract, replace, restore
+from orchestrator.cli.commands import Commands
 from orchestrator.cli.options import (
     PATIENCE_S,
     Context,
@@ -25,7 +26,7 @@ from orchestrator.cli.options import (
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    etcd = typer.Typer(help="etcd: its members, and backups that are proven.")
+    etcd = Commands(help="etcd: its members, and backups that are proven.")
     backup.register(etcd)
     drill.register(etcd)
     contents.register(etcd)

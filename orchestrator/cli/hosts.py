@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.commands import Commands
 from orchestrator.cli.options import Context, Kubeconfig, Nodes, Output, OutputOption, Ssh
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ UNREACHED = 11
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    hosts = typer.Typer(help="Reach the nodes themselves, by SSH or through their container runtime.")
+    hosts = Commands(help="Reach the nodes themselves, by SSH or through their container runtime.")
     hosts.command(epilog="Example:  orchestrator hosts check -o json | jq '.hosts[] | select(.error != \"\")'")(check)
     hosts.command(epilog="Example:  orchestrator hosts trust node-1 bastion")(trust)
     app.add_typer(hosts, name="hosts", rich_help_panel=None)

@@ -10,13 +10,14 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.cli import etcd, hosts, nodes, runs, survey, upgrade
+from orchestrator.cli.commands import Commands
 from orchestrator.cli.output import ReaderGone
 from orchestrator.errors import BadUsage, OrchestratorError, Paused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-app = typer.Typer(
+app = Commands(
     name="orchestrator",
     help="Takes Kubernetes clusters through maintenance without surprises.",
     rich_markup_mode=None,

@@ -59,7 +59,10 @@ def complete_runs(incomplete: str) -> list[str]:
 Kubeconfig = Annotated[
     Path | None, typer.Option("--kubeconfig", help="Kubeconfig file, instead of $KUBECONFIG or ~/.kube/config.")
 ]
-Ssh = Annotated[bool, typer.Option("--ssh", help="Reach every node by SSH, those of kind and minikube too.")]
+Ssh = Annotated[
+    bool,
+    typer.Option("--ssh", envvar="ORCHESTRATOR_SSH", help="Reach every node by SSH, those of kind and minikube too."),
+]
 Context = Annotated[
     str | None,
     typer.Option("--context", help="Context of the kubeconfig.", autocompletion=complete_contexts),
@@ -67,7 +70,12 @@ Context = Annotated[
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")]
 LogFormatOption = Annotated[LogFormat, typer.Option("--log-format", help="Form of the progress on stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a plan of several nodes.")]
-Owner = Annotated[str, typer.Option("--owner", help="Whose cordon it is; user@host by default.", show_default=False)]
+Owner = Annotated[
+    str,
+    typer.Option(
+        "--owner", envvar="ORCHESTRATOR_OWNER", help="Whose cordon it is; user@host by default.", show_default=False
+    ),
+]
 DryRunOption = Annotated[
     DryRunChoice,
     typer.Option("--dry-run", help="client: only show what would be done; server: have the API server check it too."),
@@ -113,6 +121,10 @@ Encryption = Annotated[
     ),
 ]
 MetricsFile = Annotated[
-    Path | None, typer.Option("--metrics-file", metavar="FILE", help="For node_exporter's textfile collector: *.prom.")
-]
+    Path | None,
+    typer.Option(
+        "--metrics-file", metavar="FILE", envvar="ORCHESTRATOR_METRICS_FILE",
+        help="For node_exporter's textfile collector: *.prom.",
+    ),
+]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Silent when all is well: for cron.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.commands import Commands
 from orchestrator.cli.options import (
     Context,
     DryRunChoice,
@@ -72,7 +73,7 @@ REFUSED = 20
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    upgrade = typer.Typer(help="Kubernetes itself, on kubeadm clusters: control planes first, then workers.")
+    upgrade = Commands(help="Kubernetes itself, on kubeadm clusters: control planes first, then workers.")
     upgrade.command("plan", epilog="Example:  orchestrator upgrade plan --to 1.37 -o json")(plan)
     upgrade.command("apply", epilog="Example:  orchestrator upgrade apply --to 1.37 --max-unavailable 2")(apply)
     upgrade.command("rollback", epilog="Example:  orchestrator upgrade rollback node-1 --dry-run")(rollback)

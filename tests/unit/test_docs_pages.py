@@ -161,7 +161,7 @@ def test_the_page_names_every_command_that_deals_with_backups():
 
 
 def test_the_variables_of_the_page_are_those_of_the_flags():
-    named = set(re.findall(r"\bORCHESTRATOR_[A-Z_]+", ETCD))
+    named = set(re.findall(r"\bORCHESTRATOR_[A-Z_]+", ETCD + PAGES["docs/settings.md"]))
 
     assert {str(parameter.envvar) for parameter in options().values()} == named
 
