@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.actions.kubeadm import advice, behind, state_of, versions
 from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
+from orchestrator.cluster.frame import DATA_OF
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import CommandFailed
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 # Nothing is deleted: what is replaced is moved into the plan's own directory, data beside the data. The kubelet reads
 # every file of its directory, but for those that begin with a dot: a manifest appears there whole or not at all. The
-# data come out of the copy by the older etcd's own program, with a revision raised well above any that was seen since:
-# clients that watch from a revision that does not exist yet would hear nothing until it does. They take the place of
-# the present ones only when no etcd and no API server runs any more.
+# data directory is the one that the older manifest names; a mount point cannot be renamed, so what is in it moves.
+# The data come out of the copy by the older etcd's own program, with a revision raised well above any that was seen
+# since: clients that watch from a revision that does not exist yet would hear nothing until it does. They take the
+# place of the present ones only when no etcd and no API server runs any more.
 # Source: etcd's documentation, "Disaster recovery", revision difference; `etcdutl snapshot restore --help`.
-_STATIC_PODS = r"""set -eu; umask 077
+_STATIC_PODS = (
+    DATA_OF
+    + r"""set -eu; umask 077
 backup=$1 data=$2 mark=$3
 manifests=/etc/kubernetes/manifests keep="/etc/kubernetes/tmp/rollback-$mark"
 mkdir -p "$keep"
@@ -43,17 +47,28 @@ restored() {
   ctr --namespace k8s.io images mount "$image" "$tools" > /dev/null
   trap 'ctr --namespace k8s.io images unmount "$tools" > /dev/null 2>&1; rmdir -- "$tools"' EXIT
   rm -rf -- "$1"
-  "$tools/usr/local/bin/etcdutl" snapshot restore "$data/member/snap/db" --skip-hash-check --data-dir "$1" \
+  "$tools/usr/local/bin/etcdutl" snapshot restore "$data/member/snap/db" --data-dir "$1" --skip-hash-check \
     --bump-revision 1000000000 --mark-compacted --name "$(flag name)" \
     --initial-cluster "$(flag name)=$(flag initial-advertise-peer-urls)" \
     --initial-advertise-peer-urls "$(flag initial-advertise-peer-urls)" >&2
 }
 if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
-  [ -e "$keep/data-restored" ] || { restored "/var/lib/etcd.new-$mark"; sync; : > "$keep/data-restored"; }
+  live=$(data_of "$backup/etcd.yaml")
+  [ -n "$live" ] || { echo "$backup/etcd.yaml does not say where etcd's data are" >&2; exit 6; }
+  inside=; beside=$live.; if mountpoint -q "$live"; then inside=yes; beside=$live/.; fi
+  new=${beside}new-$mark before=${beside}before-$mark
+  [ -e "$keep/data-restored" ] || { restored "$new"; sync; : > "$keep/data-restored"; }
   aside kube-apiserver; aside etcd
   gone kube-apiserver etcd
-  [ ! -d /var/lib/etcd ] || [ -e "/var/lib/etcd.before-$mark" ] || mv -- /var/lib/etcd "/var/lib/etcd.before-$mark"
-  [ -d /var/lib/etcd ] || mv -- "/var/lib/etcd.new-$mark" /var/lib/etcd
+  if [ -n "$inside" ]; then
+    mkdir -p -- "$before"
+    [ ! -e "$live/member" ] || [ -e "$before/member" ] || mv -- "$live/member" "$before/member"
+    [ -e "$live/member" ] || mv -- "$new/member" "$live/member"
+    rm -rf -- "$new"
+  else
+    [ ! -d "$live" ] || [ -e "$before" ] || mv -- "$live" "$before"
+    [ -d "$live" ] || mv -- "$new" "$live"
+  fi
   : > "$keep/data-replaced"
 fi
 for file in "$backup"/*.yaml; do
@@ -64,6 +79,7 @@ for file in "$backup"/*.yaml; do
   mv -- "$manifests/.$name.new" "$manifests/$name.yaml"
 done
 """
+)
 
 # Source: kubeadm keeps the cluster's version in kube-system/kubeadm-config, and `upgrade node` goes by it.
 _SETTINGS = r"""set -eu

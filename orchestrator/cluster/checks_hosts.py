@@ -26,7 +26,7 @@ COPIES_BYTES = 200_000_000
 PACKAGES_BYTES = 500_000_000
 #: What the images of a control plane take, packed and unpacked, for each version.
 IMAGES_BYTES = 1_000_000_000
-ETCD_DATA, CONTAINERD_DATA = "/var/lib/etcd", "/var/lib/containerd"
+CONTAINERD_DATA = "/var/lib/containerd"
 #: As many nodes are named in a remedy that is a flag.
 NAMES = 20
 #: Beyond these, of the clocks' median.
@@ -171,7 +171,8 @@ def disks(situation: Situation) -> Iterator[Finding]:
         needs = [("/", PACKAGES_BYTES, "packages"), ("/var/cache/apt/archives", PACKAGES_BYTES, "packages fetched")]
         if host.control_plane:
             # Source: kubeadm copies the whole data directory before each upgrade of etcd, and never removes a copy.
-            copies = COPIES_BYTES + host.sizes_bytes.get(ETCD_DATA, 0) * max(1, len(situation.hops))
+            data = sum(size for path, size in host.sizes_bytes.items() if path != BACKUPS)
+            copies = COPIES_BYTES + data * max(1, len(situation.hops))
             needs.append(("/etc/kubernetes", copies, f"kubeadm's copies in {BACKUPS}"))
             if any(image not in host.images for image in situation.wanted.get(host.node, ())):
                 needs.append((CONTAINERD_DATA, IMAGES_BYTES * len(situation.hops), "images"))

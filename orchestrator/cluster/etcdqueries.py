@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.cluster.frame import FRAME, Query
+from orchestrator.cluster.frame import DATA_OF, FRAME, Query
 
 # The member of etcd that runs on a host, and etcd's own programs, which are in its container and seldom elsewhere. What
 # they write is on the host, for only their root is looked through. Source: proc(5), `/proc/PID/root`.
@@ -89,14 +89,14 @@ ETCD = Query("etcd", _ETCD, 60.0)
 # what its containers see at --data-dir. Its metrics are plain HTTP on loopback, where kubeadm left them.
 _ETCD_HOST = (
     FRAME
+    + DATA_OF
     + MEMBER
     + r"""
 pods=/etc/kubernetes/manifests
 if [ -f "$pods/etcd.yaml" ]; then head manifest "$pods/etcd.yaml"; body < "$pods/etcd.yaml"; fi
 ask servers sed -n 's/.*--etcd-servers=//p' "$pods/kube-apiserver.yaml"
 ask authority sha256sum /etc/kubernetes/pki/ca.crt
-data=$(awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { if (path) print path }' \
-  "$pods/etcd.yaml" 2> /dev/null | tail -n 1)
+data=$(data_of "$pods/etcd.yaml" 2> /dev/null)
 metrics() {
   for url in $(flag listen-metrics-urls | tr , ' '); do
     case $url in http://*) ;; *) continue ;; esac

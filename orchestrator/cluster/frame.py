@@ -64,6 +64,15 @@ body() { sed -e 's/^/ /' -e '$a\'; }
 ask() { name=$1; shift; head "$name"; "$@" 2>/dev/null | body; }
 """
 
+#: The directory on the host that a static pod of etcd has its data in, by its manifest; nothing where that says none.
+#: Source: kubeadm's `etcd.yaml`: the hostPath of the volume `etcd-data`, path before name; probes and mounts, which
+#: have paths and that name too, stand above the volumes.
+DATA_OF = r"""
+data_of() {
+  awk '{ sub(/^ *(- )?/, "") } $1 == "path:" { path = $2 } $0 == "name: etcd-data" { at = path } END { print at }' "$1"
+}
+"""
+
 #: This host's own API server, asked by its own address. Source: kubeadm's admin.conf may name a load balancer.
 OWN_API = r"""
 address=$(sed -n 's/.*--advertise-address=//p' /etc/kubernetes/manifests/kube-apiserver.yaml)

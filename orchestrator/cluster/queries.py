@@ -7,7 +7,7 @@ its own in `/var/tmp`, which it removes.
 from __future__ import annotations
 
 from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST, ETCD_KEYS
-from orchestrator.cluster.frame import FRAME, OWN_API, Query
+from orchestrator.cluster.frame import DATA_OF, FRAME, OWN_API, Query
 from orchestrator.cluster.memberqueries import MEMBER_HOST
 from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
@@ -59,6 +59,7 @@ CLOCK = Query("clock", FRAME + "ask clock date +%s.%N\n", 30.0)
 
 _EXAMINE = (
     _LOOK
+    + DATA_OF
     + r"""
 for pid in $(pidof kube-proxy); do
   program=$(readlink "/proc/$pid/exe"); head proxy "$pid"; "/proc/$pid/root$program" --version 2>/dev/null | body
@@ -72,10 +73,11 @@ for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lo
     for pid in $holder; do echo "$pid $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null)"; done | body
   fi
 done
-for place in / /var/lib/etcd /var/lib/containerd /etc/kubernetes /var/cache/apt/archives; do
+data=$(data_of /etc/kubernetes/manifests/etcd.yaml 2> /dev/null)
+for place in / /var/lib/containerd /etc/kubernetes /var/cache/apt/archives; do
   if [ -d "$place" ]; then head disk "$place"; df -P -B1 "$place" | tail -n 1 | body; fi
 done
-ask sizes du -s -B1 /var/lib/etcd /etc/kubernetes/tmp
+ask sizes du -s -B1 "${data:-/var/lib/etcd}" /etc/kubernetes/tmp
 ask swap sh -c 'tail -n +2 /proc/swaps'
 ask cgroup stat -f -c %T /sys/fs/cgroup
 for file in /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env /etc/default/kubelet; do

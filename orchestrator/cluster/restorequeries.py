@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.cluster.frame import FRAME, Query
+from orchestrator.cluster.frame import DATA_OF, FRAME, Query
 
 # Running means a process, not a port and not a record: an API server closes its port half a minute before it ends.
 _RESTORE = (
     FRAME
+    + DATA_OF
     + r"""
 plan=$1 data=$2 target=${3:-}
 pods=/etc/kubernetes/manifests; aside=/etc/kubernetes/orchestrator-$plan
@@ -31,9 +32,8 @@ fi
 if mountpoint -q "$data"; then back=$data/.back-$plan; else back=$data.back-$plan; fi
 [ ! -e "$back/ready" ] || head raised
 [ ! -e "$at/member" ] || head member
-path_of() { awk '$1 == "path:" { path = $2 } $1 == "name:" && $2 == "etcd-data" { print path }' "$1" | tail -n 1; }
 for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
-  [ ! -f "$file" ] || if [ "$(path_of "$file")" = "${target:-$data}" ]; then head pointed; else head elsewhere; fi
+  [ ! -f "$file" ] || if [ "$(data_of "$file")" = "${target:-$data}" ]; then head pointed; else head elsewhere; fi
 done
 head end
 """

@@ -49,7 +49,7 @@ CHANGING = ("mv", "cp", "rm", "mkdir", "rmdir", "chmod", "chown", "sync", "find"
 MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
 
 
-class _Below(HereAsRoot):
+class Below(HereAsRoot):
     """This machine, where what a restore touches is below a root, and its own programs come first."""
 
     def __init__(self, root):
@@ -89,7 +89,7 @@ class RestoreHost:
         (self.manifests / "etcd.yaml").write_text(self.manifest)
         (self.manifests / "etcd.yaml").chmod(0o600)
         self._programs(mount=mount)
-        machines = Machines(lambda node: machine(_Below(self.root), name=node.name), FakeClock(), directory / "kept")
+        machines = Machines(lambda node: machine(Below(self.root), name=node.name), FakeClock(), directory / "kept")
         machines.know([Node("cp-1", "", "", unschedulable=False, ready=True)])
         self.hands = SiteHands(None, FakeClock(), Recorder(), machines=machines)
         self.kept = directory / "kept"

@@ -1,0 +1,110 @@
+"""What a control plane's way back does on its host: the real script, below a root of its own, killed at every call."""
+
+import shutil
+
+import pytest
+
+from orchestrator.actions.rollback import _STATIC_PODS
+from tests.fakes.hosts import machine
+from tests.fakes.restorehost import MANIFEST, Below, RestoreHost
+
+PLAN = "rollback-1"
+BACKUP = "/etc/kubernetes/tmp/kubeadm-backup-manifests-1"
+COPY = "/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd"
+
+
+class Host(RestoreHost):
+    """A control plane after an upgrade; kubeadm kept the manifests of before, and a copy of the data."""
+
+    def __init__(self, directory, *, mount=False, moved=False):
+        super().__init__(directory, mount=mount)
+        self.mount = mount
+        if moved:
+            old, self.data = self.data, self.root / "var/lib/new-etcd"
+            old.rename(self.data)
+        etcd = MANIFEST.format(data=self.data, pki=self.root / "etc/kubernetes/pki")
+        kept = self.root / BACKUP[1:]
+        kept.mkdir(parents=True)
+        (kept / "etcd.yaml").write_text(etcd)
+        (kept / "kube-apiserver.yaml").write_text("older")
+        (self.manifests / "etcd.yaml").write_text(etcd.replace("3.6.8", "3.7.0"))
+        copy = self.root / COPY[1:] / "member/snap"
+        copy.mkdir(parents=True)
+        (copy / "db").write_text("copy")
+        self._program(
+            "ctr",
+            'for at; do :; done; case "$*" in *unmount*) rm -r "$at/usr";; '
+            f'*) mkdir -p "$at/usr/local/bin"; cp {self.root}/bin/etcdutl.real "$at/usr/local/bin/etcdutl";; esac',
+        )
+
+    def back(self, data=COPY):
+        """Do it; what came of it."""
+        here = machine(Below(self.root), name="cp-1")
+        return here.run(["sh", "-c", _STATIC_PODS, "sh", BACKUP, data, PLAN], timeout_s=60.0)
+
+    def before(self):
+        """Where the data of before are, seen from the root."""
+        beside = self.data / ".before" if self.mount else self.data.with_name(f"{self.data.name}.before")
+        return f"{beside.relative_to(self.root)}-{PLAN}"
+
+    def db(self):
+        return (self.data / "member/snap/db").read_text()
+
+
+@pytest.fixture(params=["swap", "mount", "moved"])
+def host(request, tmp_path):
+    return Host(tmp_path, mount=request.param == "mount", moved=request.param == "moved")
+
+
+def test_manifests_and_data_are_those_of_before_and_what_was_there_is_kept(host):
+    done = host.back()
+
+    assert done.rc == 0, done.stderr
+    assert host.db() == "copy"
+    assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+    assert (host.manifests / "kube-apiserver.yaml").read_text() == "older"
+    assert [name for name, held in host.tree().items() if held == "old"] == [f"{host.before()}/member/snap/db"]
+    assert not [name for name in host.tree() if ".new-" in name]
+
+
+def test_without_a_copy_the_data_stay(host):
+    assert host.back(data="").rc == 0
+
+    assert host.db() == "old"
+    assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+
+
+def test_a_second_time_changes_nothing(host):
+    assert host.back().rc == 0
+    once = host.tree()
+    assert host.back().rc == 0
+
+    assert host.tree() == once
+
+
+def test_killed_at_every_call_it_comes_to_the_same_end(tmp_path):
+    for layout in ({}, {"mount": True}):
+        call, ended = 0, False
+        while not ended:
+            call += 1
+            host = Host(tmp_path / f"{len(layout)}-{call}", **layout)
+            host.kill_at(call)
+            host.back()
+            ended = host.heal() < call
+            assert host.back().rc == 0
+            assert host.db() == "copy", call
+            assert "old" in host.tree().values()
+            assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+            shutil.rmtree(host.root)
+        assert call > 5
+
+
+def test_a_manifest_that_does_not_say_where_data_are_stops_it_before_anything(tmp_path):
+    host = Host(tmp_path)
+    (host.root / BACKUP[1:] / "etcd.yaml").write_text("image: registry.k8s.io/etcd:3.6.8-0\n")
+
+    done = host.back()
+    assert done.rc == 6
+    assert b"does not say where" in done.stderr
+    assert host.db() == "old"
+    assert "3.7.0" in (host.manifests / "etcd.yaml").read_text()
