@@ -311,8 +311,7 @@ class App:
         if known.last == "released":
             raise Refused(f"run {known.run} was released", remedy="start a new run")
         if not known.ended:
-            self._same_cluster(known)
-            self.know(known.plan)
+            self.follow(known)
             with Journal.open(place, self.clock.wall) as journal:
                 self._execute(journal, resumed=True)
             if undone := planners.released_run(known.plan):
@@ -329,8 +328,7 @@ class App:
         """
         place = runs.directory(runs.resolve(name))
         known = read(place)
-        self._same_cluster(known)
-        self.know(known.plan)
+        self.follow(known)
         plan = planners.release(known.run, known.plan, known.past)
         if self.settings.dry_run is DryRun.NONE and (begun := runs.unfinished(plan)):
             return self.resume(begun)
@@ -340,11 +338,21 @@ class App:
                 journal.mark("released")
         return outcome
 
-    def know(self, plan: Plan) -> None:
-        """Remember where a plan's hosts are, where it tells: the API, which else would, is away in a restore."""
+    def follow(self, known: Contents) -> None:
+        """Go on where a run was: the same cluster, hosts reached the same way.
+
+        Where its hosts are is remembered, if its plan tells: the API, which else would, is away in a restore.
+
+        Raises:
+            BadUsage: That run was of another cluster.
+        """
         from orchestrator.cluster.model import Node  # noqa: PLC0415
 
-        places = {s.node: (s.params["address"], s.params["provider"]) for s in plan.steps() if "provider" in s.params}
+        if known.meta.get("ssh"):
+            self.settings = replace(self.settings, ssh=True)
+        self._same_cluster(known)
+        located = [s for s in known.plan.steps() if "provider" in s.params]
+        places = {s.node: (s.params["address"], s.params["provider"]) for s in located}
         self.machines.know([Node.at(name, address, provider) for name, (address, provider) in places.items()])
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
@@ -395,8 +403,6 @@ class App:
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
     def _same_cluster(self, known: Contents) -> None:
-        if known.meta.get("ssh"):
-            self.settings = replace(self.settings, ssh=True)
         self.session.answered = True  # when the run began
         there = known.meta.get("server")
         if there != self.session.server:

@@ -345,7 +345,7 @@ def confirmed(app: App, name: str) -> Plan:
     """The plan that deletes the old data of a replacement.
 
     Raises:
-        BadUsage: That run was none.
+        BadUsage: That run was none, or of another cluster.
         Refused: It has not ended well.
     """
     known = journal.read(runs.directory(runs.resolve(name)))
@@ -353,5 +353,5 @@ def confirmed(app: App, name: str) -> Plan:
         raise BadUsage(f"{known.run} replaced no member", remedy="orchestrator runs")
     if known.last == "released" or not known.ended:
         raise Refused(f"{known.run} has not ended well", remedy=f"orchestrator resume {known.run}")
-    app.know(known.plan)
+    app.follow(known)
     return planner.confirm(known.run, known.plan)

@@ -292,7 +292,7 @@ def confirmed(app: App, name: str) -> Plan:
     """The plan that deletes the old data of a restore.
 
     Raises:
-        BadUsage: That run was no restore.
+        BadUsage: That run was no restore, or of another cluster.
         Refused: It has not ended well.
     """
     known = journal.read(runs.directory(runs.resolve(name)))
@@ -300,5 +300,5 @@ def confirmed(app: App, name: str) -> Plan:
         raise BadUsage(f"{known.run} was no restore", remedy="orchestrator runs")
     if known.last == "released" or not known.ended:
         raise Refused(f"{known.run} has not ended well: its old data are the way back", remedy="orchestrator runs")
-    app.know(known.plan)
+    app.follow(known)
     return planner.confirm(known.run, known.plan)

@@ -200,6 +200,7 @@ def test_a_dry_run_does_not_need_its_destinations(root, identity):
 PARTS = 2
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_backup_killed_at_any_point_resumes_to_one_whole_snapshot_at_each_destination(root, identity, part):
     reference = Backups(root / "reference", identity)
@@ -218,6 +219,7 @@ def test_a_backup_killed_at_any_point_resumes_to_one_whole_snapshot_at_each_dest
     assert len(points) > 90
 
 
+@pytest.mark.matrix
 def test_a_backup_killed_twice_resumes_to_the_same(root, identity):
     points = Backups(root / "reference", identity).start().points()
     died = 0
@@ -400,6 +402,7 @@ def _when(at, words):
     return f"{datetime.fromtimestamp(at, UTC):{words}}"
 
 
+@pytest.mark.matrix
 def test_a_month_of_backups_through_trouble_loses_nothing_good_and_says_everything(desk):
     month = Month(desk)
     month.pass_days(2, every=1)

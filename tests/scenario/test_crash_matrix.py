@@ -128,6 +128,7 @@ def test_the_undisturbed_run_moves_the_pods_and_leaves_the_cordon_that_was_there
     assert Counter(verb for verb, _ in reference.life.effects) == reference.verbs
 
 
+@pytest.mark.matrix
 def test_a_run_killed_at_any_point_resumes_to_the_state_of_one_that_was_not(reference, root):
     points = reference.life.points()
 
@@ -141,6 +142,7 @@ def test_a_run_killed_at_any_point_resumes_to_the_state_of_one_that_was_not(refe
     assert len(points) > 60
 
 
+@pytest.mark.matrix
 def test_a_run_killed_twice_resumes_to_the_same_state_all_the_same(reference, root):
     points = reference.life.points()
     died = 0
@@ -176,6 +178,7 @@ def test_every_effect_finds_its_step_in_the_journal_on_disk(reference, root):
     assert unrecorded == []
 
 
+@pytest.mark.matrix
 def test_whatever_point_a_run_was_killed_at_its_release_leaves_the_nodes_as_they_were_found(reference, root):
     for number, death in enumerate(reference.life.points()):
         world = a_world(root / str(number))
@@ -223,6 +226,7 @@ def test_a_release_leaves_the_nodes_as_they_were_found(ended, root):
     assert settled(world)[0] == BEFORE
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("ended", [stopped, failed])
 def test_a_release_killed_at_any_point_resumes_or_is_asked_for_again(ended, root):
     reference, life = a_world(root / "reference"), Life()

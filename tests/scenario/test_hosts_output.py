@@ -2,6 +2,8 @@
 
 import tracemalloc
 
+import pytest
+
 from orchestrator.engine.clock import SystemClock
 from orchestrator.hosts.detached import KEEP_BYTES, Unit, run_detached
 from orchestrator.hosts.output import Output
@@ -12,6 +14,7 @@ LINES, LINE = 100_000, 1000
 MANY = f"head -c {LINES * (LINE - 1)} /dev/zero | tr '\\0' x | fold -w {LINE - 1}; echo; echo the end"
 
 
+@pytest.mark.matrix
 def test_memory_does_not_grow_with_what_a_detached_command_says(tmp_path):
     told = 0
 

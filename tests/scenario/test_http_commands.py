@@ -16,7 +16,10 @@ import yaml
 
 from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
+from orchestrator.engine import runs
 from orchestrator.engine.events import Silent
+from orchestrator.engine.journal import Journal, read
+from orchestrator.engine.plan import Plan
 from orchestrator.errors import Refused
 from orchestrator.planners import nodes as planners
 from orchestrator.report import shapes
@@ -408,6 +411,33 @@ def test_a_run_of_another_cluster_is_not_continued_on_this_one(run, cluster, tmp
         fails(result, 2, f"is of the cluster at {first.url}, this context is {second.url}", "--context stub")
         assert f"--kubeconfig {file}" in result.err
     assert second.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("restore", ["etcd", "restore"]), ("replace-member", ["etcd", "replace-member"])]
+)
+def test_old_data_of_another_cluster_are_not_deleted_on_this_one(run, cluster, kind, words):
+    here = cluster()
+    meta = {"server": "https://elsewhere:6443", "context": "prod", "kubeconfig": ["/prod.conf"]}
+    with Journal.create(runs.directory(f"{kind}-1"), f"{kind}-1", Plan(kind, "", ()), meta=meta) as journal:
+        journal.mark("ended")
+
+    said = f"is of the cluster at https://elsewhere:6443, this context is {here.url}"
+    fails(run(*words, "--confirm", f"{kind}-1"), 2, said, "--context prod")
+    assert here.changes() == []
+
+
+@pytest.mark.parametrize("ssh", [True, False])
+def test_who_follows_a_run_reaches_hosts_as_it_did(cluster, tmp_path, ssh):
+    api = cluster()
+    app = App(Settings(str(api.kubeconfig(tmp_path))), Silent())
+    meta = {"server": api.url, "ssh": ssh}
+    with Journal.create(tmp_path / "restore-1", "restore-1", Plan("restore", "", ()), meta=meta):
+        pass
+
+    app.follow(read(tmp_path / "restore-1"))
+
+    assert app.settings.ssh is ssh
 
 
 def test_runs_are_listed_for_people_and_for_programs(run, cluster):

@@ -67,6 +67,7 @@ def test_the_member_comes_back_under_a_new_id_with_its_manifest_as_it_was_but_fo
 POINTS = [(number, how) for number in range(3, 17) for how in ("before", "after")]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("number", "how"), POINTS)
 def test_killed_at_any_effect_it_is_resumed_to_the_same_end(world, plan, number, how):
     with suppress(Crash):
@@ -158,6 +159,7 @@ def test_before_it_is_taken_out_a_release_puts_everything_back(world, plan, effe
     assert found_again(world)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("effect", [("back",), ("return",)])
 def test_a_release_that_was_killed_goes_on(world, plan, effect):
     with suppress(Crash):
@@ -200,6 +202,7 @@ exec REAL "$@"
 """
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mounted", [False, True])
 @pytest.mark.parametrize("at", range(1, 7))
 def test_a_script_that_was_killed_anywhere_ends_as_if_it_was_not(world, plan, at, mounted):
@@ -236,7 +239,7 @@ def desk(world):
     session = SimpleNamespace(server="https://lb:6443")
     return SimpleNamespace(
         settings=Settings(context="lab"), reader=world.site.view(), session=session, clock=world.clock,
-        machines=SimpleNamespace(know=lambda _: None), refuse_if_held=lambda: None, know=lambda _: None,
+        machines=SimpleNamespace(know=lambda _: None), refuse_if_held=lambda: None, follow=lambda _: None,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What the steps of a restore do on a host: the real scripts, below a root of their own, killed at every call."""
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Restored:
     """A host, and the plan of a restore of it."""
 
     def __init__(self, directory, *, mount=False, target=""):
+        self.directory = directory
         self.host = RestoreHost(directory, mount=mount)
         self.target = target
         (self.host.kept / "staging").mkdir(parents=True)
@@ -70,6 +72,15 @@ class Restored:
                 return False
         assert isinstance(self.decide(step), Done), self.decide(step)
         return True
+
+    def again_and_again(self):
+        """The numbers of calls to be killed at; before each the host is what it is now."""
+        saved = self.directory.with_name(f"{self.directory.name}-saved")
+        shutil.copytree(self.directory, saved)
+        for call in range(1, MOST):
+            shutil.rmtree(self.directory)
+            shutil.copytree(saved, self.directory)
+            yield call
 
     def do(self, steps):
         for step in steps:
@@ -289,15 +300,16 @@ MOVES = [
 MOST = 60
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("action", "layout"), MOVES)
 def test_killed_at_any_call_a_step_is_done_again_and_comes_to_the_same(tmp_path, layout, action):
     reference = Restored(tmp_path / "0", **LAYOUTS[layout])
     reference.do(reference.steps(action))
 
-    for call in range(1, MOST):
-        restored = Restored(tmp_path / str(call), **LAYOUTS[layout])
-        *before, step = restored.steps(action)
-        restored.do(before)
+    restored = Restored(tmp_path / "1", **LAYOUTS[layout])
+    *before, step = restored.steps(action)
+    restored.do(before)
+    for call in restored.again_and_again():
         over = restored.apply(step, killed_at=call)
         restored.apply(step)
         assert _names(restored) == _names(reference), call
@@ -306,14 +318,15 @@ def test_killed_at_any_call_a_step_is_done_again_and_comes_to_the_same(tmp_path,
     assert 1 < call < MOST - 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_killed_at_any_call_a_release_is_done_again_and_comes_to_the_same(tmp_path, layout):
-    for call in range(1, MOST):
-        restored = Restored(tmp_path / str(call), **LAYOUTS[layout])
-        restored.do(restored.steps(""))
-        everything = [s.id for s in restored.plan.steps()]
-        *before, step = restored.steps("restore.back", back=True, past=everything)
-        restored.do(before)
+    restored = Restored(tmp_path, **LAYOUTS[layout])
+    restored.do(restored.steps(""))
+    everything = [s.id for s in restored.plan.steps()]
+    *before, step = restored.steps("restore.back", back=True, past=everything)
+    restored.do(before)
+    for call in restored.again_and_again():
         over = restored.apply(step, killed_at=call)
         restored.do(restored.steps("", back=True, past=everything)[len(before) :])
         assert restored.live().read_text() == "old", call
@@ -323,12 +336,13 @@ def test_killed_at_any_call_a_release_is_done_again_and_comes_to_the_same(tmp_pa
     assert 1 < call < MOST - 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_killed_while_data_change_places_a_release_still_finds_the_way_back(tmp_path, layout):
-    for call in range(1, MOST):
-        restored = Restored(tmp_path / str(call), **LAYOUTS[layout])
-        steps = restored.steps("restore.swap")
-        restored.do(steps[:-1])
+    restored = Restored(tmp_path, **LAYOUTS[layout])
+    steps = restored.steps("restore.swap")
+    restored.do(steps[:-1])
+    for call in restored.again_and_again():
         over = restored.apply(steps[-1], killed_at=call)
 
         restored.do(restored.steps("", back=True, past=[s.id for s in steps]))

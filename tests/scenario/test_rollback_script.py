@@ -82,6 +82,7 @@ def test_a_second_time_changes_nothing(host):
     assert host.tree() == once
 
 
+@pytest.mark.matrix
 def test_killed_at_every_call_it_comes_to_the_same_end(tmp_path):
     for layout in ({}, {"mount": True}):
         call, ended = 0, False

@@ -194,6 +194,7 @@ def repeated(effects, reference):
     return sum(others.values()) + sum(evictions.values()) - len(evictions)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_upgrade_killed_at_any_point_resumes_to_the_end_of_one_that_was_not(root, kind, part):
@@ -220,6 +221,7 @@ def test_an_upgrade_killed_at_any_point_resumes_to_the_end_of_one_that_was_not(r
     assert died > len(points) * 0.9
 
 
+@pytest.mark.matrix
 def test_an_upgrade_killed_again_and_again_comes_to_its_end(root):
     reference, life = SiteWorld(root / "reference"), Life()
     reference.start(reference.upgrade(TO), life=life)

@@ -200,6 +200,7 @@ def test_kubeadm_ends_as_it_ends_with_whatever_runs_beside_it(host, rc):
 SOME_SECONDS = "\nhasten 6443 & beside=$!\nsleep 4.5\nenough\n"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("listens", "closes"), [("", True), ("echo LISTEN", False)])
 def test_connections_are_closed_of_an_api_server_that_ends_and_of_no_other(host, listens, closes):
     host.program("pidof", "echo 7")
