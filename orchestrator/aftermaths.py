@@ -11,8 +11,8 @@ from orchestrator.actions.restore import Forget
 from orchestrator.actions.restored import compared
 from orchestrator.backup import losses
 from orchestrator.cluster.aftermath import Finding, World, findings, moved
+from orchestrator.engine.together import together
 from orchestrator.errors import ApiError, HostError
-from orchestrator.hosts.pool import together
 from orchestrator.planners import restore as planner
 from orchestrator.report.restores import Aftermath, Old
 

@@ -19,6 +19,7 @@ from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.lease import locked
 from orchestrator.engine.plan import Blocked, Done
 from orchestrator.engine.runner import Stop, execute, preview
+from orchestrator.engine.together import together
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.planners import nodes as planners
 
@@ -252,7 +253,7 @@ class App:
             OrchestratorError: It failed; the run can be resumed.
         """
         dry = self.settings.dry_run is not DryRun.NONE
-        previews = preview(plan, self.reader, self.actions)
+        previews = preview(plan, self.reader, self.actions, together=together)
         shown(previews)
         _refuse_blocked(previews)
         needed = any(not isinstance(p.decision, Done) for p in previews)

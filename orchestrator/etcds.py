@@ -11,8 +11,8 @@ from orchestrator.cluster.etcd import NOSPACE
 from orchestrator.cluster.etcdhosts import Etcd, parse_hash, parse_host
 from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.engine.plan import Plan
+from orchestrator.engine.together import each, together
 from orchestrator.errors import ApiError, HostError, Refused
-from orchestrator.hosts.pool import each, together
 from orchestrator.planners import etcdcare as planner
 
 if TYPE_CHECKING:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.engine.host import Reached, Vouched, demand
+from orchestrator.engine.together import each
 from orchestrator.errors import ApiError, BadUsage, HostError, HostUnreachable
 from orchestrator.hosts import known
 from orchestrator.hosts.commands import Sudo
 from orchestrator.hosts.config import SshConfig
 from orchestrator.hosts.locate import BySsh, Place, by_ssh, place
-from orchestrator.hosts.pool import Pool, each
+from orchestrator.hosts.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

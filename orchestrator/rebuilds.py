@@ -21,8 +21,8 @@ from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.recovery import PKI, Member, machine, provider_of, unfit
 from orchestrator.engine import runs
+from orchestrator.engine.together import together
 from orchestrator.errors import ApiError, ApiUnreachable, BadUsage, OrchestratorError, Refused, SnapshotInvalid
-from orchestrator.hosts.pool import together
 from orchestrator.library import home
 from orchestrator.planners import rebuild as planner
 from orchestrator.planners.restore import RAISED, Plane

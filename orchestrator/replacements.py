@@ -18,9 +18,9 @@ from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.cluster.situation import size
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
+from orchestrator.engine.together import each
 from orchestrator.errors import ApiError, BadUsage, HostError, Refused
 from orchestrator.etcds import hashes_at
-from orchestrator.hosts.pool import each
 from orchestrator.planners import replacement as planner
 from orchestrator.planners.restore import SERVERS
 

@@ -20,8 +20,8 @@ from orchestrator.cluster.frame import sections
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
+from orchestrator.engine.together import together
 from orchestrator.errors import ApiError, BadUsage, Refused
-from orchestrator.hosts.pool import together
 from orchestrator.library import home, proven
 from orchestrator.planners import restore as planner
 

@@ -28,8 +28,8 @@ from orchestrator.cluster.hostfacts import (
 from orchestrator.cluster.situation import Situation
 from orchestrator.cluster.versions import Version, downgrade, hops, minor, parse, target
 from orchestrator.engine import runs
+from orchestrator.engine.together import each, together
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
-from orchestrator.hosts.pool import each, together
 from orchestrator.planners import upgrade as planner
 
 if TYPE_CHECKING:

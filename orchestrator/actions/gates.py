@@ -188,12 +188,18 @@ class Note:
 
 
 def _to_drain(view: Site, step: Step, clock: Clock) -> bool:
-    """Whether the drain would move a pod. While that cannot be told, it may be."""
+    """Whether the drain would move a pod that runs. While that cannot be told, it may be.
+
+    One that has ended is gone at once, without its kubelet: that of kubeadm's own health check is often there.
+    Source: Kubernetes 1.36, `pkg/registry/core/pod/strategy.go`, `CheckGracefulDelete`.
+    """
     flags = {**step.params["drain"], "cordon": ""}
-    found: list[str] = _passing(
-        lambda: [v.pod.key for v in survey(view, step.node, flags, clock.wall()).having(Outcome.EVICT)]
-    )
-    return bool(found)
+
+    def moving() -> list[str]:
+        judged = survey(view, step.node, flags, clock.wall()).having(Outcome.EVICT)
+        return [v.pod.key for v in judged if not v.pod.finished]
+
+    return bool(_passing(moving))
 
 
 def watching(view: Site, step: Step) -> int | None:

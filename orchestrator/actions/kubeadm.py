@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
+from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit, waiting
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.eviction import Outcome
@@ -29,90 +30,6 @@ if TYPE_CHECKING:
 _STAGES = "[upgrade"
 #: How much of what kubeadm said last an error holds.
 _SAID = 3
-
-# Three waits of a control plane that restarts lead to nothing, and are spared, the first two by closing connections;
-# everybody at their other end connects again. Source: ss(8), -K: closes sockets that match, where the kernel can.
-# 1. While a stacked etcd is replaced, the kubelet has stopped the old member, and wants to delete its mirror pod then,
-#    through the API server of the same host, whose only etcd is the one that was stopped: seen on three of three
-#    control planes, 34 s each. Without its connection the call fails at once, and it goes on to start the new one.
-# 2. An API server that is told to end closes its port at once, and then waits for clients that never leave (watches)
-#    until it is killed after 30 s: seen, 30 s; 3.5 s where their connections are closed 3 s after the port, which is
-#    what its requests in flight are left.
-# 3. A kubelet that has to see the old static pod off before the new one starts looks again after 10 to 15 s, unless it
-#    hears of the pod meanwhile: its mirror pod, which is about to be replaced, is given an annotation while nothing of
-#    the component runs. Seen: 14.8 s for a controller manager that was gone after 0.2. Where the kubelet asks the API
-#    server that is replaced, it cannot hear. Source: Kubernetes 1.36, `pkg/kubelet/pod_workers.go`,
-#    `allowStaticPodStart`, and `kubelet.go`, `HandlePodUpdates`: an update of a mirror pod is one of its static pod.
-_HASTEN = r"""
-tell() {
-  while sleep 0.5; do
-    for name in kube-apiserver kube-controller-manager kube-scheduler; do
-      [ -f "/etc/kubernetes/manifests/$name.yaml" ] && ! pidof "$name" > /dev/null || continue
-      timeout 5 kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 3s -n kube-system annotate pod \
-        "$name-$1" --overwrite "kube-orchestrator.io/gone=$(date +%s.%N)" > /dev/null 2>&1 || true
-    done
-  done
-}
-hasten() {
-  without=0 closed=0
-  while sleep 0.5; do
-    if pidof kube-apiserver > /dev/null && ! ss -H -l -t -n "( sport = :$1 )" | grep -q .; then
-      closed=$((closed + 1))
-      [ "$closed" -lt 6 ] || ss -K -H -t -n state established "( sport = :$1 )" > /dev/null 2>&1
-    else
-      closed=0
-    fi
-    if pidof etcd > /dev/null || [ ! -f /etc/kubernetes/manifests/etcd.yaml ]; then without=0; continue; fi
-    without=$((without + 1))
-    [ $((without % 4)) = 2 ] || continue
-    kubelet=$(systemctl show kubelet --property=MainPID --value)
-    ss -H -t -n -p state established "( dport = :$1 )" | grep "pid=$kubelet," | while read -r _ _ from _; do
-      ss -K -H -t -n state established src "$from" > /dev/null 2>&1
-    done
-  done
-}
-beside=
-hastening() {
-  manifest=/etc/kubernetes/manifests/kube-apiserver.yaml
-  if [ -f "$manifest" ] && command -v ss > /dev/null; then
-    port=$(sed -n 's/.*--secure-port=//p' "$manifest")
-    hasten "${port:-6443}" & beside=$!
-  fi
-}
-enough() { [ -z "$beside" ] || kill $beside 2> /dev/null || true; }
-"""
-_HASTENED = (
-    "set -u"
-    + _HASTEN
-    + r"""
-node=$1; shift
-hastening
-[ -z "$beside" ] || { tell "$node" & beside="$beside $!"; }
-"$@"; rc=$?
-enough
-exit "$rc"
-"""
-)
-
-# A kubelet whose file was replaced goes on with the old one until it is restarted. With a new minor, its first start
-# restarts the static pods of a control plane 2 to 5 s later: that is waited for here, so that it is as short as can be.
-_RESTART = (
-    "trap - EXIT; again"
-    + _HASTEN
-    + r"""
-server=$(pidof kube-apiserver)
-hastening
-systemctl daemon-reload && systemctl restart kubelet; rc=$?
-n=0
-while [ "$rc" = 0 ] && [ -n "$beside" ] && [ -n "$server" ] && [ "$n" -lt 40 ]; do
-  [ "$(pidof kube-apiserver)" = "$server" ] || break
-  if [ "$n" -ge 16 ] && ss -H -l -t -n "( sport = :${port:-6443} )" | grep -q .; then break; fi
-  n=$((n + 1)); sleep 0.5
-done
-enough
-exit "$rc"
-"""
-)
 
 
 def servers(site: Site, control_planes: Iterable[str]) -> dict[str, str]:
@@ -186,7 +103,7 @@ class Upgrade:
         kubeadm = command(step)
         argv = kubeadm
         if now["control_plane"] and step.params["hasten"]:
-            argv = ["sh", "-c", _HASTENED, "sh", step.node, *kubeadm]
+            argv = ["sh", "-c", HASTENED, "sh", step.node, *kubeadm]
         lines: list[str] = []
 
         def heard(line: str) -> None:
@@ -380,7 +297,7 @@ class Kubelet:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Install, hold again, restart: one command that outlasts a cut connection."""
         run.guard()
-        install(hands, step, now, run, script=INSTALL + _RESTART)
+        install(hands, step, now, run, script=INSTALL + RESTART)
 
 
 def _undrained(now: Facts, step: Step, what: str) -> Blocked | None:

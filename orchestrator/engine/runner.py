@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from orchestrator.engine import retry
 from orchestrator.engine.events import Event
@@ -14,7 +14,7 @@ from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import GoalNotReached, Interrupted, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.events import Sink
@@ -26,6 +26,9 @@ V = TypeVar("V")
 H = TypeVar("H")
 V_contra = TypeVar("V_contra", contravariant=True)
 H_contra = TypeVar("H_contra", contravariant=True)
+
+#: How one does the same for several nodes at once: the nodes and what is done for each, in; the outcomes by node, out.
+Together: TypeAlias = "Callable[[Iterable[str], Callable[[str], dict[str, Facts]]], Mapping[str, dict[str, Facts]]]"
 
 #: Lanes of one wave that run at once: each is a thread with a connection; more would crowd the API server.
 LANES = 16
@@ -105,13 +108,27 @@ class Stop:
         return len(self._requests) > 1
 
 
-def preview(plan: Plan, view: V, actions: Mapping[str, Action[V, Any]]) -> tuple[Preview, ...]:
-    """What each step would find now. Takes a view, so there is nothing to change anything with."""
+def preview(
+    plan: Plan, view: V, actions: Mapping[str, Action[V, Any]], *, together: Together | None = None
+) -> tuple[Preview, ...]:
+    """What each step would find now. Takes a view, so there is nothing to change anything with.
+
+    Args:
+        plan: The steps.
+        view: What they look at.
+        actions: What they are, by name.
+        together: Looks at several nodes at once; None for one after another.
+    """
+
+    def look(node: str) -> dict[str, Facts]:
+        return {s.id: actions[s.action].probe(view, s) for s in plan.steps() if s.node == node}
+
+    nodes = tuple(dict.fromkeys(s.node for s in plan.steps()))
+    looked = together(nodes, look) if together else {node: look(node) for node in nodes}
     needed: set[str] = set()
     found = []
     for step in plan.steps():
-        action = actions[step.action]
-        decision = action.decide(action.probe(view, step), step, {})
+        decision = actions[step.action].decide(looked[step.node][step.id], step, {})
         if isinstance(decision, Blocked) and decision.until in needed:
             decision = Needed(decision.then or decision.why)
         if isinstance(decision, Needed):

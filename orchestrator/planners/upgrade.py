@@ -165,26 +165,16 @@ class _Build:
         # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
         # A kubelet that may ask any API server has to wait for all of them. Source: "Version Skew Policy", kubelet.
         one_by_one = all(plane.asks_itself for plane in planes)
-        late = self._late(planes, workers, hop.to, one_by_one=one_by_one)
+        early = self._early(workers) if planes else ()
         begun = self._configuration(hop.to) == self.request.configuration != ""
         for number, plane in enumerate(planes):
-            self.wave = first + len(waves)
             mode = "node" if number or begun else "apply"
-            steps = list(self._static_pods(plane, hop.to, mode, apart=not one_by_one))
-            if not behind(plane, hop.to):
-                steps.append(self._step(plane.name, "host.tidy", {}, FILE_S))
-            elif one_by_one:
-                steps += self._own_kubelet(plane, hop.to, apart=False, settled=plane is not late)
-            waves.append(Wave((Lane(plane.name, tuple(steps)),)))
+            beside = early if plane is planes[-1] else ()
+            waves += self._control_plane(plane, hop.to, mode, first + len(waves), apart=not one_by_one, beside=beside)
             waves += self._pause("first-control-plane", plane.name, first + len(waves))
         for plane in () if one_by_one else [p for p in planes if behind(p, hop.to)]:
             self.wave = first + len(waves)
-            steps = list(self._own_kubelet(plane, hop.to, apart=True, settled=plane is not late))
-            waves.append(Wave((Lane(plane.name, tuple(steps)),)))
-        if late:
-            noted, self.wave = self._noted(late.name), first + len(waves)
-            waiting = Lane(late.name, tuple(self._settled(late.name, hop.to, noted)))
-            waves.append(Wave((waiting, *(Lane(w.name, tuple(self._ready(w.name, hop.to))) for w in workers))))
+            waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to, None))),)))
         if planes:
             waves += self._pause("control-planes", planes[-1].name, first + len(waves))
         size = self.request.max_unavailable
@@ -212,18 +202,27 @@ class _Build:
             lanes.append(Lane(target.name, tuple(steps)))
         return Wave(tuple(lanes))
 
-    def _late(
-        self, planes: Sequence[Target], workers: Sequence[Target], to: Version, *, one_by_one: bool
-    ) -> Target | None:
-        """The control plane whose last wait is used: clients come back to its API server while workers get kubeadm.
+    def _control_plane(
+        self, plane: Target, to: Version, mode: str, wave: int, *, apart: bool, beside: Sequence[Target]
+    ) -> Iterator[Wave]:
+        """One control plane. While kubeadm waits there, those `beside` get theirs."""
+        self.wave = wave
+        steps = list(self._begun(plane, to))
+        if beside:
+            yield Wave((Lane(plane.name, tuple(steps)),))
+            self.wave, steps = wave + 1, []
+        steps += self._static_pods(plane, to, mode, wave, apart=apart)
+        if not behind(plane, to):
+            steps.append(self._step(plane.name, "host.tidy", {}, FILE_S))
+        elif not apart:
+            steps += self._own_kubelet(plane, to, wave)
+        ready = (Lane(each.name, tuple(self._ready(each.name, to))) for each in beside)
+        yield Wave((Lane(plane.name, tuple(steps)), *ready))
 
-        None where workers must not be touched yet: there is a pause or a hook before them; or nothing to wait for.
-        """
-        kubelets = [p for p in planes if behind(p, to)]
+    def _early(self, workers: Sequence[Target]) -> Sequence[Target]:
+        """Workers that get their kubeadm while the last control plane waits; none where a pause or hook comes first."""
         pauses = bool(self.request.pause_after) and not self.paused
-        if not kubelets or not workers or pauses or self.request.before:
-            return None
-        return kubelets[-1] if not one_by_one or kubelets[-1] is planes[-1] else None
+        return () if pauses or self.request.before else workers
 
     def _pause(self, after: str, node: str, wave: int) -> list[Wave]:
         if self.request.pause_after != after or self.paused:
@@ -236,34 +235,47 @@ class _Build:
 
     # ---- lanes --------------------------------------------------------------------------------------------------
 
-    def _static_pods(self, target: Target, to: Version, mode: str, *, apart: bool) -> Iterator[Step]:
-        """A control plane's static pods. The first one leads kubeadm's upgrade, the others follow it.
-
-        Source: kubeadm's documentation, "Upgrading kubeadm clusters": apply, drain, kubelet, uncordon.
-        """
+    def _begun(self, target: Target, to: Version) -> Iterator[Step]:
+        """A control plane before kubeadm runs on it."""
         node = target.name
         yield self._gate(node, to, "before", ("api", "etcd"), 0.0)
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
         yield from self._ready(node, to)
+
+    def _static_pods(self, target: Target, to: Version, mode: str, wave: int, *, apart: bool) -> Iterator[Step]:
+        """A control plane's static pods. The first one leads kubeadm's upgrade, the others follow it.
+
+        Source: kubeadm's documentation, "Upgrading kubeadm clusters": apply, drain, kubelet, uncordon.
+        """
+        node, noted = target.name, self._noted(target.name, wave)
         yield self._upgrade(node, to, mode)
         if apart:
-            yield self._gate(node, to, "static-pods", ("components", "api", "etcd"), self.request.lasts_s)
+            proof = ("components", "api", "etcd")
+            yield self._gate(node, to, "static-pods", proof, self.request.lasts_s, noted=noted)
         # Who lost its watch by the restart of an API server starts and ends no pods: a drain now would only wait.
-        yield self._gate(node, to, "followed", ("leaders", "watches"), 0.0, drain=self.request.flags)
+        checks = ("leaders", "watches")
+        yield self._gate(node, to, "followed", checks, 0.0, drain=self.request.flags, noted=noted)
 
-    def _own_kubelet(self, target: Target, to: Version, *, apart: bool, settled: bool) -> Iterator[Step]:
-        """A control plane's kubelet, whose first start restarts its static pods once more."""
+    def _own_kubelet(self, target: Target, to: Version, wave: int | None) -> Iterator[Step]:
+        """A control plane's kubelet, whose first start restarts its static pods once more.
+
+        Args:
+            target: The control plane.
+            to: The version.
+            wave: The one in which it was noted what runs; None to note it now.
+        """
         node = target.name
-        if apart:
+        if wave is None:
             yield self._note(node)
+        noted = self._noted(node, wave)
         drain = self._drain(node)
         yield from drain
         yield self._kubelet(node, to, drain)
-        yield self._gate(node, to, "upgraded", ("node", "components", "daemons", "api", "etcd"), self.request.lasts_s)
+        checks = ("node", "components", "daemons", "api", "etcd")
+        yield self._gate(node, to, "upgraded", checks, self.request.lasts_s, noted=noted)
         yield from self._return(node, drain)
-        if settled:
-            yield from self._settled(node, to)
+        yield from self._settled(node, to, noted)
 
     def _worker(self, target: Target, to: Version) -> Iterator[Step]:
         """One worker. All that its pods need not wait for comes before the cordon."""
@@ -338,8 +350,8 @@ class _Build:
     def _note(self, node: str) -> Step:
         return self._step(node, "cluster.note", {"control_planes": self._planes}, PATCH_S)
 
-    def _noted(self, node: str) -> str:
-        return f"{self.wave}/{node}/cluster.note"
+    def _noted(self, node: str, wave: int | None = None) -> str:
+        return f"{self.wave if wave is None else wave}/{node}/cluster.note"
 
     def _gate(self, node: str, to: Version, name: str, checks: tuple[str, ...], lasts_s: float, **more: Any) -> Step:
         params = {

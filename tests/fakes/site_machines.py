@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from orchestrator.actions.backups import _COLLECT
-from orchestrator.actions.kubeadm import _HASTENED, _RESTART
+from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.packages import _PREFETCH, INSTALL, LOCK_WAIT_S
 from orchestrator.actions.snapshots import _SAVE
 from orchestrator.cluster.hostfacts import STATIC
@@ -262,11 +262,11 @@ class FakeMachine:
         match argv:
             case ["sh", "-c", script, "sh", held, sources, *wanted] if script == INSTALL:
                 return self._install(errand, held.split(), sources.split(), wanted)
-            case ["sh", "-c", script, "sh", held, sources, *wanted] if script == INSTALL + _RESTART:
+            case ["sh", "-c", script, "sh", held, sources, *wanted] if script == INSTALL + RESTART:
                 return self._install_and_restart(errand, held.split(), sources.split(), wanted)
             case ["sh", "-c", script, "sh", minor, version, images, *wanted] if script == _PREFETCH:
                 return self._prefetch(errand, minor, version, images, wanted)
-            case ["sh", "-c", script, "sh", node, "kubeadm", "upgrade", *words] if script == _HASTENED:
+            case ["sh", "-c", script, "sh", node, "kubeadm", "upgrade", *words] if script == HASTENED:
                 assert node == self.name
                 return self._kubeadm(errand, words)
             case ["kubeadm", "upgrade", *words]:

@@ -85,7 +85,10 @@ class Site:
     def __init__(self, made, home):
         self.real, self.access = Real(made), Access(made)
         (home / ".ssh").mkdir(mode=0o700, parents=True)
-        shutil.copy(ssh.config(made), home / ".ssh" / "config")
+        self.known = home / ".ssh" / "known_hosts"
+        shutil.copy(ssh.known_hosts(made), self.known)
+        told = ssh.config(made).read_text().replace(str(ssh.known_hosts(made)), str(self.known))
+        (home / ".ssh" / "config").write_text(told)
         self.command = Command(made.kubeconfig, home)
         self.key = home / "key.txt"
         self.planes = [node.name for node in self.access.control_planes()]
@@ -127,6 +130,14 @@ class Site:
     def erase(self, *names):
         for name in names or self.planes:
             self.access.ssh(name, ERASE)
+
+    def new_host_keys(self, name):
+        """A machine that was installed anew shows other keys: refused until somebody vouches for them."""
+        self.access.ssh(name, "rm /etc/ssh/ssh_host_*; ssh-keygen -q -A; systemctl restart ssh")
+        refused = self.rebuild("--yes", code=11)
+        assert "hosts trust" in refused.stderr
+        self.command("hosts", "trust", name, "--replace", "--yes", "--ssh")
+        shutil.copy(self.known, ssh.known_hosts(self.real.cluster))  # the lab's own commands go there, too
 
     def secret(self, name):
         held = self.real.read("secret", name, "-n", "kept")["data"]["a"]
@@ -219,6 +230,7 @@ def test_one_control_plane_with_encryption_at_rest_comes_back_and_workers_find_i
         assert "the cluster is not gone" in alive.stderr
 
         site.erase()
+        site.new_host_keys(site.planes[0])
         fresh = site.access.ssh(site.planes[0], STATE)
         site.rebuild("--dry-run", code=3)
         asked = site.rebuild(code=20)
@@ -233,6 +245,7 @@ def test_one_control_plane_with_encryption_at_rest_comes_back_and_workers_find_i
         site.works("after")
         site.real.kubectl("-n", "kept", "create", "secret", "generic", "later", "--from-literal=a=new")
         assert site.stored("later").startswith("k8s:enc:aescbc:v1:k")
+        assert [h["node"] for h in site.command.json("etcd", "status", "--ssh")["hosts"]] == site.planes
         site.backup()
         assert site.plain() == []
 

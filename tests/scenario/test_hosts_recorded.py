@@ -5,10 +5,11 @@ import threading
 import pytest
 
 from orchestrator.engine.clock import SystemClock
+from orchestrator.engine.together import each
 from orchestrator.errors import BadUsage, CommandTimedOut, HostError
 from orchestrator.hosts.config import SshConfig
 from orchestrator.hosts.locate import BySsh, InContainer
-from orchestrator.hosts.pool import Pool, each
+from orchestrator.hosts.pool import Pool
 from orchestrator.hosts.recorded import Recorded
 from orchestrator.hosts.secrets import Secrets
 from tests.fakes.hosts import local

@@ -328,7 +328,7 @@ def test_only_some_nodes_are_upgraded_when_only_they_are_named(site):
 def test_all_at_once_is_one_wave_of_workers_that_asks_no_budgets(site):
     found = prepared(site, strategy="all-at-once")
 
-    [wave] = [w for w in found.plan.waves if any(s.action == "kubelet.upgrade" for s in w.lanes[-1].steps)][1:]
+    [wave] = [w for w in found.plan.waves if any(s.action == "kubelet.upgrade" for s in w.lanes[0].steps)][1:]
     assert {lane.node for lane in wave.lanes} == {"node-1", "node-2"}
     drains = [s for s in found.plan.steps() if s.action == "node.drain" and s.node != "cp-1"]
     assert all(step.params["disable_eviction"] for step in drains)

@@ -534,6 +534,13 @@ def test_with_nothing_to_drain_nobody_is_waited_for(world):
     assert isinstance(followed(world).decide(), Done)
 
 
+def test_for_a_pod_that_has_ended_nobody_is_waited_for(world):
+    """kubeadm's own health check leaves one, for some seconds."""
+    world.site.add_pod("kube-system", "upgrade-health-check-x", "cp-1", phase="Succeeded", ready=False)
+
+    assert isinstance(followed(world).decide(), Done)
+
+
 def test_with_a_pod_to_drain_a_leader_is_waited_for(world):
     world.site.add_controller("ReplicaSet", "default", "web", 1, on=["cp-1"])
 

@@ -71,7 +71,7 @@ def test_a_worker_follows_all_api_servers(world):
 
     assert isinstance(found, Blocked)
     assert found.why == "node-1: to v1.37.2 while the API server of cp-1 is v1.36.3: workers follow"
-    assert found.until == "1/cp-1/kubeadm.upgrade"
+    assert found.until == "2/cp-1/kubeadm.upgrade"
 
 
 def test_a_worker_does_not_follow_an_api_server_that_only_its_manifest_is_of_the_version(world):
@@ -218,7 +218,7 @@ def test_a_kubelet_is_never_newer_than_an_api_server(world, part):
 
     assert isinstance(found, Blocked)
     assert found.why == "node-1: a kubelet v1.37.2 would be newer than the API server of cp-1 (v1.36.3)"
-    assert found.until == "1/cp-1/kubeadm.upgrade"
+    assert found.until == "2/cp-1/kubeadm.upgrade"
 
 
 def test_a_kubelet_waits_for_the_api_servers_that_it_may_ask(tmp_path):

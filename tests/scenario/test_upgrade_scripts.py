@@ -3,62 +3,19 @@
 What the real programs do with that, the lab shows.
 """
 
-import os
-import subprocess
-
 import pytest
 
-from orchestrator.actions.kubeadm import _HASTEN, _HASTENED, _RESTART
+from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.packages import _PREFETCH, INSTALL
 from orchestrator.cluster import queries
-from orchestrator.hosts.commands import wrapped
+from tests.fakes.scripthost import NOT_FETCHED, ScriptHost
 
 WANTED = "kubelet=1.37.2-*"
 
 
-# What apt-get would have to fetch.
-NOT_FETCHED = """case "$*" in *" --print-uris "*) echo "'http://a/kubelet.deb' kubelet.deb 9"; exit ;; esac
-"""
-
-
-class Host:
-    """A directory of programs, which is all that a script finds before the system's own.
-
-    Attributes:
-        fails: Program, with its first words -> what it ends with.
-    """
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.log = directory / "log"
-        self.log.touch()
-        self.bin = directory / "bin"
-        self.bin.mkdir()
-        for name in ("apt-get", "apt-mark", "dpkg", "systemctl", "kubeadm", "dpkg-deb", "ctr", "apt-cache"):
-            self.program(name)
-
-        self.program("apt-get", NOT_FETCHED)
-
-    def program(self, name, then=""):
-        path = self.bin / name
-        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.log}\n{then}\n')
-        path.chmod(0o755)
-
-    def run(self, script, *words, timeout_s=30.0):
-        argv = wrapped(["sh", "-c", script, "sh", *words], timeout_s=timeout_s)
-        path = f"{self.bin}:{os.environ['PATH']}"
-        return subprocess.run(argv, env={**os.environ, "PATH": path}, capture_output=True, check=False).returncode
-
-    def did(self, *programs):
-        """What the programs were told, without their options; in order."""
-        lines = [line.split() for line in self.log.read_text().splitlines()]
-        found = [[word for word in line if not word.startswith("-") and "::" not in word] for line in lines]
-        return [" ".join(line) for line in found if not programs or line[0] in programs]
-
-
 @pytest.fixture
 def host(tmp_path):
-    return Host(tmp_path)
+    return ScriptHost(tmp_path)
 
 
 # ---- installing -------------------------------------------------------------------------------------------------
@@ -107,7 +64,7 @@ def test_what_was_left_unfinished_is_finished_first(host):
 def test_holds_are_back_whatever_fails_and_the_failure_is_told(host, verb):
     host.program("apt-get", f'{NOT_FETCHED}[ "$1" != {verb} ] || exit 100')
 
-    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 100
+    assert host.run(INSTALL + RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 100
 
     assert host.did()[-1] == "apt-mark hold kubelet"
     assert host.did("systemctl") == []
@@ -122,7 +79,7 @@ def test_holds_are_back_when_the_command_is_ended_for_taking_too_long(host):
 
 
 def test_a_kubelet_is_restarted_when_its_package_is_there_and_held(host):
-    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 0
+    assert host.run(INSTALL + RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 0
 
     assert host.did("apt-mark", "systemctl") == [
         "apt-mark hold kubelet",
@@ -134,7 +91,7 @@ def test_a_kubelet_is_restarted_when_its_package_is_there_and_held(host):
 def test_a_kubelet_that_does_not_restart_is_told(host):
     host.program("systemctl", '[ "$1" != restart ] || exit 5')
 
-    assert host.run(INSTALL + _RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 5
+    assert host.run(INSTALL + RESTART, "kubelet", "/etc/apt/a.list", WANTED) == 5
 
 
 # ---- beside the host's own lists --------------------------------------------------------------------------------
@@ -190,52 +147,6 @@ def test_nothing_is_left_of_what_is_ended_for_taking_too_long(host, script):
 def test_kubeadm_ends_as_it_ends_with_whatever_runs_beside_it(host, rc):
     host.program("kubeadm", f"exit {rc}")
 
-    assert host.run(_HASTENED, "cp-1", "kubeadm", "upgrade", "apply", "v1.37.2") == rc
+    assert host.run(HASTENED, "cp-1", "kubeadm", "upgrade", "apply", "v1.37.2") == rc
 
     assert host.did("kubeadm") == ["kubeadm upgrade apply v1.37.2"]
-
-
-# ---- waits that lead to nothing ---------------------------------------------------------------------------------
-
-SOME_SECONDS = "\nhasten 6443 & beside=$!\nsleep 4.5\nenough\n"
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize(("listens", "closes"), [("", True), ("echo LISTEN", False)])
-def test_connections_are_closed_of_an_api_server_that_ends_and_of_no_other(host, listens, closes):
-    host.program("pidof", "echo 7")
-    host.program("ss", f'case "$*" in *" -l "*) {listens or ":"} ;; esac')
-
-    assert host.run("set -u" + _HASTEN + SOME_SECONDS) == 0
-
-    assert any("established" in line for line in host.did("ss")) is closes
-
-
-def test_an_api_server_that_just_closed_its_port_is_given_time_for_its_requests(host):
-    host.program("pidof", "echo 7")
-    host.program("ss")
-
-    host.run("set -u" + _HASTEN + SOME_SECONDS.replace("4.5", "2.0"))
-
-    assert not any("established" in line for line in host.did("ss"))
-
-
-def told(host, seconds):
-    """What the API server was told of static pods, two of which have a manifest, and one of these a process."""
-    manifests = host.directory / "manifests"
-    manifests.mkdir()
-    for name in ("kube-scheduler", "kube-controller-manager"):
-        (manifests / f"{name}.yaml").touch()
-    host.program("pidof", '[ "$1" != kube-scheduler ]')
-    host.program("kubectl")
-    script = f"set -u{_HASTEN}\ntell cp-1 & beside=$!\nsleep {seconds}\nenough\n"
-    assert host.run(script.replace("/etc/kubernetes/manifests", str(manifests))) == 0
-    return host.did("kubectl")
-
-
-def test_a_kubelet_hears_of_the_static_pod_that_it_waits_for_and_of_no_other(host):
-    lines = told(host, 1.8)
-
-    assert len(lines) >= 2
-    assert all("annotate pod kube-scheduler-cp-1 kube-orchestrator.io/gone=" in line for line in lines)
-    assert len({line.rpartition("=")[2] for line in lines}) == len(lines)  # else nothing would be news

@@ -266,7 +266,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work(root):
         assert world.effects == effects
         world.hands, world.leases.life = hands, life
 
-    world.start(world.upgrade(TO), life=At(("start", "cp-1", "1/cp-1/kubeadm.upgrade"), another))
+    world.start(world.upgrade(TO), life=At(("start", "cp-1", "2/cp-1/kubeadm.upgrade"), another))
 
     assert world.shortcomings(TO) == []
     assert len(refusals) == 1
@@ -312,7 +312,7 @@ def test_a_static_pod_that_somebody_took_back_in_the_middle_is_upgraded_again(ro
     """What is done is looked at, and not remembered: neither by the run nor by the command that ended well."""
     world = SiteWorld(root, workers=1)
     machine = world.machine("cp-1")
-    killed_after(world, world.upgrade(TO), ("start", "cp-1", "1/cp-1/kubeadm.upgrade"))
+    killed_after(world, world.upgrade(TO), ("start", "cp-1", "2/cp-1/kubeadm.upgrade"))
     world.cluster.pass_time(200)
     machine.manifests["kube-scheduler"] = machine.components["kube-scheduler"] = "1.36.3"
 
