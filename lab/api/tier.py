@@ -129,6 +129,13 @@ class ControlPlane:
         chosen = [each for each in self.daemons if each.name in names or not names]
         for daemon in chosen:
             argv = self._argv(daemon.name)
+            if daemon.name == "kube-apiserver" and daemon.pid() is None:
+                # One that was killed is gone before the last of its threads, which keeps the port a moment longer.
+                wait_for(
+                    f"port {self.ports.api} to be free", lambda: _is_free(self.ports.api, again=True),
+                    timeout_s=READY_S, pause_s=0.05,
+                    remedy=f"see who listens there: ss -ltnp 'sport = :{self.ports.api}'",
+                )  # fmt: skip
             daemon.start([*TIED_TO_US, *argv] if self.tied else argv)
         for daemon in chosen:
             self._wait(daemon)
@@ -335,8 +342,11 @@ def _write_private(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _is_free(port: int) -> bool:
+def _is_free(port: int, *, again: bool = False) -> bool:
+    """Whether nobody listens there; `again`: connections that were there a moment ago do not count."""
     with socket.socket() as probe:
+        if again:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
         except OSError:
