@@ -46,6 +46,8 @@ status: {{}}
 """
 #: Programs that change something, or make it last.
 CHANGING = ("mv", "cp", "rm", "mkdir", "rmdir", "chmod", "chown", "sync", "find", "awk")
+#: No script makes so many of them.
+MOST = 60
 MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
 
 
@@ -76,6 +78,7 @@ class RestoreHost:
     """
 
     def __init__(self, directory, *, mount=False):
+        self._directory = directory
         self.root = directory / "host"
         self.data = self.root / "var/lib/etcd"
         self.manifests = self.root / "etc/kubernetes/manifests"
@@ -140,6 +143,15 @@ class RestoreHost:
                 name,
                 f'n=$(($(cat {count}) + 1)); echo $n > {count}; [ "$n" != {call} ] || kill -9 $PPID; exec {real} "$@"',
             )
+
+    def again_and_again(self):
+        """The numbers of calls to be killed at; before each the host is what it is now."""
+        saved = self._directory.with_name(f"{self._directory.name}-saved")
+        shutil.copytree(self._directory, saved)
+        for call in range(1, MOST):
+            shutil.rmtree(self._directory)
+            shutil.copytree(saved, self._directory)
+            yield call
 
     def heal(self):
         """Programs do nothing but their work again; how many calls there were."""

@@ -1,6 +1,5 @@
 """What the steps of a restore do on a host: the real scripts, below a root of their own, killed at every call."""
 
-import shutil
 import stat
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed, FactUnreadable, HostError
 from orchestrator.planners import restore
 from orchestrator.planners.restore import Plane, Request
-from tests.fakes.restorehost import MANIFEST, RestoreHost
+from tests.fakes.restorehost import MANIFEST, MOST, RestoreHost
 from tests.fakes.time import FakeClock
 
 ACTIONS = {
@@ -29,7 +28,6 @@ class Restored:
     """A host, and the plan of a restore of it."""
 
     def __init__(self, directory, *, mount=False, target=""):
-        self.directory = directory
         self.host = RestoreHost(directory, mount=mount)
         self.target = target
         (self.host.kept / "staging").mkdir(parents=True)
@@ -72,15 +70,6 @@ class Restored:
                 return False
         assert isinstance(self.decide(step), Done), self.decide(step)
         return True
-
-    def again_and_again(self):
-        """The numbers of calls to be killed at; before each the host is what it is now."""
-        saved = self.directory.with_name(f"{self.directory.name}-saved")
-        shutil.copytree(self.directory, saved)
-        for call in range(1, MOST):
-            shutil.rmtree(self.directory)
-            shutil.copytree(saved, self.directory)
-            yield call
 
     def do(self, steps):
         for step in steps:
@@ -297,9 +286,6 @@ MOVES = [
 ]  # fmt: skip
 
 
-MOST = 60
-
-
 @pytest.mark.matrix
 @pytest.mark.parametrize(("action", "layout"), MOVES)
 def test_killed_at_any_call_a_step_is_done_again_and_comes_to_the_same(tmp_path, layout, action):
@@ -309,7 +295,7 @@ def test_killed_at_any_call_a_step_is_done_again_and_comes_to_the_same(tmp_path,
     restored = Restored(tmp_path / "1", **LAYOUTS[layout])
     *before, step = restored.steps(action)
     restored.do(before)
-    for call in restored.again_and_again():
+    for call in restored.host.again_and_again():
         over = restored.apply(step, killed_at=call)
         restored.apply(step)
         assert _names(restored) == _names(reference), call
@@ -326,7 +312,7 @@ def test_killed_at_any_call_a_release_is_done_again_and_comes_to_the_same(tmp_pa
     everything = [s.id for s in restored.plan.steps()]
     *before, step = restored.steps("restore.back", back=True, past=everything)
     restored.do(before)
-    for call in restored.again_and_again():
+    for call in restored.host.again_and_again():
         over = restored.apply(step, killed_at=call)
         restored.do(restored.steps("", back=True, past=everything)[len(before) :])
         assert restored.live().read_text() == "old", call
@@ -342,7 +328,7 @@ def test_killed_while_data_change_places_a_release_still_finds_the_way_back(tmp_
     restored = Restored(tmp_path, **LAYOUTS[layout])
     steps = restored.steps("restore.swap")
     restored.do(steps[:-1])
-    for call in restored.again_and_again():
+    for call in restored.host.again_and_again():
         over = restored.apply(steps[-1], killed_at=call)
 
         restored.do(restored.steps("", back=True, past=[s.id for s in steps]))

@@ -45,8 +45,6 @@ def run(tmp_path, monkeypatch, capsys):
     """The command, where nothing is known of any cluster."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for name in ("TO", "KEEP"):
-        monkeypatch.delenv(f"ORCHESTRATOR_BACKUP_{name}", raising=False)
 
     def called(*words):
         with pytest.raises(SystemExit) as end:
