@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
+
+from orchestrator.places import own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,6 @@ def _read(context: typer.Context, _option: Any, value: str | None) -> None:
 
 
 def _own() -> Path | None:
-    """This user's settings file, if there is one.
-
-    Source: XDG Base Directory Specification, `$XDG_CONFIG_HOME`: a path that is not absolute is to be ignored.
-    """
-    home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    path = (home if home.is_absolute() else Path.home() / ".config") / "orchestrator" / "orchestrator.yaml"
+    """This user's settings file, if there is one."""
+    path = own("XDG_CONFIG_HOME", ".config") / "orchestrator.yaml"
     return path if path.exists() else None

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.engine import journal
 from orchestrator.errors import BadUsage, FactUnreadable
+from orchestrator.places import own
 from orchestrator.words import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from orchestrator.engine.plan import Plan
 
@@ -43,12 +43,8 @@ class RunSummary:
 
 
 def root() -> Path:
-    """Where runs are kept.
-
-    Source: XDG Base Directory Specification, `$XDG_STATE_HOME`: a path that is not absolute is to be ignored.
-    """
-    home = Path(os.environ.get("XDG_STATE_HOME", ""))
-    return (home if home.is_absolute() else Path.home() / ".local" / "state") / "orchestrator" / "runs"
+    """Where runs are kept."""
+    return own("XDG_STATE_HOME", ".local", "state") / "runs"
 
 
 def directory(run: str) -> Path:
