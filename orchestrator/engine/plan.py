@@ -30,7 +30,8 @@ class Step:
         id: Unique in its plan, stable across resumes: `wave/node/action`.
         action: The name of an action, as `noun.verb`.
         node: The node it concerns.
-        params: JSON values that the action understands.
+        params: JSON values that the action understands. Two are the runner's own: `takes_out`, its node is out of
+            service from then to the end of the lane; `turns_back`, what the cluster stores goes back to earlier.
         timeout_s: Seconds until the goal has to be reached; None waits for ever.
     """
 

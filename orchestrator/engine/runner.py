@@ -271,7 +271,7 @@ class _Run(Generic[H]):
     # ---- waves and lanes --------------------------------------------------------------------------------------
 
     def _wave(self, number: int, wave: Wave) -> None:
-        """Its lanes at once. The first failure stops the others at their next step."""
+        """Its lanes at once. The first failure stops the others at their next step, but for nodes out of service."""
         if len(wave.lanes) == 1:
             self._lane(number, wave.lanes[0])
             return
@@ -293,13 +293,16 @@ class _Run(Generic[H]):
     def _lane(self, number: int, lane: Lane) -> None:
         """The steps of one node that are left, in order, until one fails, here or beside, or until asked to stop.
 
+        What fails beside it does not leave this node out of service: a lane that has begun a step that takes it out
+        goes on to its end.
+
         Finished ones are not judged again: a node that is back in service would be drained a second time. Only where
         a resumed lane finds its first unfinished step Blocked was something undone meanwhile: then the lane is walked
         once more from its start, and before that the step of an earlier wave that the Blocked names.
         """
         todo = [step for step in lane.steps if step.id not in self._journal.done]
         again = self._resumed
-        while todo and not self._failures and not self._stop.soft:
+        while todo and not self._stop.soft and (not self._failures or self._out(lane)):
             step = todo.pop(0)
             try:
                 blocked = self._step(step)
@@ -313,6 +316,10 @@ class _Run(Generic[H]):
                     raise
                 return
             again = False
+
+    def _out(self, lane: Lane) -> bool:
+        """Whether a step of it that takes its node out of service was begun."""
+        return any(step.params.get("takes_out") and step.id in self._journal.past for step in lane.steps)
 
     def _walked_again(self, lane: Lane, step: Step, blocked: Blocked) -> list[Step]:
         """The steps that may clear `blocked`, and the rest of the lane; none when there is nothing before `step`."""

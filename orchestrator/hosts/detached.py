@@ -100,10 +100,13 @@ fi
 
 # The process of `started` lives when its start time is the same: a process id alone may be somebody else's by now.
 # A zombie is not alive, though nobody may ever reap it. Source: proc(5), `stat`; its name is `sh`, without spaces.
+# Looked at several times a second while other work goes on there: by what the shell has built in, without processes.
 _ALIVE = """alive() {
   read -r pid began boot < "$dir/started" || return 1
-  [ "$boot" = "$(cat /proc/sys/kernel/random/boot_id)" ] || return 1
-  set -- $(cat "/proc/$pid/stat" 2> /dev/null)
+  read -r now < /proc/sys/kernel/random/boot_id || return 1
+  [ "$boot" = "$now" ] || return 1
+  { read -r line < "/proc/$pid/stat"; } 2> /dev/null || return 1
+  set -- $line
   [ "${22:-}" = "$began" ] && [ "$3" != Z ]
 }
 """
@@ -111,19 +114,24 @@ _ALIVE = """alive() {
 # other. `alive` is asked before `rc`, so an end between the two is not taken for a death.
 _LOOK = (
     _ALIVE
-    + """dir=$1 out=$2 err=$3 most=$4 i=0
-size() { stat -c %s "$dir/$1" 2> /dev/null || echo 0; }
+    + """dir=$1 out=$2 err=$3 most=$4 turns=$5 i=0
+sizes() {
+  set -- $(stat -c %s "$dir/stdout" "$dir/stderr" 2> /dev/null)
+  [ "$#" = 2 ] || set -- 0 0
+  out_bytes=$(($1 - out)) err_bytes=$(($2 - err))
+}
 while :; do
   if [ ! -e "$dir/started" ]; then echo absent - 0 0; exit 0; fi
   state="vanished -"; if alive; then state="running -"; fi
   if [ -e "$dir/rc" ]; then state="ended $(cat "$dir/rc")"; fi
   if [ -e "$dir/rc" ] && [ -e "$dir/timed_out" ]; then state="late -"; fi
-  [ "$state" = "running -" ] && [ "$(size stdout)" -le "$out" ] && [ "$(size stderr)" -le "$err" ] || break
-  [ "$i" -lt "$5" ] || break
-  i=$((i + 1)); sleep 0.2
+  sizes
+  [ "$state" = "running -" ] && [ "$out_bytes" -le 0 ] && [ "$err_bytes" -le 0 ] || break
+  [ "$i" -lt "$turns" ] || break
+  i=$((i + 1)); sleep 0.1
 done
-out_bytes=$(($(size stdout) - out)); [ "$out_bytes" -le "$most" ] || out_bytes=$most
-err_bytes=$(($(size stderr) - err)); [ "$err_bytes" -le "$most" ] || err_bytes=$most
+[ "$out_bytes" -le "$most" ] || out_bytes=$most
+[ "$err_bytes" -le "$most" ] || err_bytes=$most
 echo "$state $out_bytes $err_bytes"
 tail -c "+$((out + 1))" "$dir/stdout" 2> /dev/null | head -c "$out_bytes"
 tail -c "+$((err + 1))" "$dir/stderr" 2> /dev/null | head -c "$err_bytes"
@@ -298,7 +306,7 @@ def _followed(
 
 
 def _look(host: Host, unit: Unit, out: int, err: int, *, wait_s: int = WATCH_S, most: int = PIECE_BYTES) -> Completed:
-    argv = ["sh", "-c", _LOOK, "sh", unit.directory, str(out), str(err), str(most), str(wait_s * 5)]
+    argv = ["sh", "-c", _LOOK, "sh", unit.directory, str(out), str(err), str(most), str(wait_s * 10)]
     return demand(host, host.run(argv, timeout_s=ASK_S + wait_s, repeatable=True, private=True))
 
 

@@ -142,19 +142,21 @@ class _Build:
     Attributes:
         after: Control plane -> the step that upgrades it in this hop.
         kubeadms: Node -> the step that installs its kubeadm in this hop.
+        set: Workers that have a step for their settings in this hop.
     """
 
     request: Request
     targets: tuple[Target, ...]
     after: dict[str, str] = field(default_factory=dict)
     kubeadms: dict[str, str] = field(default_factory=dict)
+    set: set[str] = field(default_factory=set)
     wave: int = 0
     paused: bool = False
 
     def hop(self, hop: Hop, first: int) -> list[Wave]:
         """The waves of one hop, numbered from `first`."""
         self.wave = first
-        self.after, self.kubeadms = {}, {}
+        self.after, self.kubeadms, self.set = {}, {}, set()
         planes = [t for t in order(self.targets) if t.upgrade]
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
         # Who is there already, from a run before, is not drained for nothing.
@@ -165,7 +167,8 @@ class _Build:
         # kubeadm's configuration tells whether one of them led already: in a later run the others follow.
         # A kubelet that may ask any API server has to wait for all of them. Source: "Version Skew Policy", kubelet.
         one_by_one = all(plane.asks_itself for plane in planes)
-        early = self._early(workers) if planes else ()
+        size = self.request.max_unavailable
+        early = self._early(workers[:size]) if planes else ()
         begun = self._configuration(hop.to) == self.request.configuration != ""
         for number, plane in enumerate(planes):
             mode = "node" if number or begun else "apply"
@@ -177,11 +180,12 @@ class _Build:
             waves.append(Wave((Lane(plane.name, tuple(self._own_kubelet(plane, hop.to, None))),)))
         if planes:
             waves += self._pause("control-planes", planes[-1].name, first + len(waves))
-        size = self.request.max_unavailable
         for start in range(0, len(workers), size):
             self.wave = first + len(waves)
-            some = workers[start : start + size]
-            waves.append(Wave(tuple(Lane(w.name, tuple(self._worker(w, hop.to))) for w in some)))
+            some, following = workers[start : start + size], workers[start + size : start + 2 * size]
+            lanes = [Lane(w.name, tuple(self._worker(w, hop.to))) for w in some]
+            lanes += [Lane(w.name, tuple(self._settings(w.name, hop.to))) for w in self._early(following)]
+            waves.append(Wave(tuple(lanes)))
             waves += self._pause("first-worker", some[0].name, first + len(waves))
         return waves
 
@@ -220,7 +224,7 @@ class _Build:
         yield Wave((Lane(plane.name, tuple(steps)), *ready))
 
     def _early(self, workers: Sequence[Target]) -> Sequence[Target]:
-        """Workers that get their kubeadm while the last control plane waits; none where a pause or hook comes first."""
+        """Workers that are made ready while nodes before them are worked at; none where a pause or hook comes first."""
         pauses = bool(self.request.pause_after) and not self.paused
         return () if pauses or self.request.before else workers
 
@@ -282,15 +286,25 @@ class _Build:
         node = target.name
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
-        if node not in self.kubeadms:
-            yield from self._ready(node, to)
-        yield self._upgrade(node, to, "node")
+        yield from self._settings(node, to)
         drain = self._drain(node)
         yield from drain
         yield self._kubelet(node, to, drain)
         yield self._gate(node, to, "upgraded", ("node", "daemons"), 0.0)
         yield from self._return(node, drain)
         yield from self._settled(node, to)
+
+    def _settings(self, node: str, to: Version) -> Iterator[Step]:
+        """A worker's settings by its kubeadm, what there is not of that yet. Its kubelet reads them when it starts.
+
+        Should the old one start meanwhile, it passes over what it does not know. Source: Kubernetes 1.36,
+        `pkg/kubelet/kubeletconfig/util/codec`: v1beta1 is read leniently where it cannot be strictly.
+        """
+        if node not in self.kubeadms:
+            yield from self._ready(node, to)
+        if node not in self.set:
+            self.set.add(node)
+            yield self._upgrade(node, to, "node")
 
     def _ready(self, node: str, to: Version) -> Iterator[Step]:
         """Its kubeadm, which runs nothing by itself: the node stays as it is."""
@@ -309,6 +323,7 @@ class _Build:
             "after": dict(self.after),
             "kubeadm": self.kubeadms[node],
             "hasten": self.request.hasten,
+            "takes_out": node in self._planes,
         }
         step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
         if node in self._planes:
@@ -316,7 +331,8 @@ class _Build:
         return step
 
     def _drain(self, node: str) -> tuple[Step, Step]:
-        cordon = self._step(node, "node.cordon", {"owner": self.request.owner, "reason": "Kubernetes upgrade"}, PATCH_S)
+        marked = {"owner": self.request.owner, "reason": "Kubernetes upgrade", "takes_out": True}
+        cordon = self._step(node, "node.cordon", marked, PATCH_S)
         params = {**self.request.flags, "cordon": cordon.id}
         return cordon, self._step(node, "node.drain", params, self.request.drain_timeout_s)
 

@@ -98,10 +98,15 @@ DEEDS = {"deed.do": Deed()}
 
 
 def plan(*waves, timeout_s=60.0):
-    """A plan: each wave is lanes such as `a: sweep dust`, the node and its deeds."""
+    """A plan: each wave is lanes such as `a: !sweep dust`, the node and its deeds; one with a `!` takes it out."""
     return Plan("chores", "chores", tuple(Wave(tuple(_lane(lane, timeout_s) for lane in wave)) for wave in waves))
 
 
 def _lane(text, timeout_s):
     node, _, deeds = text.partition(":")
-    return Lane(node, tuple(Step(f"{node}/{deed}", "deed.do", node, {}, timeout_s) for deed in deeds.split()))
+    return Lane(node, tuple(_step(node, deed, timeout_s) for deed in deeds.split()))
+
+
+def _step(node, deed, timeout_s):
+    params = {"takes_out": True} if deed.startswith("!") else {}
+    return Step(f"{node}/{deed.removeprefix('!')}", "deed.do", node, params, timeout_s)

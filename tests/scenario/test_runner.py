@@ -194,10 +194,11 @@ def test_the_first_failure_ends_its_lane_and_no_later_wave_starts(bench):
     assert bench.sink.named("wave.started")[-1].fields["wave"] == 1
 
 
-def test_a_failure_stops_the_other_lanes_at_their_next_step_not_within_one(bench):
+def failing_beside(bench, lanes):
+    """Runs two lanes of which `a/sweep` fails while `b/sweep` is worked at."""
     failed = threading.Event()
     swept = threading.Event()
-    bench.room.then = {
+    bench.room.then |= {
         "a/sweep": lambda: swept.wait(10),
         "b/sweep": lambda: (swept.set(), failed.wait(10)),
     }
@@ -212,10 +213,28 @@ def test_a_failure_stops_the_other_lanes_at_their_next_step_not_within_one(bench
     bench.sink.emit = emit
 
     with pytest.raises(ApiForbidden):
-        bench.start(plan(["a: sweep dust", "b: sweep dust"]))
+        bench.start(plan(lanes, ["c: sweep"]))
+
+
+def test_a_failure_stops_the_other_lanes_at_their_next_step_not_within_one(bench):
+    failing_beside(bench, ["a: sweep dust", "b: sweep !dust"])
 
     assert bench.room.changes == ["b/sweep"]
     assert bench.outcomes() == {"b/sweep": "changed"}
+
+
+def test_a_failure_beside_it_leaves_no_node_out_of_service(bench):
+    failing_beside(bench, ["a: sweep dust", "b: !sweep dust polish"])
+
+    assert bench.room.changes == ["b/sweep", "b/dust", "b/polish"]
+    assert bench.records("ended") == []
+
+
+def test_who_is_out_of_service_stops_when_asked_whatever_failed_beside(bench):
+    bench.room.then = {"b/dust": bench.stop.request}
+    failing_beside(bench, ["a: sweep", "b: !sweep dust polish"])
+
+    assert bench.room.changes == ["b/sweep", "b/dust"]
 
 
 def test_an_error_keeps_its_class_and_code_and_says_where_it_came_from(bench):

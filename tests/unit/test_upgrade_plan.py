@@ -141,8 +141,8 @@ def test_the_control_plane_whose_etcd_member_leads_comes_last_and_workers_after_
         ["p2"],
         ["p3"],
         ["p1"],
-        ["p1", "a", "b", "c"],
-        ["a", "b"],
+        ["p1", "a", "b"],
+        ["a", "b", "c"],
         ["c"],
     ]
 
@@ -183,7 +183,7 @@ def test_where_one_led_already_all_others_follow():
 def test_each_hop_goes_over_all_nodes_before_the_next_and_has_a_snapshot_of_its_own():
     made = PLANS["two hops"]
 
-    one = [["p1", "p2", "a", "b"], ["p1"], ["p2"], ["p2", "a", "b"], ["a"], ["b"]]
+    one = [["p1", "p2", "a", "b"], ["p1"], ["p2"], ["p2", "a"], ["a", "b"], ["b"]]
     assert waves(made) == one + one
     assert [s.params["version"] for s in steps(made, "kubelet.upgrade", "a")] == ["v1.37.2", "v1.38.1"]
     assert [s.params["minor"] for s in steps(made, "packages.repository", "p1")] == ["1.37", "1.38"]
@@ -223,7 +223,7 @@ def test_a_worker_that_is_there_already_is_not_drained_for_nothing():
     there = [Target("a", control_plane=False, at=parse("1.37.2")), Target("b", control_plane=False)]
 
     assert waves(plan([*planes("cp"), *there]))[1:] == [["cp"], ["cp", "b"], ["b"]]
-    assert waves(plan([*planes("cp"), *there], V138))[1:] == [["cp"], ["cp", "a", "b"], ["a"], ["b"]]
+    assert waves(plan([*planes("cp"), *there], V138))[1:] == [["cp"], ["cp", "a"], ["a", "b"], ["b"]]
     assert waves(plan(there[:1])) == []
 
 
@@ -257,11 +257,14 @@ def test_each_pause_that_can_be_asked_for_is_known():
         assert len(steps(plan([*planes("cp"), *workers("a")], pause_after=pause), "run.pause")) == 1
 
 
-def test_workers_get_their_kubeadm_while_that_of_the_last_control_plane_works():
+def test_workers_are_made_ready_while_the_nodes_before_them_are_worked_at():
     made = PLANS["three"]
 
     _, *others = [line for line in shown(made).splitlines() if line.startswith("4 ")]
-    assert others == [f"4 {name}: packages.repository, packages.install" for name in ("a", "b", "c")]
+    assert others == [f"4 {name}: packages.repository, packages.install" for name in ("a", "b")]
+    _, before, own = [line for line in shown(made).splitlines() if " c: " in line]
+    assert before == "5 c: packages.repository, packages.install, kubeadm.upgrade"
+    assert own.startswith("6 c: cluster.note, node.cordon, node.drain, kubelet.upgrade, ")
     last = made.waves[4].lanes[0]
     assert (last.node, last.steps[0].action) == ("p1", "kubeadm.upgrade")
     assert {s.params["noted"] for s in last.steps if s.action == "cluster.gate"} == {"3/p1/cluster.note"}
