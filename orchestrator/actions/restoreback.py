@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 FETCH_S = 1800.0
 
 # With a raised copy that takes the place, the old data as they were stay beside, and each move is known by what it
-# leaves: the copy is there until it is in place.
+# leaves: the copy is there until it is in place. What etcd has run on is kept; a copy of the snapshot on which it never
+# did becomes what it was, one that is staged, and goes.
 _BACK = (
     PLACES
     + r"""
 raised=$1
+[ "$2" = served ] || after=$stage
 none etcd kube-apiserver
+staged() { [ "$after" != "$stage" ] || [ ! -d "$stage" ] || : > "$stage/ready"; }
 in_place() {
   rm -f -- "$back/ready"
   if [ -n "$inside" ]; then over "$back" "$data"; rmdir -- "$back"; else mv -- "$back" "$data"; fi
@@ -30,6 +33,7 @@ if [ -n "$target" ]; then
     mkdir -p -m 700 "$aside"
     cp -p -- "$kept" "$kept.new"; sync; mv -- "$kept.new" "$aside/etcd.yaml"
     [ ! -e "$target" ] || { rm -rf -- "$after"; mv -- "$target" "$after"; }
+    staged
     if [ "$raised" = yes ] && [ -e "$back" ]; then
       if [ -z "$inside" ]; then [ -e "$raw" ] || mv -- "$data" "$raw"; else
         mkdir -p "$raw"; [ -e "$raw/moved" ] || { over "$data" "$raw"; : > "$raw/moved"; }
@@ -46,6 +50,7 @@ elif [ -e "$before" ]; then
   elif [ -e "$before/moved" ]; then
     mkdir -p "$after"; over "$data" "$after"; rm -f -- "$before/moved"
   fi
+  staged
   if [ "$raised" = yes ]; then
     [ ! -e "$back" ] || in_place
     mv -- "$before" "$raw"
@@ -104,11 +109,12 @@ class Raise(Stage):
 class Back(OnHost):
     """`restore.back`: the old data are in place again.
 
-    Params: `stopped`, the id of the step that stops etcd here, or ""; `raised`, whether a raised copy of them is.
+    Params: `stopped`, the id of the step that stops etcd here, or ""; `raised`, whether a raised copy of them is;
+    `served`, whether etcd was started on the restored ones.
     """
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when nothing of the restore is left but what it had put in place, which is beside."""
+        """Done when nothing of the restore is left but what had served, which is beside."""
         del past
         if not now["before"] and not now["staged"]:
             return Done("the old data are in place")
@@ -124,6 +130,7 @@ class Back(OnHost):
         """Rename back."""
         run.guard()
         if now["before"]:
-            scripted(hands, step, _BACK, ("yes" if step.params.get("raised") else "no",))
+            raised = "yes" if step.params.get("raised") else "no"
+            scripted(hands, step, _BACK, (raised, "served" if step.params.get("served", True) else "never"))
         else:
             scripted(hands, step, FORGET, ())

@@ -163,28 +163,37 @@ class Machine:
         self._put(local, path, sha256, mode, owner, timeout_s)
         return sha256
 
-    def fetch(self, path: str, local: Path, *, timeout_s: float) -> str:
+    def fetch(self, path: str, local: Path, *, timeout_s: float, own_sum: bool = False) -> str:
         """Copy a file of any size from there."""
         part = local.with_name(f".{local.name}.part")
         try:
             for _ in range(COPIES):
-                # Hashed there while it is copied: one after the other takes half as long again.
-                with ThreadPoolExecutor(1, "digest") as beside:
-                    digest = beside.submit(self.run, commands.digesting(path), timeout_s=timeout_s, repeatable=True)
-                    copied = self.run(commands.reading(path), timeout_s=timeout_s, repeatable=True, stdout_to=part)
-                    self._file(copied, path)
-                sha256 = self._file(digest.result(), path).text.partition(" ")[0]
+                there = self._copied(path, part, timeout_s, hashed=not own_sum)
                 with part.open("rb") as copy:
-                    if hashlib.file_digest(copy, "sha256").hexdigest() == sha256:
+                    here = hashlib.file_digest(copy, "sha256").hexdigest()
+                    if own_sum or here == there:
                         os.fsync(copy.fileno())
                         part.replace(local)
-                        return sha256
+                        return here
         finally:
             part.unlink(missing_ok=True)
         raise HostError(
             f"{self.name}: {path} changed under each of {COPIES} copies",
             remedy="stop what writes to it, or copy a snapshot of it",
         )
+
+    def _copied(self, path: str, part: Path, timeout_s: float, *, hashed: bool) -> str:
+        """Copy a file from there to `part`; its SHA-256 there, or "" where it is not hashed."""
+
+        def digest() -> str:
+            done = self.run(commands.digesting(path), timeout_s=timeout_s, repeatable=True)
+            return self._file(done, path).text.partition(" ")[0]
+
+        with ThreadPoolExecutor(1, "digest") as beside:
+            # Hashed there while it is copied: one after the other takes half as long again.
+            there = beside.submit(digest if hashed else str)
+            self._file(self.run(commands.reading(path), timeout_s=timeout_s, repeatable=True, stdout_to=part), path)
+        return there.result()
 
     def _put(self, source: bytes | Path, path: str, sha256: str, mode: int, owner: str, timeout_s: float) -> None:
         argv = commands.writing(path, mode=mode, owner=owner, sha256=sha256)

@@ -125,13 +125,15 @@ def back(run: str, plan: Plan, past: Past) -> Plan:
     stopped = dict.fromkeys((p.name for p in planes), "")
     source = next((s.node for s in plan.steps() if s.action == "etcd.snapshot"), "")
     # Where no member answered before, nobody has seen the old data serve, and they may be what cannot be read.
-    raised = begun(plan, past) and source in {p.name for p in planes}
+    served = begun(plan, past)
+    raised = served and source in {p.name for p in planes}
     if raised:
         _raised(build, stages, source)
-    if begun(plan, past):
+    if served:
         build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
         stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
-    build.wave([(p.name, "restore.back", {"stopped": stopped[p.name], "raised": raised}, SWAP_S) for p in planes])
+    how = {"raised": raised, "served": served}
+    build.wave([(p.name, "restore.back", {"stopped": stopped[p.name], **how}, SWAP_S) for p in planes])
     build.up(0)
     if target:  # it came back with the old data, unless they are older than a change of it
         build.wave([(planes[0].name, "restore.datadir", {"path": planes[0].data}, FILE_S)])

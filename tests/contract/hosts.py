@@ -174,7 +174,8 @@ def test_a_file_cannot_be_put_where_there_is_no_directory_or_where_one_is(host, 
     assert run(host, "ls", "-A", there).text == ""
 
 
-def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp_path):
+@pytest.mark.parametrize("own_sum", [False, True])
+def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp_path, own_sum):
     here = tmp_path / "here"
     here.mkdir()
     source, back = here / "source", here / "back"
@@ -182,16 +183,17 @@ def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp
     digest = hashlib.sha256(BINARY * 100).hexdigest()
 
     assert host.send(source, f"{there}/file", mode=0o600, owner="", timeout_s=LONG_S) == digest
-    assert host.fetch(f"{there}/file", back, timeout_s=LONG_S) == digest
+    assert host.fetch(f"{there}/file", back, timeout_s=LONG_S, own_sum=own_sum) == digest
 
     assert back.read_bytes() == source.read_bytes()
     assert back.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in here.iterdir()) == ["back", "source"]
 
 
-def test_a_fetch_of_nothing_leaves_nothing(host, there, tmp_path):
+@pytest.mark.parametrize("own_sum", [False, True])
+def test_a_fetch_of_nothing_leaves_nothing(host, there, tmp_path, own_sum):
     with pytest.raises(HostFileMissing):
-        host.fetch(f"{there}/no-such-file", tmp_path / "copy", timeout_s=LONG_S)
+        host.fetch(f"{there}/no-such-file", tmp_path / "copy", timeout_s=LONG_S, own_sum=own_sum)
 
     assert not [p for p in tmp_path.iterdir() if "copy" in p.name]
 

@@ -365,11 +365,11 @@ class FakeSiteHands(FakeSiteView, FakeHands):
                 return
             self._site.wait_for_errand(errand)
 
-    def keep(self, node, path, name, *, timeout_s):
+    def keep(self, node, path, name, *, timeout_s, own_sum=False):
         local = self._site.kept / name
         for directory in (self._site.kept, local.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._machines.machine(self, node).fetch(path, local, timeout_s=timeout_s)
+        self._machines.machine(self, node).fetch(path, local, timeout_s=timeout_s, own_sum=own_sum)
         return local
 
     def store(self, url, node):
@@ -430,7 +430,8 @@ class FakeHost:
         with self._reached():
             self._life.effect(("write", self.name, path), put)
 
-    def fetch(self, path, local, *, timeout_s):
+    def fetch(self, path, local, *, timeout_s, own_sum=False):
+        del own_sum
         contents = self.read(path, timeout_s=timeout_s)
         with self._reached():
             # A point to die at, though nothing of the cluster is changed: it is no effect that a test would see twice.

@@ -335,10 +335,34 @@ def test_killed_while_data_change_places_a_release_still_finds_the_way_back(tmp_
 
         assert restored.live().read_text() == "old", call
         assert (restored.host.manifests / "etcd.yaml").read_text() == restored.host.manifest
-        assert not [n for n in restored.host.tree() if "before-" in n or ".restore-" in n], call
+        assert leftovers(restored) == [], call
         if over:
             break
     assert 1 < call < MOST - 1
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_killed_at_any_call_a_release_removes_what_etcd_never_ran_on(tmp_path, layout):
+    restored = Restored(tmp_path, **LAYOUTS[layout])
+    steps = restored.steps("restore.swap")
+    restored.do(steps)
+    *before, step = restored.steps("restore.back", back=True, past=[s.id for s in steps])
+    restored.do(before)
+    for call in restored.host.again_and_again():
+        over = restored.apply(step, killed_at=call)
+        restored.apply(step)
+
+        assert leftovers(restored) == [], call
+        assert (restored.host.data / "member/snap/db").read_text() == "old", call
+        if over:
+            break
+    assert 1 < call < MOST - 1
+
+
+def leftovers(restored):
+    """What a restore left beside the data, old or new."""
+    return [n for n in restored.host.tree() if any(each in n for each in ("before-", ".restore-", "restored-"))]
 
 
 def _names(restored):
