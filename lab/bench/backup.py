@@ -75,13 +75,13 @@ class Measured:
 
     Attributes:
         size_bytes: Of the database.
-        before_ms: Latencies that another client saw at rest, sorted.
+        before_ms: Latencies that another client saw at rest before each backup, sorted.
         backups: Each with the latencies meanwhile.
         copies: What copied -> seconds, each in turn.
     """
 
     size_bytes: int
-    before_ms: tuple[float, ...]
+    before_ms: tuple[tuple[float, ...], ...]
     backups: tuple[Run, ...]
     copies: Mapping[str, Sequence[float]]
 
@@ -98,7 +98,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     host.check_machine()
-    table = text(_measured(args.megabytes))
+    found = _measured(args.megabytes)
+    for number, (before, backup) in enumerate(zip(found.before_ms, found.backups, strict=True), start=1):
+        p99 = percentile(before, 99), percentile(backup.other_ms, 99)
+        print(f"round {number}: p99 {p99[0]:.1f} ms at rest, {p99[1]:.1f} ms during {backup.wall_s:.1f} s")
+    table = text(found)
     print(table)
     if args.write:
         PAGE.write_text(put(PAGE.read_text(), "backup", table, page=PAGE))
@@ -123,10 +127,10 @@ def _far(access: Access, plane: str) -> None:
 
 def _on(access: Access, plane: str, directory: Path) -> Measured:
     probe = _Probe(access.api())
-    with progress.step("another client, at rest"):
-        before = at_rest(probe, REST_S)
-    backups = []
+    before, backups = [], []
     for number in range(ROUNDS):
+        with progress.step("another client, at rest"):
+            before.append(at_rest(probe, REST_S))
         with progress.step("orchestrator etcd backup"):
             backups.append(_backup(access, directory / str(number), probe))
     newest = max((directory / str(ROUNDS - 1)).glob("to/*.db"))
@@ -141,7 +145,7 @@ def _on(access: Access, plane: str, directory: Path) -> Measured:
                 run(argv, timeout_s=FETCH_S)
             if number:  # the first one reads the file into memory
                 copies[what].append(time.monotonic() - began)
-    return Measured(newest.stat().st_size, before, tuple(backups), copies)
+    return Measured(newest.stat().st_size, tuple(before), tuple(backups), copies)
 
 
 def _copies(access: Access, plane: str, there: str, directory: Path) -> dict[str, list[str]]:
@@ -183,8 +187,7 @@ class _Probe:
 
 def text(found: Measured) -> str:
     """The table, with what was to be reached."""
-    before = percentile(found.before_ms, 99)
-    during = median(percentile(each.other_ms, 99) for each in found.backups)
+    before, during = _other(found, 99)
     taken = {what: median(seconds) for what, seconds in found.copies.items()}
     peak = max(each.peak_mib for each in found.backups)
     latency, throughput = during / before, taken[SCP] / taken[OURS]
@@ -204,9 +207,14 @@ def text(found: Measured) -> str:
     return "\n".join([*lines, "", f"Medians of {len(found.backups)} runs."])
 
 
+def _other(found: Measured, percent: int) -> tuple[float, float]:
+    """What another client waited, at rest and during backups: medians of the rounds."""
+    before = median(percentile(each, percent) for each in found.before_ms)
+    return before, median(percentile(each.other_ms, percent) for each in found.backups)
+
+
 def _pair(found: Measured, percent: int) -> str:
-    during = median(percentile(each.other_ms, percent) for each in found.backups)
-    return f"{percentile(found.before_ms, percent):.1f} / {during:.1f}"
+    return " / ".join(f"{each:.1f}" for each in _other(found, percent))
 
 
 def _verdict(ratio: float, reached: bool, wanted: float) -> str:  # noqa: FBT001

@@ -49,7 +49,7 @@ systemctl stop "$unit" 2> /dev/null
 mkdir -p -m 700 -- "$dir"; rm -f -- "$file" "$file.part"
 free=$(df -P -B1 "$dir" | tail -n 1 | awk '{ print $4 }')
 [ "$free" -ge "$needed" ] || { echo "$dir has $free bytes free; the snapshot needs $needed" >&2; exit 5; }
-by="systemd-run --quiet --collect --wait --pipe --property=CPUQuota=30% --property=CPUQuotaPeriodSec=10ms"
+by="systemd-run --quiet --collect --wait --pipe --property=CPUQuota=20% --property=CPUQuotaPeriodSec=10ms"
 if $by true < /dev/null > /dev/null 2>&1
 then by="$by --unit=$unit --property=UMask=0077 --property=RuntimeMaxSec=$patience"; else by="nice -n 19"; fi
 etcdctl snapshot save "$file" < /dev/null >&2 || { rc=$?; rm -f -- "$file" "$file.part"; exit "$rc"; }
