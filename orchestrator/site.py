@@ -224,12 +224,12 @@ class SiteHands(SiteView, KubeHands):
         """A destination of backups, to write."""
         return self._store(url, node)
 
-    def keep(self, node: str, path: str, name: str, *, timeout_s: float, own_sum: bool = False) -> Path:
+    def keep(self, node: str, path: str, name: str, *, timeout_s: float, compared: bool = True) -> Path:
         """Fetch a file, to be found by `kept` later."""
         local = self._machines.kept / name
         for directory in (self._machines.kept, local.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._recorded(node).fetch(path, local, timeout_s=timeout_s, own_sum=own_sum)
+        self._recorded(node).fetch(path, local, timeout_s=timeout_s, compared=compared)
         return local
 
     def _recorded(self, node: str) -> Host:

@@ -65,7 +65,7 @@ from orchestrator.hosts.secrets import Secrets
 
 config, name, there, here = sys.argv[1:]
 with Pool(SshConfig(Path(config), None), Secrets(), SystemClock(), patience_s=10.0) as pool:
-    pool.host(BySsh(name, "")).fetch(there, Path(here), timeout_s={FETCH_S}, own_sum=True)
+    pool.host(BySsh(name, "")).fetch(there, Path(here), timeout_s={FETCH_S}, compared=False)
 """
 
 
@@ -133,7 +133,9 @@ def _on(access: Access, plane: str, directory: Path) -> Measured:
             before.append(at_rest(probe, REST_S))
         with progress.step("orchestrator etcd backup"):
             backups.append(_backup(access, directory / str(number), probe))
-    newest = max((directory / str(ROUNDS - 1)).glob("to/*.db"))
+        (newest,) = (directory / str(number)).glob("to/*.db")
+        newest.replace(directory / "newest.db")
+    newest = directory / "newest.db"
     copies: dict[str, list[float]] = {OURS: [], SCP: []}
     there = "/var/tmp/bench.db"  # noqa: S108  on a host of the lab's
     sent = ["scp", "-q", "-F", str(ssh.config(access.cluster)), str(newest), f"{plane}:{there}"]
@@ -204,13 +206,15 @@ def text(found: Measured) -> str:
         ),
     ]
     lines = ["| what | measured | ratio |", "| --- | --- | --- |", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
-    return "\n".join([*lines, "", f"Medians of {len(found.backups)} runs."])
+    said = f"{len(found.backups)} runs: medians, and percentiles of all of them together."
+    return "\n".join([*lines, "", said])
 
 
 def _other(found: Measured, percent: int) -> tuple[float, float]:
-    """What another client waited, at rest and during backups: medians of the rounds."""
-    before = median(percentile(each, percent) for each in found.before_ms)
-    return before, median(percentile(each.other_ms, percent) for each in found.backups)
+    """What another client waited, at rest and during backups, of all rounds together."""
+    before = sorted(ms for each in found.before_ms for ms in each)
+    during = sorted(ms for each in found.backups for ms in each.other_ms)
+    return percentile(before, percent), percentile(during, percent)
 
 
 def _pair(found: Measured, percent: int) -> str:

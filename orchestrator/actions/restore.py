@@ -38,6 +38,7 @@ pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan kept=/et
 inside=; if mountpoint -q "$data"; then inside=yes; fi
 if [ -n "$target" ]; then at=$target.; elif [ -n "$inside" ]; then at=$data/.; else at=$data.; fi
 stage=${at}restore-$plan before=${at}before-$plan after=${at}restored-$plan
+stamp=/etc/kubernetes/etcd.yaml.swapped-$plan
 if [ -n "$inside" ]; then own=$data/.; else own=$data.; fi
 back=${own}back-$plan raw=${own}raw-$plan
 pointed() {
@@ -134,10 +135,12 @@ rmdir -- "$aside" 2> /dev/null || true
 """
 )
 
+# What is younger than the stamp was written by an etcd that ran on the restored data.
 _SWAP = (
     PLACES
     + r"""
 none etcd kube-apiserver
+[ -e "$stamp" ] || : > "$stamp"
 [ -z "$target" ] || before=$kept
 [ -e "$stage/ready" ] || [ -e "$before" ] || { echo "nothing was restored at $stage" >&2; exit 7; }
 if [ -n "$target" ]; then
@@ -167,7 +170,7 @@ if [ -n "$target" ] && [ -e "$kept" ]; then
   if [ -n "$inside" ]; then find "$data" -mindepth 1 -delete; else rm -rf -- "$data"; fi
   rm -f -- "$kept"
 fi
-rm -rf -- "$before" "$after" "$stage" "$back" "$raw" "$kept.new"; rmdir -- "$aside" 2> /dev/null || true
+rm -rf -- "$before" "$after" "$stage" "$back" "$raw" "$kept.new" "$stamp"; rmdir -- "$aside" 2> /dev/null || true
 """
 )
 
@@ -196,6 +199,7 @@ def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
     return {
         **names,
         "processes": sorted({each.words[0] for each in found.get("process", ())}),
+        "beside": "beside" in found,
         "staged": "staged" in found,
         "raised": "raised" in found,
         "before": "before" in found,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.restore import FORGET, PLACES, RAISE, OnHost, Stage, scripted
+from orchestrator.actions.restore import PLACES, RAISE, OnHost, Stage, scripted
 from orchestrator.engine.plan import Blocked, Done, Needed
 
 if TYPE_CHECKING:
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 FETCH_S = 1800.0
 
 # With a raised copy that takes the place, the old data as they were stay beside, and each move is known by what it
-# leaves: the copy is there until it is in place. What etcd has run on is kept; a copy of the snapshot on which it never
-# did becomes what it was, one that is staged, and goes.
+# leaves: the copy is there until it is in place. What an etcd has run on is kept, whoever started it; what is only a
+# copy of the snapshot becomes again what it was, one that is staged, and goes.
 _BACK = (
     PLACES
     + r"""
-raised=$1
-[ "$2" = served ] || after=$stage
+raised=$1 served=$2
 none etcd kube-apiserver
-staged() { [ "$after" != "$stage" ] || [ ! -d "$stage" ] || : > "$stage/ready"; }
+if [ "$served" = no ] && [ -e "$stamp" ] && [ -z "$(find "${target:-$data}/member" -newer "$stamp" 2> /dev/null)" ]
+then out=$stage; else out=$after; fi
 in_place() {
   rm -f -- "$back/ready"
   if [ -n "$inside" ]; then over "$back" "$data"; rmdir -- "$back"; else mv -- "$back" "$data"; fi
@@ -32,8 +32,7 @@ if [ -n "$target" ]; then
   if [ -e "$kept" ]; then
     mkdir -p -m 700 "$aside"
     cp -p -- "$kept" "$kept.new"; sync; mv -- "$kept.new" "$aside/etcd.yaml"
-    [ ! -e "$target" ] || { rm -rf -- "$after"; mv -- "$target" "$after"; }
-    staged
+    [ ! -e "$target" ] || { rm -rf -- "$out"; mv -- "$target" "$out"; }
     if [ "$raised" = yes ] && [ -e "$back" ]; then
       if [ -z "$inside" ]; then [ -e "$raw" ] || mv -- "$data" "$raw"; else
         mkdir -p "$raw"; [ -e "$raw/moved" ] || { over "$data" "$raw"; : > "$raw/moved"; }
@@ -45,21 +44,23 @@ if [ -n "$target" ]; then
 elif [ -e "$before" ]; then
   if [ -z "$inside" ]; then
     if [ "$raised" != yes ] || [ -e "$back" ]; then
-      [ ! -e "$data" ] || { rm -rf -- "$after"; mv -- "$data" "$after"; }
+      [ ! -e "$data" ] || { rm -rf -- "$out"; mv -- "$data" "$out"; }
     fi
   elif [ -e "$before/moved" ]; then
-    mkdir -p "$after"; over "$data" "$after"; rm -f -- "$before/moved"
+    mkdir -p "$out"; over "$data" "$out"; rm -f -- "$before/moved"
   fi
-  staged
   if [ "$raised" = yes ]; then
     [ ! -e "$back" ] || in_place
     mv -- "$before" "$raw"
   elif [ -z "$inside" ]; then mv -- "$before" "$data"; else over "$before" "$data"; rmdir -- "$before"; fi
 fi
-rm -rf -- "$stage" "$kept.new"
+rm -rf -- "$stage" "$kept.new" "$stamp"
 sync
 """
 )
+
+# Nothing of the restore is in place.
+_CLEAR = PLACES + r"""rm -rf -- "$stage" "$kept.new" "$stamp"; rmdir -- "$aside" 2> /dev/null || true"""
 
 
 class Fetch(OnHost):
@@ -116,7 +117,7 @@ class Back(OnHost):
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when nothing of the restore is left but what had served, which is beside."""
         del past
-        if not now["before"] and not now["staged"]:
+        if not now["before"] and not now["beside"]:
             return Done("the old data are in place")
         running = [n for n in ("etcd", "kube-apiserver") if n in now["processes"]]
         if now["before"] and running:
@@ -130,7 +131,7 @@ class Back(OnHost):
         """Rename back."""
         run.guard()
         if now["before"]:
-            raised = "yes" if step.params.get("raised") else "no"
-            scripted(hands, step, _BACK, (raised, "served" if step.params.get("served", True) else "never"))
+            how = (step.params.get("raised", False), step.params.get("served", True))
+            scripted(hands, step, _BACK, ["yes" if each else "no" for each in how])
         else:
-            scripted(hands, step, FORGET, ())
+            scripted(hands, step, _CLEAR, ())

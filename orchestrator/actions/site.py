@@ -153,8 +153,8 @@ class SiteHands(Site, Hands, Protocol):
         """A destination of backups, to write; otherwise as `shelf`."""
         ...
 
-    def keep(self, node: str, path: str, name: str, *, timeout_s: float, own_sum: bool = False) -> Path:
-        """Fetch a file from `node`, to be found by `kept` later; `own_sum` as for `Host.fetch`.
+    def keep(self, node: str, path: str, name: str, *, timeout_s: float, compared: bool = True) -> Path:
+        """Fetch a file from `node`, to be found by `kept` later; `compared` as for `Host.fetch`.
 
         Raises:
             HostError: It could not be copied whole.

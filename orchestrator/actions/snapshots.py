@@ -35,26 +35,34 @@ FETCH_S = 1800.0
 # Source: etcdctl, `snapshot save`: one endpoint; without a time limit it waits for ever for one that does not answer.
 # It writes FILE.part, syncs and renames it. Room is looked for first: the file is as large as the database. etcd sends
 # as fast as its client takes, and others wait for both: it gets a part of a processor, in slices that are short beside
-# an answer of the API, where systemd can do that. Source: measured, docs/performance.md; systemd.resource-control(5).
+# an answer of the API, where systemd can do that with this program. (It may be refused what it takes from a container:
+# SELinux.) A unit that was ended by SIGTERM ended well, for systemd-run. Source: measured, docs/performance.md;
+# systemd.resource-control(5); systemd 252, `is_clean_exit`.
 _SAVE = (
     "set -u; umask 077"
     + MEMBER
     + r"""
-file=$1 patience=$2 needed=$3
+file=$1 patience=$2 needed=$3 share=$4
 [ -n "$pid" ] || { echo "no etcd runs on this host" >&2; exit 3; }
 [ -n "$(tool etcdctl)" ] || { echo "there is no etcdctl, neither on this host nor in etcd's container" >&2; exit 4; }
 dir=$(dirname -- "$file")
 unit="orchestrator-snapshot-$(basename -- "$dir")"
-systemctl stop "$unit" 2> /dev/null
+systemctl stop "$unit-*" 2> /dev/null
 mkdir -p -m 700 -- "$dir"; rm -f -- "$file" "$file.part"
 free=$(df -P -B1 "$dir" | tail -n 1 | awk '{ print $4 }')
 [ "$free" -ge "$needed" ] || { echo "$dir has $free bytes free; the snapshot needs $needed" >&2; exit 5; }
-by="systemd-run --quiet --collect --wait --pipe --property=CPUQuota=20% --property=CPUQuotaPeriodSec=10ms"
-if $by true < /dev/null > /dev/null 2>&1
-then by="$by --unit=$unit --property=UMask=0077 --property=RuntimeMaxSec=$patience"; else by="nice -n 19"; fi
+if [ -n "$share" ]; then
+  started_by="systemd-run --quiet --collect --wait --pipe --property=Nice=19 --property=UMask=0077
+    --property=CPUQuota=$share --property=CPUQuotaPeriodSec=10ms --property=RuntimeMaxSec=$patience"
+  if $started_by "$(tool etcdctl)" version < /dev/null > /dev/null 2>&1
+  then started_by="$started_by --unit=$unit-$$"; else started_by="nice -n 19"; fi
+fi
 etcdctl snapshot save "$file" < /dev/null >&2 || { rc=$?; rm -f -- "$file" "$file.part"; exit "$rc"; }
+[ -s "$file" ] || { echo "etcdctl was ended" >&2; rm -f -- "$file.part"; exit 6; }
 """
 )
+#: Of one processor; all of it before a restore, when time counts.
+_SHARE = "20%"
 #: Room for a database that grows while it is copied.
 _ROOM = 1.1
 
@@ -101,11 +109,12 @@ class Snapshot:
         host, timeout_s = hands.host(step.node), step.timeout_s or FETCH_S
         found = parse_host(step.node, hands.ask(step.node, queries.ETCD_HOST))
         needed = int(_ROOM * found.status.db_size_bytes) if found.status else 0
-        words = [path, f"{timeout_s:.0f}s", str(needed)]
+        share = "" if step.params["reason"] == "pre-restore" else _SHARE
+        words = [path, f"{timeout_s:.0f}s", str(needed), share]
         done = host.run(["sh", "-c", _SAVE, "sh", *words], timeout_s=timeout_s, repeatable=True)
         demand(host, done, remedy=f"see that etcd runs on {step.node} and {STATE} has room")
         at = self._clock.wall()
-        local = hands.keep(step.node, path, step.params["file"], timeout_s=FETCH_S, own_sum=True)
+        local = hands.keep(step.node, path, step.params["file"], timeout_s=FETCH_S, compared=False)
         try:
             proven = examine(local)
             if proven.keys == 0:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from orchestrator.cluster.frame import DATA_OF, FRAME, Query
 
 # The member of etcd that runs on a host, and etcd's own programs, which are in its container and seldom elsewhere. What
-# they write is on the host, for only their root is looked through. Source: proc(5), `/proc/PID/root`. `by` is what
-# etcdctl is started by, if anything.
+# they write is on the host, for only their root is looked through. Source: proc(5), `/proc/PID/root`. `started_by`
+# is a command that takes the client as its words, where it is not started as it is.
 MEMBER = r"""
+started_by=
 pid=$(pidof -s etcd) || pid=
 root=; [ -z "$pid" ] || root="/proc/$pid/root"
 flag() {
@@ -29,7 +30,7 @@ etcdctl() {
   case $url in https:*)
     set -- --cacert="$root$(flag trusted-ca-file)" --cert="$root$(flag cert-file)" --key="$root$(flag key-file)" "$@"
   esac
-  ${by:-} "$(tool etcdctl)" "$@"
+  $started_by "$(tool etcdctl)" "$@"
 }
 """
 

@@ -28,6 +28,7 @@ else
     stage=$data.restore-$plan before=$data.before-$plan; fi
   [ ! -e "$before" ] || old "$before"
 fi
+[ ! -e "$stage" ] || head beside
 [ ! -e "$stage/ready" ] || head staged
 if mountpoint -q "$data"; then back=$data/.back-$plan; else back=$data.back-$plan; fi
 [ ! -e "$back/ready" ] || head raised

@@ -151,17 +151,17 @@ class Host(Protocol):
         """
         ...
 
-    def fetch(self, path: str, local: Path, *, timeout_s: float, own_sum: bool = False) -> str:
+    def fetch(self, path: str, local: Path, *, timeout_s: float, compared: bool = True) -> str:
         """Copy a file of any size from there; it appears whole or not at all, readable by this user only.
 
         Args:
             path: The file.
             local: Where it is wanted.
             timeout_s: For all of it.
-            own_sum: It has a sum of its own, which whoever fetches it checks: it is not read twice there.
+            compared: Not for a file with a sum of its own, which whoever fetches it checks: it is read once there.
 
         Returns:
-            Its SHA-256 in hex, as counted on both sides, or with a sum of its own, here.
+            Its SHA-256 in hex, as counted on both sides; "" where it was not.
         """
         ...
 

@@ -189,11 +189,12 @@ def _counted(plan: Plan, done: Collection[str]) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What went wrong in which step of which wave."""
+    """What went wrong in which step of which wave; `out` when its node is out of service."""
 
     error: BaseException
     step: Step
     wave: int
+    out: bool
 
     def __str__(self) -> str:
         return f"wave {self.wave}, {self.step.node}, step {self.step.id}"
@@ -271,7 +272,7 @@ class _Run(Generic[H]):
     # ---- waves and lanes --------------------------------------------------------------------------------------
 
     def _wave(self, number: int, wave: Wave) -> None:
-        """Its lanes at once. The first failure stops the others at their next step, but for nodes out of service."""
+        """Its lanes at once. The first failure stops the others at their next step; see `_goes_on`."""
         if len(wave.lanes) == 1:
             self._lane(number, wave.lanes[0])
             return
@@ -293,16 +294,13 @@ class _Run(Generic[H]):
     def _lane(self, number: int, lane: Lane) -> None:
         """The steps of one node that are left, in order, until one fails, here or beside, or until asked to stop.
 
-        What fails beside it does not leave this node out of service: a lane that has begun a step that takes it out
-        goes on to its end.
-
         Finished ones are not judged again: a node that is back in service would be drained a second time. Only where
         a resumed lane finds its first unfinished step Blocked was something undone meanwhile: then the lane is walked
         once more from its start, and before that the step of an earlier wave that the Blocked names.
         """
         todo = [step for step in lane.steps if step.id not in self._journal.done]
         again = self._resumed
-        while todo and not self._stop.soft and (not self._failures or self._out(lane)):
+        while todo and not self._stop.soft and self._goes_on(lane):
             step = todo.pop(0)
             try:
                 blocked = self._step(step)
@@ -311,11 +309,19 @@ class _Run(Generic[H]):
                     if not todo:
                         raise Refused(blocked.why, remedy=blocked.remedy)
             except BaseException as err:
-                self._fail(_Failure(err, step, number))
+                self._fail(_Failure(err, step, number, self._out(lane)))
                 if not isinstance(err, Exception):
                     raise
                 return
             again = False
+
+    def _goes_on(self, lane: Lane) -> bool:
+        """Whether nothing failed beside it that stops it.
+
+        What fails on a node that is in service, being made ready, leaves no other out of service: that one is brought
+        to its end. What fails on a node that is out may fail on the next one as well.
+        """
+        return not self._failures or (self._out(lane) and not any(failure.out for failure in self._failures))
 
     def _out(self, lane: Lane) -> bool:
         """Whether a step of it that takes its node out of service was begun."""

@@ -163,18 +163,17 @@ class Machine:
         self._put(local, path, sha256, mode, owner, timeout_s)
         return sha256
 
-    def fetch(self, path: str, local: Path, *, timeout_s: float, own_sum: bool = False) -> str:
+    def fetch(self, path: str, local: Path, *, timeout_s: float, compared: bool = True) -> str:
         """Copy a file of any size from there."""
         part = local.with_name(f".{local.name}.part")
         try:
             for _ in range(COPIES):
-                there = self._copied(path, part, timeout_s, hashed=not own_sum)
+                there = self._copied(path, part, timeout_s, hashed=compared)
                 with part.open("rb") as copy:
-                    here = hashlib.file_digest(copy, "sha256").hexdigest()
-                    if own_sum or here == there:
+                    if not compared or hashlib.file_digest(copy, "sha256").hexdigest() == there:
                         os.fsync(copy.fileno())
                         part.replace(local)
-                        return here
+                        return there
         finally:
             part.unlink(missing_ok=True)
         raise HostError(

@@ -131,10 +131,10 @@ class Recorded:
         self._host.write(path, data, mode=mode, owner=owner, timeout_s=timeout_s)
         self._file("write", path, len(data), began)
 
-    def fetch(self, path: str, local: Path, *, timeout_s: float, own_sum: bool = False) -> str:
+    def fetch(self, path: str, local: Path, *, timeout_s: float, compared: bool = True) -> str:
         """Copy a file of any size from there."""
         began = self._clock.now()
-        sha256 = self._host.fetch(path, local, timeout_s=timeout_s, own_sum=own_sum)
+        sha256 = self._host.fetch(path, local, timeout_s=timeout_s, compared=compared)
         self._file("fetch", path, local.stat().st_size, began)
         return sha256
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Seconds. kubeadm waits up to five minutes for each of four static pods by itself.
 FETCH_S = 900.0
-SNAPSHOT_S = 600.0
+SNAPSHOT_S = 1800.0
 FILE_S = 120.0
 PACKAGE_S = 900.0
 KUBEADM_S = 1800.0
@@ -142,21 +142,21 @@ class _Build:
     Attributes:
         after: Control plane -> the step that upgrades it in this hop.
         kubeadms: Node -> the step that installs its kubeadm in this hop.
-        set: Workers that have a step for their settings in this hop.
+        settings: Workers that have a step for their settings in this hop.
     """
 
     request: Request
     targets: tuple[Target, ...]
     after: dict[str, str] = field(default_factory=dict)
     kubeadms: dict[str, str] = field(default_factory=dict)
-    set: set[str] = field(default_factory=set)
+    settings: set[str] = field(default_factory=set)
     wave: int = 0
     paused: bool = False
 
     def hop(self, hop: Hop, first: int) -> list[Wave]:
         """The waves of one hop, numbered from `first`."""
         self.wave = first
-        self.after, self.kubeadms, self.set = {}, {}, set()
+        self.after, self.kubeadms, self.settings = {}, {}, set()
         planes = [t for t in order(self.targets) if t.upgrade]
         workers = [t for t in self.targets if not t.control_plane and t.upgrade and hop.workers]
         # Who is there already, from a run before, is not drained for nothing.
@@ -184,7 +184,7 @@ class _Build:
             self.wave = first + len(waves)
             some, following = workers[start : start + size], workers[start + size : start + 2 * size]
             lanes = [Lane(w.name, tuple(self._worker(w, hop.to))) for w in some]
-            lanes += [Lane(w.name, tuple(self._settings(w.name, hop.to))) for w in self._early(following)]
+            lanes += [Lane(w.name, tuple(self._prepared(w.name, hop.to))) for w in self._early(following)]
             waves.append(Wave(tuple(lanes)))
             waves += self._pause("first-worker", some[0].name, first + len(waves))
         return waves
@@ -286,7 +286,7 @@ class _Build:
         node = target.name
         yield self._note(node)
         yield from self._hook(node, "before", self.request.before)
-        yield from self._settings(node, to)
+        yield from self._prepared(node, to)
         drain = self._drain(node)
         yield from drain
         yield self._kubelet(node, to, drain)
@@ -294,16 +294,16 @@ class _Build:
         yield from self._return(node, drain)
         yield from self._settled(node, to)
 
-    def _settings(self, node: str, to: Version) -> Iterator[Step]:
-        """A worker's settings by its kubeadm, what there is not of that yet. Its kubelet reads them when it starts.
+    def _prepared(self, node: str, to: Version) -> Iterator[Step]:
+        """A worker's kubeadm, and its settings by that, which its kubelet reads when it starts; what has no step yet.
 
         Should the old one start meanwhile, it passes over what it does not know. Source: Kubernetes 1.36,
         `pkg/kubelet/kubeletconfig/util/codec`: v1beta1 is read leniently where it cannot be strictly.
         """
         if node not in self.kubeadms:
             yield from self._ready(node, to)
-        if node not in self.set:
-            self.set.add(node)
+        if node not in self.settings:
+            self.settings.add(node)
             yield self._upgrade(node, to, "node")
 
     def _ready(self, node: str, to: Version) -> Iterator[Step]:
@@ -323,7 +323,7 @@ class _Build:
             "after": dict(self.after),
             "kubeadm": self.kubeadms[node],
             "hasten": self.request.hasten,
-            "takes_out": node in self._planes,
+            **({"takes_out": True} if node in self._planes else {}),
         }
         step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
         if node in self._planes:

@@ -174,8 +174,7 @@ def test_a_file_cannot_be_put_where_there_is_no_directory_or_where_one_is(host, 
     assert run(host, "ls", "-A", there).text == ""
 
 
-@pytest.mark.parametrize("own_sum", [False, True])
-def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp_path, own_sum):
+def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     source, back = here / "source", here / "back"
@@ -183,17 +182,29 @@ def test_large_files_go_both_ways_and_are_counted_on_both_sides(host, there, tmp
     digest = hashlib.sha256(BINARY * 100).hexdigest()
 
     assert host.send(source, f"{there}/file", mode=0o600, owner="", timeout_s=LONG_S) == digest
-    assert host.fetch(f"{there}/file", back, timeout_s=LONG_S, own_sum=own_sum) == digest
+    assert host.fetch(f"{there}/file", back, timeout_s=LONG_S) == digest
 
     assert back.read_bytes() == source.read_bytes()
     assert back.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in here.iterdir()) == ["back", "source"]
 
 
-@pytest.mark.parametrize("own_sum", [False, True])
-def test_a_fetch_of_nothing_leaves_nothing(host, there, tmp_path, own_sum):
+def test_a_file_with_a_sum_of_its_own_is_fetched_without_one(host, there, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    host.write(f"{there}/file", BINARY, mode=0o600, owner="", timeout_s=LONG_S)
+
+    assert host.fetch(f"{there}/file", here / "back", timeout_s=LONG_S, compared=False) == ""
+
+    assert (here / "back").read_bytes() == BINARY
+    assert (here / "back").stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in here.iterdir()] == ["back"]
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_fetch_of_nothing_leaves_nothing(host, there, tmp_path, compared):
     with pytest.raises(HostFileMissing):
-        host.fetch(f"{there}/no-such-file", tmp_path / "copy", timeout_s=LONG_S, own_sum=own_sum)
+        host.fetch(f"{there}/no-such-file", tmp_path / "copy", timeout_s=LONG_S, compared=compared)
 
     assert not [p for p in tmp_path.iterdir() if "copy" in p.name]
 

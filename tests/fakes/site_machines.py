@@ -413,7 +413,7 @@ class FakeMachine:
     def carry_out(self, argv):
         """A command that is over at once: rc, stdout, stderr."""
         match list(argv):
-            case ["sh", "-c", script, "sh", path, _, needed] if script == _SAVE:
+            case ["sh", "-c", script, "sh", path, _, needed, _] if script == _SAVE:
                 return self._save(path, int(needed))
             case ["sh", "-c", script] if script == _COLLECT:
                 return self._collect()

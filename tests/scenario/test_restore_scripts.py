@@ -155,6 +155,18 @@ def test_what_was_only_restored_beside_is_removed_by_a_release(restored):
     assert restored.live().read_text() == "old"
 
 
+def test_what_somebody_started_an_etcd_on_is_kept_whatever_the_run_knows(restored):
+    steps = restored.steps("restore.swap")
+    restored.do(steps)
+    place = restored.host.root / TARGET[1:] if restored.target else restored.host.data
+    (place / "member/snap/db").write_text("new+")
+
+    restored.do(restored.steps("", back=True, past=[s.id for s in steps]))
+
+    assert restored.live().read_text() == "old"
+    assert [text for name, text in restored.host.tree().items() if "restored-" in name and text] == ["new+"]
+
+
 def test_confirmed_the_old_data_are_gone_and_nothing_else_is(restored):
     restored.do(restored.steps(""))
 
@@ -343,6 +355,23 @@ def test_killed_while_data_change_places_a_release_still_finds_the_way_back(tmp_
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_killed_at_any_call_what_is_half_restored_is_removed_by_a_release(tmp_path, layout):
+    restored = Restored(tmp_path, **LAYOUTS[layout])
+    (step,) = restored.steps("restore.stage")
+    for call in restored.host.again_and_again():
+        over = restored.apply(step, killed_at=call)
+
+        restored.do(restored.steps("", back=True, past=[step.id]))
+
+        assert leftovers(restored) == [], call
+        assert restored.live().read_text() == "old", call
+        if over:
+            break
+    assert 1 < call < MOST - 1
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_killed_at_any_call_a_release_removes_what_etcd_never_ran_on(tmp_path, layout):
     restored = Restored(tmp_path, **LAYOUTS[layout])
     steps = restored.steps("restore.swap")
@@ -362,7 +391,8 @@ def test_killed_at_any_call_a_release_removes_what_etcd_never_ran_on(tmp_path, l
 
 def leftovers(restored):
     """What a restore left beside the data, old or new."""
-    return [n for n in restored.host.tree() if any(each in n for each in ("before-", ".restore-", "restored-"))]
+    kinds = ("before-", ".restore-", "restored-", "swapped-")
+    return [n for n in restored.host.tree() if any(each in n for each in kinds)]
 
 
 def _names(restored):

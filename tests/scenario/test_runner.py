@@ -230,6 +230,12 @@ def test_a_failure_beside_it_leaves_no_node_out_of_service(bench):
     assert bench.records("ended") == []
 
 
+def test_what_fails_on_a_node_that_is_out_of_service_may_fail_on_the_next_which_stops(bench):
+    failing_beside(bench, ["a: !sweep dust", "b: !sweep dust polish"])
+
+    assert bench.room.changes == ["b/sweep"]
+
+
 def test_who_is_out_of_service_stops_when_asked_whatever_failed_beside(bench):
     bench.room.then = {"b/dust": bench.stop.request}
     failing_beside(bench, ["a: sweep", "b: !sweep dust polish"])

@@ -90,7 +90,8 @@ def test_where_no_member_answers_nothing_is_kept_first():
 def facts(**changes):
     known = {
         "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
-        "before": False, "before_bytes": 0, "member": True, "pointed": True, "raised": False, "old": "", "here": False,
+        "beside": False, "before": False, "before_bytes": 0, "member": True, "pointed": True, "raised": False,
+        "old": "", "here": False,
     }  # fmt: skip
     return {**known, **changes}
 
@@ -302,7 +303,8 @@ def test_before_anything_is_stopped_people_are_told_what_will_be_started(plan):
     ("now", "kind"),
     [
         (facts(), Done),
-        (facts(staged=True), Needed),  # a copy that was never put in place
+        (facts(beside=True, staged=True), Needed),  # a copy that was never put in place
+        (facts(beside=True), Needed),  # half of one
         (facts(before=True), Blocked),  # etcd runs on the restored data
         (facts(before=True, processes=[]), Needed),
     ],
