@@ -100,8 +100,12 @@ class RestoreHost:
     def _programs(self, *, mount):
         """A kubelet runs what is in its directory; what is stubborn runs until it is killed."""
         self._program(
-            "pidof", f'[ "$1" != -s ] || shift; [ -e {self.manifests}/$1.yaml ] || [ -e {self.root}/run/$1 ] && echo 1'
+            "pidof",
+            f'[ "$1" != -s ] || shift; [ ! -e {self.root}/run/backs-off ] || exit 1; '
+            f"[ -e {self.manifests}/$1.yaml ] || [ -e {self.root}/run/$1 ] && echo 1",
         )
+        self._program("journalctl", f"cat {self.root}/run/backs-off")
+        self._program("systemctl", f'echo "$*" >> {self.root}/run/told; rm -f {self.root}/run/backs-off')
         self._program("pkill", f'for name; do :; done; rm -f "{self.root}/run/$name"; touch "{self.root}/run/killed"')
         self._program("mountpoint", "true" if mount else "false")
         self._program("sleep", "exec /bin/sleep 0.01")
@@ -128,6 +132,11 @@ class RestoreHost:
     def stubborn(self, name):
         """A process that does not end by itself."""
         (self.root / "run" / name).touch()
+
+    def backs_off(self, name):
+        """The kubelet starts nothing until it is restarted, or the reason is gone, and says so of this one."""
+        said = f'err="back-off 2m40s restarting failed container={name} pod={name}-cp-1_kube-system(1)"'
+        (self.root / "run/backs-off").write_text(f"{said}\n")
 
     def spoil(self):
         """etcd's program fails on the snapshot."""

@@ -290,6 +290,23 @@ def test_a_process_that_does_not_end_is_killed(tmp_path, name):
     assert (restored.host.root / "run/killed").exists()
 
 
+@pytest.mark.parametrize(("name", "restarted"), [("etcd", True), ("coredns", False)])
+def test_a_kubelet_that_backs_off_from_what_is_to_start_is_restarted_once(tmp_path, name, restarted):
+    restored = Restored(tmp_path)
+    *before, start = restored.steps("restore.start")
+    restored.do(before)
+    restored.host.backs_off(name)
+
+    if restarted:
+        restored.apply(start)
+    else:
+        with pytest.raises(CommandFailed, match="etcd does not start"):
+            restored.apply(start)
+
+    told = restored.host.root / "run/told"
+    assert (told.read_text() if told.exists() else "") == ("restart kubelet\n" if restarted else "")
+
+
 # ---- killed in the middle ---------------------------------------------------------------------------------------
 
 MOVES = [
