@@ -218,7 +218,7 @@ def _again(now: Facts, what: str) -> str:
         "running": f"{what} (kubeadm runs already)",
         "vanished": f"{what} (kubeadm was cut short before)",
         "late": f"{what} (kubeadm hung before)",
-        "ended": f"{what} (kubeadm failed before, with {now['rc']})" if now["rc"] else f"{what} (it was undone since)",
+        "ended": f"{what} (kubeadm failed before, with {now['rc']})" if now["rc"] else f"{what} (kubeadm ended well)",
     }.get(now["trace"], what)
 
 
