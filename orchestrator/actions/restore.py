@@ -171,7 +171,7 @@ sync
 """
 )
 
-FORGET = (
+_FORGET = (
     PLACES
     + r"""
 if [ -n "$target" ] && [ -e "$kept" ]; then
@@ -351,7 +351,7 @@ class Forget(OnHost):
         """Delete them."""
         del now
         run.guard()
-        scripted(hands, step, FORGET, ())
+        scripted(hands, step, _FORGET, ())
 
 
 class Quorum:

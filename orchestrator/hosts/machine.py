@@ -183,16 +183,12 @@ class Machine:
 
     def _copied(self, path: str, part: Path, timeout_s: float, *, hashed: bool) -> str:
         """Copy a file from there to `part`; its SHA-256 there, or "" where it is not hashed."""
-
-        def digest() -> str:
-            done = self.run(commands.digesting(path), timeout_s=timeout_s, repeatable=True)
-            return self._file(done, path).text.partition(" ")[0]
-
         with ThreadPoolExecutor(1, "digest") as beside:
             # Hashed there while it is copied: one after the other takes half as long again.
-            there = beside.submit(digest if hashed else str)
+            argv = commands.digesting(path)
+            digest = beside.submit(self.run, argv, timeout_s=timeout_s, repeatable=True) if hashed else None
             self._file(self.run(commands.reading(path), timeout_s=timeout_s, repeatable=True, stdout_to=part), path)
-        return there.result()
+        return self._file(digest.result(), path).text.partition(" ")[0] if digest else ""
 
     def _put(self, source: bytes | Path, path: str, sha256: str, mode: int, owner: str, timeout_s: float) -> None:
         argv = commands.writing(path, mode=mode, owner=owner, sha256=sha256)

@@ -1,9 +1,11 @@
 """A cluster of the lab: looked at and changed behind the tool's back, and the lab's own command."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +90,20 @@ class Real:
     def ssh(self, name, *words, code=0):
         """What a command on a node said."""
         return lab("ssh", name, "--", *words, code=code).stdout.decode()
+
+    @contextmanager
+    def ahead_of(self, name, program, script):
+        """On a node, a shell script that comes before a program of the system's, which goes on unless it exits."""
+        over = f"/usr/local/bin/{program}"  # found first
+        whole = shlex.quote(f'#!/bin/sh\n{script}\nexec /usr/bin/{program} "$@"')
+        self.ssh(name, f"printf '%s\\n' {whole} > {over}; chmod 755 {over}")
+        try:
+            yield
+        finally:
+            self.ssh(name, f"rm {over}")
+
+    def until_served(self, timeout_s=120):
+        until("the API to answer", lambda: self.attempt("get", "nodes").returncode == 0, timeout_s)
 
     def until_ready(self, *names, timeout_s=180):
         until(f"{names} to be Ready", lambda: all(self.ready(name) == "True" for name in names), timeout_s)

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 from datetime import UTC, datetime
@@ -100,13 +99,9 @@ def test_a_snapshot_is_the_state_of_the_cluster_at_that_moment(real, place, orch
 @pytest.mark.parametrize("old", [False, True])
 def test_a_snapshot_is_saved_at_the_pace_of_a_part_of_a_processor_where_systemd_can(real, orchestrator, store, old):
     refuses = 'case "$*" in *CPUQuotaPeriodSec*) exit 1;; esac' if old else ""
-    wrapper = f'#!/bin/sh\necho "$*" >> /root/units\n{refuses}\nexec /usr/bin/systemd-run "$@"'
-    over = "/usr/local/bin/systemd-run"
-    real.ssh(CONTROL_PLANE, f"printf '%s\\n' {shlex.quote(wrapper)} > {over}; chmod 755 {over}; : > /root/units")
-    try:
+    with real.ahead_of(CONTROL_PLANE, "systemd-run", f'echo "$*" >> /root/units\n{refuses}'):
         orchestrator("etcd", "backup", "--to", str(store))
-    finally:
-        units = real.ssh(CONTROL_PLANE, f"cat /root/units; rm {over} /root/units")
+    units = real.ssh(CONTROL_PLANE, "cat /root/units; rm /root/units")
 
     saved = [line for line in units.splitlines() if "snapshot save" in line]
     assert len(saved) == (0 if old else 1)

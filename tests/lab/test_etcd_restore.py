@@ -153,12 +153,9 @@ def test_what_fails_before_etcd_is_started_is_swung_back(real, place, orchestrat
     changed(real, place)
     between = objects(real, "namespaces", "secrets", "deployments")
     # The old data cannot be moved aside.
-    fails = 'case "$*" in *before-*) echo "mv: it does not move" >&2; exit 1;; esac; exec /bin/mv "$@"'
-    real.ssh(CONTROL_PLANE, f"printf '#!/bin/sh\\n%s\\n' '{fails}' > /usr/local/bin/mv; chmod 755 /usr/local/bin/mv")
-    try:
+    fails = 'case "$*" in *before-*) echo "mv: it does not move" >&2; exit 1;; esac'
+    with real.ahead_of(CONTROL_PLANE, "mv", fails):
         done = orchestrator("etcd", "restore", "last", "--yes", code=11, timeout_s=300)
-    finally:
-        real.ssh(CONTROL_PLANE, "rm /usr/local/bin/mv")
 
     assert "swung back" in done.stderr
     assert list((orchestrator.home / "state/orchestrator/snapshots/staging").iterdir()) == []

@@ -1,9 +1,7 @@
 """Restores of three members: failed on purpose, killed, without a dead control plane, to a path of their own."""
 
 import json
-import shlex
 import time
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,8 +13,6 @@ from tests.lab.upgrading import own_cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 LONG_S = 600
-#: Where a program of the same name is found first.
-OVER = "/usr/local/bin"
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +79,11 @@ BARRIERS = {
 }
 
 
-@contextmanager
-def failing(site, node, program, words):
-    script = f'case "$*" in {words}) echo "{program}: not today" >&2; exit 1;; esac\nexec /usr/bin/{program} "$@"'
-    write = f"printf '#!/bin/sh\\n%s\\n' {shlex.quote(script)} > {OVER}/{program}; chmod 755 {OVER}/{program}"
-    site.real.ssh(node, write)
-    try:
-        yield
-    finally:
-        site.real.ssh(node, f"rm {OVER}/{program}")
-
-
 @pytest.mark.parametrize("barrier", BARRIERS)
 def test_what_fails_on_one_of_three_before_etcd_is_started_is_swung_back_on_all(site, orchestrator, barrier):
-    with failing(site, site.planes[1], *BARRIERS[barrier]):
+    program, words = BARRIERS[barrier]
+    fails = f'case "$*" in {words}) echo "{program}: not today" >&2; exit 1;; esac'
+    with site.real.ahead_of(site.planes[1], program, fails):
         done = orchestrator("etcd", "restore", "last", "--yes", code=11, timeout_s=LONG_S)
 
     assert "not today" in done.stderr

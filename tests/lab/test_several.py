@@ -98,7 +98,7 @@ def test_the_load_balancer_has_a_power_button_but_is_no_node_to_log_in_to(made):
     without = ha.attempt("get", "nodes", "--request-timeout=5s")
     lab("power", balancer, "on")
 
-    until("the API to answer", lambda: ha.attempt("get", "nodes").returncode == 0)
+    ha.until_served()
     assert f"{balancer} has no ssh" in done.stderr
     assert "remedy: docker exec" in done.stderr
     assert without.returncode != 0

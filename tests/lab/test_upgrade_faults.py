@@ -262,7 +262,7 @@ def test_a_kubeadm_that_fails_says_in_what_state_things_are_and_goes_on_when_it_
     until_in_the_middle_of_kubeadm(operator, process)
     site.access.ssh(old_plane, "pkill -KILL -x kubeadm")
     killed = ended(operator, process, code=11)
-    until("the API to answer", lambda: site.real.attempt("get", "nodes").returncode == 0, 300)
+    site.real.until_served(300)
     done = operator(*RESUME, timeout_s=PATIENCE_S)
 
     progress.say(f"without its directory: {refused[-1500:]}\nkilled: {killed[-1500:]}\n{done.stdout}")
@@ -283,7 +283,7 @@ def test_a_kubeadm_that_moves_its_manifests_back_by_itself_is_told_and_goes_on_w
     site.access.ssh(old_plane, "systemctl start kubelet")
     moved = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
     until("old ones to run", lambda: {site.running().get(name) for name in moved} == {f"v{OLD}"}, 300)
-    until("the API to answer", lambda: site.real.attempt("get", "nodes").returncode == 0, 300)
+    site.real.until_served(300)
 
     done = operator(*RESUME, timeout_s=PATIENCE_S)
 

@@ -71,6 +71,15 @@ class Restored:
         assert isinstance(self.decide(step), Done), self.decide(step)
         return True
 
+    def killed_at_each_call(self, step):
+        """The numbers of a step's calls, the step killed by that one and the host as it was before each."""
+        for call in self.host.again_and_again():
+            over = self.apply(step, killed_at=call)
+            yield call
+            if over:
+                break
+        assert 1 < call < MOST - 1
+
     def do(self, steps):
         for step in steps:
             self.apply(step)
@@ -324,13 +333,9 @@ def test_killed_at_any_call_a_step_is_done_again_and_comes_to_the_same(tmp_path,
     restored = Restored(tmp_path / "1", **LAYOUTS[layout])
     *before, step = restored.steps(action)
     restored.do(before)
-    for call in restored.host.again_and_again():
-        over = restored.apply(step, killed_at=call)
+    for call in restored.killed_at_each_call(step):
         restored.apply(step)
         assert _names(restored) == _names(reference), call
-        if over:
-            break
-    assert 1 < call < MOST - 1
 
 
 @pytest.mark.matrix
@@ -341,50 +346,25 @@ def test_killed_at_any_call_a_release_is_done_again_and_comes_to_the_same(tmp_pa
     everything = [s.id for s in restored.plan.steps()]
     *before, step = restored.steps("restore.back", back=True, past=everything)
     restored.do(before)
-    for call in restored.host.again_and_again():
-        over = restored.apply(step, killed_at=call)
+    for call in restored.killed_at_each_call(step):
         restored.do(restored.steps("", back=True, past=everything)[len(before) :])
         assert restored.live().read_text() == "old", call
         assert (restored.host.manifests / "etcd.yaml").read_text() == restored.host.manifest
-        if over:
-            break
-    assert 1 < call < MOST - 1
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_killed_while_data_change_places_a_release_still_finds_the_way_back(tmp_path, layout):
+@pytest.mark.parametrize("action", ["restore.stage", "restore.swap"])
+def test_killed_before_etcd_is_started_a_release_finds_the_way_back_and_leaves_nothing(tmp_path, layout, action):
     restored = Restored(tmp_path, **LAYOUTS[layout])
-    steps = restored.steps("restore.swap")
+    steps = restored.steps(action)
     restored.do(steps[:-1])
-    for call in restored.host.again_and_again():
-        over = restored.apply(steps[-1], killed_at=call)
-
+    for call in restored.killed_at_each_call(steps[-1]):
         restored.do(restored.steps("", back=True, past=[s.id for s in steps]))
 
         assert restored.live().read_text() == "old", call
         assert (restored.host.manifests / "etcd.yaml").read_text() == restored.host.manifest
         assert leftovers(restored) == [], call
-        if over:
-            break
-    assert 1 < call < MOST - 1
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_killed_at_any_call_what_is_half_restored_is_removed_by_a_release(tmp_path, layout):
-    restored = Restored(tmp_path, **LAYOUTS[layout])
-    (step,) = restored.steps("restore.stage")
-    for call in restored.host.again_and_again():
-        over = restored.apply(step, killed_at=call)
-
-        restored.do(restored.steps("", back=True, past=[step.id]))
-
-        assert leftovers(restored) == [], call
-        assert restored.live().read_text() == "old", call
-        if over:
-            break
-    assert 1 < call < MOST - 1
 
 
 @pytest.mark.matrix
@@ -395,15 +375,11 @@ def test_killed_at_any_call_a_release_removes_what_etcd_never_ran_on(tmp_path, l
     restored.do(steps)
     *before, step = restored.steps("restore.back", back=True, past=[s.id for s in steps])
     restored.do(before)
-    for call in restored.host.again_and_again():
-        over = restored.apply(step, killed_at=call)
+    for call in restored.killed_at_each_call(step):
         restored.apply(step)
 
         assert leftovers(restored) == [], call
         assert (restored.host.data / "member/snap/db").read_text() == "old", call
-        if over:
-            break
-    assert 1 < call < MOST - 1
 
 
 def leftovers(restored):
