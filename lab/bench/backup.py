@@ -8,9 +8,12 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
+from subprocess import Popen
 from typing import TYPE_CHECKING
 
 from lab import host, progress, ssh
@@ -23,7 +26,7 @@ from lab.state import Shape
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lab.upgrades.access import Access, Api
 
@@ -67,6 +70,18 @@ config, name, there, here = sys.argv[1:]
 with Pool(SshConfig(Path(config), None), Secrets(), SystemClock(), patience_s=10.0) as pool:
     pool.host(BySsh(name, "")).fetch(there, Path(here), timeout_s={FETCH_S}, compared=False)
 """
+# As much of a processor as the command took, in slices, with nothing to do with the cluster.
+_BUSY = """
+import sys, time
+share, slice_s = float(sys.argv[1]), 0.01
+while True:
+    until = time.thread_time() + share * slice_s
+    while time.thread_time() < until:
+        pass
+    time.sleep((1 - share) * slice_s)
+"""
+# The command is on a machine of its own elsewhere: here it has what the cluster leaves of the processors.
+_LEFT_OVER = ("chrt", "--idle", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +91,14 @@ class Measured:
     Attributes:
         size_bytes: Of the database.
         before_ms: Latencies that another client saw at rest before each backup, sorted.
+        beside_ms: The same while a process without any part in it took as much of a processor as the backup's command.
         backups: Each with the latencies meanwhile.
         copies: What copied -> seconds, each in turn.
     """
 
     size_bytes: int
     before_ms: tuple[tuple[float, ...], ...]
+    beside_ms: tuple[tuple[float, ...], ...]
     backups: tuple[Run, ...]
     copies: Mapping[str, Sequence[float]]
 
@@ -99,9 +116,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _bench(args: argparse.Namespace) -> int:
     host.check_machine()
     found = _measured(args.megabytes)
-    for number, (before, backup) in enumerate(zip(found.before_ms, found.backups, strict=True), start=1):
-        p99 = percentile(before, 99), percentile(backup.other_ms, 99)
-        print(f"round {number}: p99 {p99[0]:.1f} ms at rest, {p99[1]:.1f} ms during {backup.wall_s:.1f} s")
+    rounds = zip(found.before_ms, found.beside_ms, found.backups, strict=True)
+    for number, (before, beside, backup) in enumerate(rounds, start=1):
+        rest, busy, during = (percentile(each, 99) for each in (before, beside, backup.other_ms))
+        told = f"{busy:.1f} ms beside as busy a process, {during:.1f} ms during {backup.wall_s:.1f} s"
+        print(f"round {number}: p99 {rest:.1f} ms at rest, {told}")
     table = text(found)
     print(table)
     if args.write:
@@ -127,12 +146,15 @@ def _far(access: Access, plane: str) -> None:
 
 def _on(access: Access, plane: str, directory: Path) -> Measured:
     probe = _Probe(access.api())
-    before, backups = [], []
+    before, beside, backups = [], [], []
     for number in range(ROUNDS):
         with progress.step("another client, at rest"):
             before.append(at_rest(probe, REST_S))
         with progress.step("orchestrator etcd backup"):
             backups.append(_backup(access, directory / str(number), probe))
+        share = min(0.99, backups[-1].cpu_s / backups[-1].wall_s)
+        with progress.step(f"another client, beside a process that takes {share:.0%} of a processor"), _busy(share):
+            beside.append(at_rest(probe, REST_S))
         (newest,) = (directory / str(number)).glob("to/*.db")
         newest.replace(directory / "newest.db")
     newest = directory / "newest.db"
@@ -147,7 +169,16 @@ def _on(access: Access, plane: str, directory: Path) -> Measured:
                 run(argv, timeout_s=FETCH_S)
             if number:  # the first one reads the file into memory
                 copies[what].append(time.monotonic() - began)
-    return Measured(newest.stat().st_size, tuple(before), tuple(backups), copies)
+    return Measured(newest.stat().st_size, tuple(before), tuple(beside), tuple(backups), copies)
+
+
+@contextmanager
+def _busy(share: float) -> Iterator[None]:
+    with Popen([*_LEFT_OVER, sys.executable, "-I", "-S", "-c", _BUSY, str(share)]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def _copies(access: Access, plane: str, there: str, directory: Path) -> dict[str, list[str]]:
@@ -161,8 +192,7 @@ def _copies(access: Access, plane: str, there: str, directory: Path) -> dict[str
 def _backup(access: Access, home: Path, probe: Callable[[], None]) -> Run:
     (home / ".ssh").mkdir(mode=0o700, parents=True)
     (home / ".ssh/config").write_text(ssh.config(access.cluster).read_text())
-    # It is on a machine of its own elsewhere: here it has what the cluster leaves of the processors.
-    argv = ["chrt", "--idle", "0", str(Path(sys.executable).parent / OURS), "etcd", "backup", "--ssh", "--no-compress"]
+    argv = [*_LEFT_OVER, str(Path(sys.executable).parent / OURS), "etcd", "backup", "--ssh", "--no-compress"]
     argv += ["--to", f"{home}/to"]
     argv += ["--kubeconfig", str(access.cluster.kubeconfig), "--context", access.cluster.context]
     environ = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": f"{home}/state"}
@@ -189,7 +219,7 @@ class _Probe:
 
 def text(found: Measured) -> str:
     """The table, with what was to be reached."""
-    before, during = _other(found, 99)
+    before, beside, during = _other(found, 99)
     taken = {what: median(seconds) for what, seconds in found.copies.items()}
     peak = max(each.peak_mib for each in found.backups)
     latency, throughput = during / before, taken[SCP] / taken[OURS]
@@ -197,8 +227,17 @@ def text(found: Measured) -> str:
         (f"database, MB, behind a link of {LINK}", f"{found.size_bytes / 1e6:.0f}", ""),
         ("backup, verified, stored and read back, s", f"{median(b.wall_s for b in found.backups):.1f}", ""),
         ("its peak memory, MiB", f"{peak:.0f}", ""),
-        ("another client, p50 before / during, ms", _pair(found, 50), ""),
-        ("another client, p99 before / during, ms", _pair(found, 99), _verdict(latency, latency <= LATENCY, LATENCY)),
+        ("another client, p50 before / during, ms", _pair(*_other(found, 50)[::2]), ""),
+        (
+            "another client, p99 before / during, ms",
+            _pair(before, during),
+            _verdict(latency, latency <= LATENCY, LATENCY),
+        ),
+        (
+            "another client, p99 beside a process that is as busy as the command, without a backup / during, ms",
+            _pair(beside, during),
+            f"{during / beside:.2f}",
+        ),
         (
             "copy of that file to here, scp / orchestrator (which hashes it, too), s",
             f"{taken[SCP]:.2f} / {taken[OURS]:.2f}",
@@ -210,15 +249,15 @@ def text(found: Measured) -> str:
     return "\n".join([*lines, "", said])
 
 
-def _other(found: Measured, percent: int) -> tuple[float, float]:
-    """What another client waited, at rest and during backups, of all rounds together."""
-    before = sorted(ms for each in found.before_ms for ms in each)
-    during = sorted(ms for each in found.backups for ms in each.other_ms)
-    return percentile(before, percent), percentile(during, percent)
+def _other(found: Measured, percent: int) -> tuple[float, float, float]:
+    """What another client waited: at rest, beside a busy process, and during backups, of all rounds together."""
+    rounds = (found.before_ms, found.beside_ms, tuple(each.other_ms for each in found.backups))
+    at_rest_ms, busy_ms, during_ms = (percentile(sorted(chain.from_iterable(each)), percent) for each in rounds)
+    return at_rest_ms, busy_ms, during_ms
 
 
-def _pair(found: Measured, percent: int) -> str:
-    return " / ".join(f"{each:.1f}" for each in _other(found, percent))
+def _pair(one: float, other: float) -> str:
+    return f"{one:.1f} / {other:.1f}"
 
 
 def _verdict(ratio: float, reached: bool, wanted: float) -> str:  # noqa: FBT001
