@@ -53,6 +53,7 @@ class Wish:
         nodes: Only these; all when empty.
         accept: Findings that may be, by name.
         strategy: `rolling`, `all-at-once` or `auto`.
+        kubeadm_timeout_s: On each node, after which it is ended there.
         renews: Certificates are renewed.
     """
 
@@ -66,6 +67,7 @@ class Wish:
     drain_timeout_s: float | None
     pause_after: str
     options: tuple[str, ...] = ()
+    kubeadm_timeout_s: float = planner.KUBEADM_S
     renews: bool = True
     before: planner.Hook | None = None
     after: planner.Hook | None = None
@@ -435,6 +437,7 @@ def _plan(app: App, wish: Wish, strategy: str, seen: _Seen, way: tuple[Hop, ...]
         drain_timeout_s=wish.drain_timeout_s,
         accept=tuple(sorted(wish.accept)),  # kubeadm takes no notice of names that are not its own
         options=wish.options,
+        kubeadm_timeout_s=wish.kubeadm_timeout_s,
         max_unavailable=max(1, workers) if at_once else wish.max_unavailable,
         pause_after=wish.pause_after,
         configuration=seen.configuration,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
 from orchestrator.actions.hasten import HASTENED, RESTART
+from orchestrator.actions.members import needed
 from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit, waiting
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.eviction import Outcome
@@ -65,10 +66,14 @@ class Upgrade:
             "servers": servers(view, step.params["control_planes"]),
             "trace": trace.state,
             "rc": trace.rc,
+            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Blocked without its kubeadm, and where API servers would be too far apart, or behind a worker's."""
+        """Blocked without its kubeadm, and where API servers would be too far apart, or behind a worker's.
+
+        Also while etcd needs the member that kubeadm would restart.
+        """
         del past
         version = target(step)
         ended = now["trace"] == "ended" and now["rc"] == 0
@@ -89,7 +94,7 @@ class Upgrade:
                 until=step.params["kubeadm"],
                 then=what,
             )
-        return _skewed(now, step, version, what) or Needed(_again(now, what))
+        return _skewed(now, step, version, what) or unspared(now, step, what) or Needed(_again(now, what))
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Run kubeadm to its end, whatever the network does, and say what state things are in when it fails.
@@ -246,6 +251,14 @@ def _skewed(now: Facts, step: Step, version: Version, what: str) -> Blocked | No
     return None
 
 
+def unspared(now: Facts, step: Step, what: str) -> Blocked | None:
+    """Blocked while etcd has no quorum without the node's member, but not what runs already: that is waited for."""
+    if not now["needed"] or now.get("trace") == "running":
+        return None
+    remedy = "bring that member back, or replace it (orchestrator etcd status; etcd replace-member), then resume"
+    return Blocked(f"{step.node}: etcd would restart, and {now['needed']}", remedy, then=what)
+
+
 class Kubelet:
     """`kubelet.upgrade`: kubelet and kubectl of a version are installed, and that kubelet runs.
 
@@ -273,6 +286,8 @@ class Kubelet:
             "servers": servers(view, asked),
             "unschedulable": view.node(step.node).unschedulable,
             "left": [v.pod.key for v in left],
+            # Its first start with a new minor restarts all static pods. Source: seen, `actions.gates`.
+            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -292,7 +307,7 @@ class Kubelet:
                     until=step.params["after"].get(name, ""),
                     then=what,
                 )
-        return _undrained(now, step, what) or Needed(what)
+        return _undrained(now, step, what) or unspared(now, step, what) or Needed(what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Install, hold again, restart: one command that outlasts a cut connection."""

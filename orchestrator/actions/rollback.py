@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import advice, behind, state_of, versions
+from orchestrator.actions.kubeadm import advice, behind, state_of, unspared, versions
+from orchestrator.actions.members import needed
 from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.frame import DATA_OF
@@ -108,10 +109,11 @@ class StaticPods:
             **versions(found),
             "trace": trace.state,
             "rc": trace.rc,
+            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when they run; where data come back, when that was done by this plan."""
+        """Done when they run; where data come back, when that was done by this plan. Blocked while etcd needs it."""
         del past
         version = target(step)
         late = behind(now, version)
@@ -119,7 +121,8 @@ class StaticPods:
         if not late and (ended or not step.params["data"]):
             return Done(f"static pods run {version}")
         what = f"{', '.join(late) or 'etcd'} to {version}"
-        return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
+        what = f"{what}, with the data of {step.params['data']}" if step.params["data"] else what
+        return unspared(now, step, what) or Needed(what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Put them back, by a command that outlasts a cut connection.

@@ -61,6 +61,10 @@ DrainTimeout = Annotated[
 Renewal = Annotated[
     bool, typer.Option("--certificate-renewal/--no-certificate-renewal", help="As kubeadm's: certificates too.")
 ]
+KubeadmTimeout = Annotated[
+    str,
+    typer.Option("--kubeadm-timeout", metavar="DURATION", help="On each node; then it is ended, and the run stops."),
+]
 Patches = Annotated[str, typer.Option("--patches", metavar="DIR", help="As kubeadm's, a directory on the nodes.")]
 Before = Annotated[str, typer.Option("--before-node", metavar="COMMAND", help="Run here before each node.")]
 After = Annotated[str, typer.Option("--after-node", metavar="COMMAND", help="Run here after each node.")]
@@ -98,6 +102,7 @@ def plan(
     drain_timeout: DrainTimeout = "30m",
     certificate_renewal: Renewal = True,
     patches: Patches = "",
+    kubeadm_timeout: KubeadmTimeout = "30m",
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -146,6 +151,7 @@ def apply(
     drain_timeout: DrainTimeout = "30m",
     certificate_renewal: Renewal = True,
     patches: Patches = "",
+    kubeadm_timeout: KubeadmTimeout = "30m",
     ssh: Ssh = False,
     owner: Owner = "",
     dry_run: DryRunOption = DryRunChoice.NONE,
@@ -249,6 +255,9 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     planner.check(arguments["strategy"], arguments["pause_after"])
     options = [] if arguments["certificate_renewal"] else ["--certificate-renewal=false"]
     options += [f"--patches={arguments['patches']}"] if arguments["patches"] else []
+    kubeadm_timeout_s = duration(arguments["kubeadm_timeout"], "--kubeadm-timeout")
+    if not kubeadm_timeout_s:
+        raise BadUsage("--kubeadm-timeout=0: a kubeadm that hangs would never be ended", remedy="leave it out, for 30m")
     names = [n.strip().removeprefix("node/") for n in arguments["nodes"].split(",")]
     wish = upgrades.Wish(
         to=arguments["to"],
@@ -265,6 +274,7 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
         drain_timeout_s=duration(arguments["drain_timeout"], "--drain-timeout") or None,
         pause_after=arguments["pause_after"],
         options=tuple(options),
+        kubeadm_timeout_s=kubeadm_timeout_s,
         renews=arguments["certificate_renewal"],
         before=_hook(arguments, "before_node"),
         after=_hook(arguments, "after_node"),

@@ -77,6 +77,7 @@ class Request:
         max_unavailable: Workers out of service at once.
         accept: Names of kubeadm's checks that may fail.
         options: Further ones for kubeadm.
+        kubeadm_timeout_s: On each node, after which it is ended there.
         flags: The params of `node.drain`, but for `cordon`.
         pause_after: `first-control-plane`, `control-planes`, `first-worker` or "".
         configuration: kubeadm's ClusterConfiguration, as YAML.
@@ -90,6 +91,7 @@ class Request:
     drain_timeout_s: float | None
     accept: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    kubeadm_timeout_s: float = KUBEADM_S
     max_unavailable: int = 1
     pause_after: str = ""
     configuration: str = ""
@@ -325,7 +327,7 @@ class _Build:
             "hasten": self.request.hasten,
             **({"takes_out": True} if node in self._planes else {}),
         }
-        step = self._step(node, "kubeadm.upgrade", params, KUBEADM_S)
+        step = self._step(node, "kubeadm.upgrade", params, self.request.kubeadm_timeout_s)
         if node in self._planes:
             self.after[node] = step.id
         return step

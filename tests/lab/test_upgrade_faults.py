@@ -30,6 +30,7 @@ from tests.lab.upgrading import (
     RESET,
     RESUME,
     as_wanted,
+    cut,
     ended,
     events,
     own_cluster,
@@ -37,13 +38,13 @@ from tests.lab.upgrading import (
     stale_mirror,
     told_in,
     unharmed,
+    until_in_the_middle_of_kubeadm,
     until_told,
     watched,
 )
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 NAME, KILLED = "uf-faults", "uf-killed"
-CUT_S = 60
 #: Kills while the control plane is upgraded, and then while workers are, which takes a fifth of the time.
 KILLS, KILLS_BEFORE, SEED, LONGEST_S, LONGEST_ON_WORKERS_S = 15, 10, 1937, 22, 8
 ROLLBACK = ("upgrade", "rollback")
@@ -167,16 +168,6 @@ def untouched(site, worker):
     assert site.kubelets()[worker] == (f"v{OLD}", False)
 
 
-def cut(site, node, process):
-    """Its network is gone for a while; whoever works on it does not give up."""
-    lab("network", node, "cut")
-    try:
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(CUT_S)
-    finally:
-        lab("network", node, "heal")
-
-
 # ---- the command itself ---------------------------------------------------------------------------------------------
 
 
@@ -241,17 +232,6 @@ def test_killed_at_random_moments_it_ends_where_it_should_and_does_nothing_twice
 # ---- a control plane ------------------------------------------------------------------------------------------------
 
 
-def until_in_the_middle_of_kubeadm(command, process, component="kube-apiserver"):
-    """Return when it has replaced what comes before that component, and comes to it."""
-    middle = f'Preparing for "{component}"'
-
-    def so():
-        assert process.poll() is None, command.stderr
-        return any(each["event"] == "kubeadm.said" and middle in each["line"] for each in events(command))
-
-    until("kubeadm to be in the middle", so, 300)
-
-
 def test_a_kubeadm_that_fails_says_in_what_state_things_are_and_goes_on_when_it_is_mended(site, old_plane, operator):
     only, tmp = ("--nodes", old_plane), "/etc/kubernetes/tmp"
     site.access.ssh(old_plane, f"if [ -e {tmp} ]; then mv {tmp} {tmp}.kept; fi; : > {tmp}")
@@ -290,6 +270,45 @@ def test_a_kubeadm_that_moves_its_manifests_back_by_itself_is_told_and_goes_on_w
     progress.say(f"moved back: {failed[-2000:]}\n{done.stdout}")
     assert "and moved them back" in failed
     assert "orchestrator resume " in failed
+    assert site.host(old_plane) == as_wanted()
+
+
+def test_a_kubeadm_that_hangs_is_ended_in_time_and_goes_on_when_resumed(site, old_plane, operator):
+    process = operator.start(*APPLY, "--nodes", old_plane, "--kubeadm-timeout", "90s")
+    until_in_the_middle_of_kubeadm(operator, process)
+    site.access.ssh(old_plane, "pkill -STOP -x kubeadm")
+    hung = ended(operator, process, code=11)
+    left = site.access.ssh(old_plane, "pidof kubeadm || true")
+    site.real.until_served(300)
+
+    done = operator(*RESUME, timeout_s=PATIENCE_S)
+
+    progress.say(f"hung: {hung[-2000:]}\n{done.stdout}")
+    assert "kubeadm replaced etcd.yaml" in hung
+    assert "orchestrator resume " in hung
+    assert f"orchestrator upgrade rollback {old_plane}" in hung
+    assert left == ""
+    assert site.host(old_plane) == as_wanted()
+
+
+def test_a_disk_that_fills_under_kubeadm_stops_it_before_anything_is_replaced(site, old_plane, operator):
+    """It copies etcd's data first."""
+    tmp = "/etc/kubernetes/tmp"
+    site.access.ssh(old_plane, f"mkdir -p {tmp}; mount -t tmpfs -o size=4m,mode=700 full {tmp}")
+    try:
+        refused = operator(*APPLY, "--nodes", old_plane, code=20).stderr
+        accepted = ("--accept", "DiskSpace")
+        failed = operator(*APPLY, *accepted, "--nodes", old_plane, code=11, timeout_s=PATIENCE_S).stderr
+    finally:
+        site.access.ssh(old_plane, f"umount {tmp}")
+    serves = site.running()
+    operator(*RESUME, timeout_s=PATIENCE_S)
+
+    progress.say(f"{refused[-600:]}\n{failed[-1500:]}")
+    assert f"DiskSpace ({old_plane})" in " ".join(refused.split())
+    assert "no space left on device" in failed
+    assert "kubeadm replaced no manifest" in failed
+    assert {serves[name] for name in COMPONENTS} == {f"v{OLD}"}
     assert site.host(old_plane) == as_wanted()
 
 

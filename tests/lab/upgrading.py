@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import subprocess
 import threading
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 from lab import aptsite, cluster, network, progress, ssh, state
 from lab.cluster import Request
@@ -16,7 +19,7 @@ from lab.upgrades.access import Access
 from lab.upgrades.askers import ServiceClient
 from lab.upgrades.budgets import BudgetWatch
 from tests.api.command import Command
-from tests.lab.real import Real, until
+from tests.lab.real import Real, lab, until
 
 OLD, NEW = "1.36.3", "1.37.2"
 ONE_AND_TWO = Shape(1, 2)
@@ -26,6 +29,8 @@ RESUME = ("resume", "last", "--log-format", "json")
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 #: One whole upgrade, with all that may be in its way.
 PATIENCE_S = 900
+#: How long a network is cut.
+CUT_S = 60
 
 _LOOK = r"""
 dpkg-query -W -f 'package ${Package} ${Version}\n' kubeadm kubectl kubelet
@@ -222,6 +227,18 @@ def until_told(command, process, action, *, event="step.started", node="", timeo
     until(f"{event} of {action}", told, timeout_s)
 
 
+def until_in_the_middle_of_kubeadm(command, process, component="kube-apiserver", *, node=""):
+    """Return when it has replaced what comes before that component, and comes to it."""
+    middle = f'Preparing for "{component}"'
+
+    def so():
+        assert process.poll() is None, command.stderr
+        said = [e for e in events(command) if e["event"] == "kubeadm.said" and node in (e["node"], "")]
+        return any(middle in each["line"] for each in said)
+
+    until("kubeadm to be in the middle", so, 300)
+
+
 def ended(command, process, *, code=0, timeout_s=PATIENCE_S):
     """What the command beside said; it has to end with `code`."""
     process.wait(timeout_s)
@@ -251,3 +268,13 @@ def seen(command, *actions):
             not actions or each.get("action") in actions
         ):
             progress.say(f"{each['event']} {each.get('action')} {each.get('took_s', '')} {each.get('why', '')[:200]}")
+
+
+def cut(site, node, process):
+    """Its network is gone for a while; whoever works on it does not give up."""
+    lab("network", node, "cut")
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(CUT_S)
+    finally:
+        lab("network", node, "heal")

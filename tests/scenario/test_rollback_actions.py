@@ -8,7 +8,7 @@ from orchestrator.actions.packages import INSTALL
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.site import Trace
 from orchestrator.engine.host import Completed
-from orchestrator.engine.plan import Done, Needed, Step
+from orchestrator.engine.plan import Blocked, Done, Needed, Step
 from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed
 from orchestrator.site import FRESH_S
@@ -17,7 +17,13 @@ from tests.fakes.site_machines import FakePackage
 from tests.fakes.time import FakeClock
 
 OLD = "v1.36.3"
-BACK = {"plan": "back-1", "version": OLD, "backup": "/etc/kubernetes/tmp/kubeadm-backup-manifests-1", "data": ""}
+BACK = {
+    "plan": "back-1",
+    "version": OLD,
+    "backup": "/etc/kubernetes/tmp/kubeadm-backup-manifests-1",
+    "data": "",
+    "control_planes": ["cp-1"],
+}
 
 
 class Hands:
@@ -100,6 +106,21 @@ def test_a_manifest_that_is_back_without_its_process_is_not_enough(site):
     hands, it = Hands(site), step("kubeadm.rollback", **BACK)
 
     assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Needed)
+
+
+def test_static_pods_stay_while_etcd_has_no_quorum_without_its_member(tmp_path):
+    planes = ["cp-1", "cp-2", "cp-3"]
+    site = FakeSite(FakeClock(), tmp_path, planes=3)
+    hands, it = Hands(site), step("kubeadm.rollback", **{**BACK, "control_planes": planes})
+    upgraded(site)
+    assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Needed)
+    site.machines["cp-3"].gone(["etcd"], 0.0, 60.0)
+    site.pass_time(FRESH_S)
+
+    found = StaticPods().decide(StaticPods().probe(hands, it), it, {})
+
+    assert isinstance(found, Blocked)
+    assert "cp-3 is not healthy: without cp-1 as well" in found.why
 
 
 def test_data_come_back_once_though_static_pods_are_those_already(site):

@@ -82,8 +82,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, command, 
     assert "remedy:" in found.err
 
 
-@pytest.mark.parametrize("words", [("--before-node", "'"), ("--before-node", "x", "--hook-timeout", "soon")])
-def test_a_hook_that_cannot_be_meant_is_refused(run, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--before-node", "'"),
+        ("--before-node", "x", "--hook-timeout", "soon"),
+        ("--kubeadm-timeout", "10"),
+        ("--kubeadm-timeout", "0"),
+    ],
+)
+def test_a_hook_or_a_limit_that_cannot_be_meant_is_refused(run, words):
     assert (run("apply", *words).code, run("plan", *words).code) == (2, 2)
 
 
@@ -106,12 +114,14 @@ def test_the_words_of_the_command_line_arrive(run, wishes):
     words = ["--to", "1.37", "--nodes", "cp-1, node/node-1,", "--accept", "A,B", "--accept", "A", "--workers", "last"]
     words += ["--max-unavailable", "3", "--pause-after", "first-worker", "--force", "--delete-emptydir-data"]
     words += ["--grace-period", "5", "--drain-timeout", "2m", "--no-certificate-renewal", "--patches", "/etc/p"]
+    words += ["--kubeadm-timeout", "7m"]
     run("apply", *words, "--before-node", "notify 'a b'", "--hook-timeout", "1m", "--hooks-on-node", "--ssh")
 
     [(app, wish)] = wishes
     assert (wish.to, wish.nodes, wish.accept, wish.workers) == ("1.37", ("cp-1", "node-1"), ("A", "B"), "last")
     assert (wish.max_unavailable, wish.pause_after, wish.drain_timeout_s) == (3, "first-worker", 120.0)
     assert wish.options == ("--certificate-renewal=false", "--patches=/etc/p")
+    assert wish.kubeadm_timeout_s == 420.0
     assert (wish.flags["force"], wish.flags["delete_emptydir_data"], wish.flags["grace_period_s"]) == (True, True, 5)
     assert wish.flags["ignore_daemonsets"]
     assert not wish.renews

@@ -9,7 +9,9 @@ from orchestrator.errors import (
     HostError,
     Locked,
     OrchestratorError,
+    Refused,
 )
+from orchestrator.site import FRESH_S
 from tests.fakes.crash import Crash
 from tests.fakes.site_machines import LIST
 from tests.fakes.site_world import At, SiteWorld
@@ -217,6 +219,49 @@ def test_a_network_that_is_cut_in_the_middle_of_a_command_neither_ends_nor_repea
 
     assert world.shortcomings(TO) == []
     assert set(machine.started.values()) == {1}
+
+
+# ---- etcd -----------------------------------------------------------------------------------------------------------
+
+NO_QUORUM = "cp-1 is not healthy: without cp-2 as well, 1 of 3 members would be no quorum"
+
+
+def test_a_member_that_was_lost_since_the_run_stopped_is_waited_for_before_the_next_one_restarts(root):
+    """The gate before that node was passed before."""
+    world = SiteWorld(root, planes=3, workers=1)
+    world.machine("cp-2").faults["kubeadm"] = "fails"
+    stopped(world, CommandFailed)
+    world.machine("cp-2").faults.clear()
+    world.cluster.pass_time(60)
+    world.machine("cp-1").gone(["etcd"], 0.0, 3600.0)
+
+    with pytest.raises(OrchestratorError, match="member cp-1 does not answer"):
+        world.resume()
+    assert world.started("cp-2").count("kubeadm.upgrade") == 1
+    world.cluster.pass_time(3600)
+    world.resume()
+
+    assert world.site.rules.broken == []
+    assert world.shortcomings(TO) == []
+
+
+def test_a_member_that_is_lost_during_a_drain_keeps_the_kubelet_from_being_replaced(root):
+    world = SiteWorld(root, planes=3, workers=1)
+
+    def lose():
+        world.machine("cp-1").gone(["etcd"], 0.0, 3600.0)
+        world.cluster.pass_time(FRESH_S)
+
+    life = At(("cordon", "cp-2"), lose)
+
+    err = stopped(world, Refused, life=life)
+
+    assert str(err) == f"cp-2: etcd would restart, and {NO_QUORUM}"
+    assert "etcd replace-member" in err.remedy
+    assert "kubelet.upgrade" not in world.started("cp-2")
+    world.cluster.pass_time(3600)
+    world.resume()
+    assert world.shortcomings(TO) == []
 
 
 # ---- people -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""Faults while one of three control planes is upgraded: the others serve, and etcd keeps its quorum.
+
+One cluster, and one way from the old version to the new: each of its control planes meets a fault in its turn.
+"""
+
+from contextlib import contextmanager
+
+import pytest
+
+from lab import progress
+from lab.state import Shape
+from lab.upgrades import application
+from lab.upgrades.askers import ApiClient, EtcdWatch, ServiceClient
+from tests.lab.real import lab, until
+from tests.lab.upgrading import (
+    APPLY,
+    COMPONENTS,
+    NEW,
+    OLD,
+    PATIENCE_S,
+    RESUME,
+    as_wanted,
+    cut,
+    ended,
+    events,
+    own_cluster,
+    seen,
+    until_in_the_middle_of_kubeadm,
+)
+
+pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
+LONG_S = 1800
+#: Of the API through the load balancer, which has to find out that one of its servers is gone.
+AWAY_S = 10.0
+ASIDE, MANIFEST = "/root/etcd.yaml", "/etc/kubernetes/manifests/etcd.yaml"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with own_cluster("uf-planes", tmp_path_factory.mktemp("planes"), shape=Shape(3, 1)) as made:
+        made.planes = [node.name for node in made.access.control_planes()]
+        made.app = application.deploy(made.access, anywhere=True)
+        yield made
+
+
+@contextmanager
+def looked_on(site):
+    """Somebody uses the API through the load balancer, and the application; somebody asks every member of etcd."""
+    with (
+        ServiceClient(site.access, site.app, node=site.workers[0]) as client,
+        ApiClient(site.access) as api,
+        EtcdWatch(site.access) as etcd,
+    ):
+        yield
+        answers, calls, members = client.stop(), api.stop(), etcd.stop()
+        away = [round(s, 1) for _, s in calls.outages]
+        progress.say(f"application: {answers}\nAPI: {calls}; away {away}\netcd: {members}")
+    assert members.without_quorum == ()
+    assert calls.longest_outage_s <= AWAY_S, calls.outages
+
+
+def at_work(command, process, *before):
+    """The control plane at which kubeadm is in the middle, other than those before."""
+    nodes = []
+
+    def so():
+        assert process.poll() is None, command.stderr
+        told = (e["node"] for e in events(command) if e["event"] == "step.started" and e["action"] == "kubeadm.upgrade")
+        nodes[:] = [node for node in told if node not in before]
+        return nodes
+
+    until("kubeadm to be started", so, PATIENCE_S)
+    until_in_the_middle_of_kubeadm(command, process, node=nodes[0])
+    return nodes[0]
+
+
+def waits_for(command, member):
+    """Whether it says that it waits until a member is well."""
+    waits = [e["why"] for e in events(command) if e["event"] in ("step.waiting", "gate.waiting")]
+    return any(f"member {member} " in why for why in waits)
+
+
+def servers(site):
+    """Control plane -> the version of its API server, by its host."""
+    ask = "/proc/$(pidof -s kube-apiserver)/exe --version"
+    return {node: site.access.ssh(node, ask).split()[-1] for node in site.planes}
+
+
+def test_the_first_one_breaks_and_goes_back(site, tmp_path):
+    operator = site.operator(tmp_path / "operator")
+    with looked_on(site):
+        process = operator.start(*APPLY)
+        first = at_work(operator, process)
+        site.access.ssh(first, "pkill -KILL -x kubeadm")
+        killed = ended(operator, process, code=11)
+        said = operator("upgrade", "rollback", first, "--yes", "--ssh", timeout_s=PATIENCE_S)
+
+    progress.say(f"{killed[-1500:]}\n{said.stdout}")
+    assert "kubeadm replaced etcd.yaml" in killed
+    assert servers(site) == dict.fromkeys(site.planes, f"v{OLD}")
+    assert site.host(first)["kubelet"] == [f"v{OLD}"]
+    assert {name: site.running()[name] for name in COMPONENTS} == dict.fromkeys(COMPONENTS, f"v{OLD}")
+    operator.end()
+
+
+def test_one_breaks_another_loses_its_power_a_member_is_lost_and_a_network_is_cut(site, tmp_path):
+    operator = site.operator(tmp_path / "operator")
+    with looked_on(site):
+        process = operator.start(*APPLY)
+        first = at_work(operator, process)
+        process.kill()
+        process.wait()
+        process = operator.start(*RESUME)
+        second = at_work(operator, process, first)
+        lab("power", second, "off")
+        try:
+            until("that to be told", lambda: "retry.scheduled" in operator.stderr)
+        finally:
+            lab("power", second, "on")
+        down = ended(operator, process, code=11)
+        site.real.until_ready(second)
+
+        # Two of three are well: kubeadm on the second one would leave one.
+        site.access.ssh(first, f"mv {MANIFEST} {ASIDE}; while pidof etcd > /dev/null; do sleep 0.2; done")
+        try:
+            process = operator.start(*RESUME)
+            until("it to wait for the member", lambda: waits_for(operator, first))
+            at_second = {e["action"] for e in events(operator) if e["event"] == "step.started" and e["node"] == second}
+        finally:
+            site.access.ssh(first, f"mv {ASIDE} {MANIFEST}")
+        third = at_work(operator, process, first, second)
+        cut(site, third, process)
+        ended(operator, process, timeout_s=LONG_S)
+
+    progress.say(f"without power: {down[-1500:]}")
+    seen(operator, "kubeadm.upgrade")
+    assert "the host went down" in down
+    assert "kubeadm.upgrade" not in at_second
+    assert {first, second, third} == set(site.planes)
+    assert {node: site.host(node)["package"] for node in site.planes} == dict.fromkeys(
+        site.planes, as_wanted()["package"]
+    )
+    assert {node: site.host(node)["left"] for node in site.planes} == {node: [] for node in site.planes}
+    everyone = [*site.planes, *site.workers]
+    until("all at the new version", lambda: site.kubelets() == dict.fromkeys(everyone, (f"v{NEW}", False)))
+    assert {name: site.running()[name] for name in COMPONENTS} == dict.fromkeys(COMPONENTS, f"v{NEW}")
+    operator.end()
