@@ -144,7 +144,7 @@ def test_a_member_whose_data_are_gone_is_replaced_while_the_api_serves(site):
     refused = site.command("release", run, "--yes", code=20)
     assert "they cannot be used again" in refused.stderr
     site.command(*REPLACE, "--confirm", run, "--yes", "--ssh")
-    assert all(site.access.ssh(plane, LEFT).split() == [] for plane in site.planes)
+    assert {plane: site.access.ssh(plane, LEFT).split() for plane in site.planes} == {p: [] for p in site.planes}
 
 
 def test_killed_at_each_step_a_member_of_an_old_state_is_replaced(site):
