@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.engine.runner import Applying
 
 
+#: The directory of a plan, and the one that it is in when nothing else is there.
+CLEAR = 'rm -rf -- "$1" || exit; rmdir -- "${1%/*}" 2> /dev/null || true'
+
+
 class Pause:
     """`run.pause`: the run stops here, once; resuming it goes on.
 
@@ -100,9 +104,10 @@ class Tidy:
         return Needed("results of its commands to remove") if now["left"] or not past else Done("nothing is left there")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Remove the plan's directory."""
+        """Remove the plan's directory, and that of all plans after the last one."""
         del now
         run.guard()
         host = hands.host(step.node)
-        demand(host, host.run(["rm", "-rf", "--", f"{STATE}/{step.params['plan']}"], timeout_s=30.0, repeatable=True))
-        hands.host(step.node)
+        argv = ["sh", "-c", CLEAR, "sh", f"{STATE}/{step.params['plan']}"]
+        demand(host, host.run(argv, timeout_s=30.0, repeatable=True))
+        hands.host(step.node)  # what it said before counts no more

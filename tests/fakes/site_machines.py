@@ -12,6 +12,7 @@ from functools import lru_cache
 from orchestrator.actions.backups import _COLLECT
 from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.packages import _PREFETCH, INSTALL, LOCK_WAIT_S
+from orchestrator.actions.runs import CLEAR
 from orchestrator.actions.snapshots import _SAVE
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.packages import KUBERNETES
@@ -419,7 +420,7 @@ class FakeMachine:
                 return self._collect()
             case ["rm", "-f", "--", path]:
                 self.files.pop(path, None)
-            case ["rm", "-rf", "--", path]:
+            case ["sh", "-c", script, "sh", path] if script == CLEAR:
                 self.files = {name: text for name, text in self.files.items() if not name.startswith(f"{path}/")}
                 self.left.discard(path.removeprefix(f"{LEFT}/"))
                 self.errands = {k: e for k, e in self.errands.items() if k[0] != path.removeprefix(f"{LEFT}/")}

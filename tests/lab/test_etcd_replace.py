@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,6 +13,7 @@ from lab import progress
 from lab.state import Shape
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
+from orchestrator.kube.lease import NAME, NAMESPACE
 from tests.api.command import PROGRAM, Command
 from tests.lab.real import Real, until
 from tests.lab.upgrading import OLD, ended, own_cluster, told_in, until_told
@@ -71,6 +73,15 @@ class Replacing:
         at = f"endpoint hashkv --rev={min(m['revision'] for m in members.values())} -w json"
         told = [json.loads(self.ctl(node, at)) for node in self.planes]
         return len({each["HashKV"]["hash"] for answer in told for each in answer}) == 1
+
+    def unlocked(self):
+        """Whether nobody holds the lock of runs, or has not renewed it for as long as it lasts."""
+        found = self.real.kubectl("get", "lease", NAME, f"--namespace={NAMESPACE}", "--ignore-not-found", "-o", "json")
+        if not found:
+            return True
+        spec = json.loads(found)["spec"]
+        lasts = timedelta(seconds=spec["leaseDurationSeconds"])
+        return datetime.now(UTC) > datetime.fromisoformat(spec["renewTime"]) + lasts
 
     def written(self, name):
         self.real.kubectl("create", "configmap", name, "--from-literal=a=b")
@@ -188,6 +199,7 @@ def test_a_learner_that_never_got_its_vote_gets_it(site):
     process.wait()
     until("the learner to follow", lambda: (site.members().get(node, {}).get("revision") or 0) > 0, 60)
     refused = site.command(*REPLACE, node, "--yes", "--ssh", code=20)
+    until("the lock of the killed one to run out", site.unlocked, 60)
     site.access.ssh(node, "mv /etc/kubernetes/orchestrator-*/*.yaml /etc/kubernetes/manifests/")
 
     said = site.command(*REPLACE, node, "--yes", "--ssh", timeout_s=300)

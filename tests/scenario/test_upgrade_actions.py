@@ -1,7 +1,10 @@
 """What each action of an upgrade finds, decides and does, on a cluster with hosts in memory."""
 
+import subprocess
+
 import pytest
 
+from orchestrator.actions.runs import CLEAR
 from orchestrator.actions.snapshots import recorded
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandFailed, CommandVanished, FactUnreadable, Paused, SnapshotInvalid
@@ -326,6 +329,19 @@ def test_what_a_plans_commands_left_is_removed_and_nothing_else(world):
 
     assert machine.left == {"upgrade-0"}
     assert "/var/lib/orchestrator/upgrade-0/x" in machine.files
+
+
+def test_the_directory_of_all_plans_goes_with_the_last_one(tmp_path):
+    state, others = tmp_path / "a b", tmp_path / "a b/upgrade-0"
+    for plan in ("upgrade-0", "upgrade-1"):
+        (state / plan / "step").mkdir(parents=True)
+    clear = ["sh", "-c", CLEAR, "sh"]
+
+    subprocess.run([*clear, str(state / "upgrade-1")], check=True)
+    assert list(state.iterdir()) == [others]
+    for _ in range(2):
+        subprocess.run([*clear, str(others)], check=True)
+        assert not state.exists()
 
 
 def test_before_anything_ran_there_is_something_to_remove_in_the_end(world):
