@@ -78,6 +78,9 @@ def prepare(
         drain_timeout_s=drain_timeout_s,
         data=data,
         snapshot=bool(etcd.statuses),
+        etcd=kept is None
+        or "etcd" not in host.manifests
+        or host.manifests["etcd"].version != kept.versions.get("etcd"),
         settings=settled,
     )
     plan = rollback(node, to, kept, request)

@@ -14,7 +14,7 @@ from orchestrator.backup.contents import ROOT, parse_key
 from orchestrator.backup.snapshot import entries
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
-from orchestrator.engine.host import STATE
+from orchestrator.engine.host import STATE, demand
 from orchestrator.errors import BadUsage
 from orchestrator.library import home
 
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 #: Seconds for all of it on a large snapshot.
 SERVE_S = 1800.0
 SEND_S = 1800.0
+
+# What tidies up after the last plan may take the empty parent away between the two.
+_DIRECTORY = r"""
+for attempt in 1 2 3; do
+  mkdir -p -m 700 -- "$1"
+  if mkdir -m 700 -- "$2"; then exit 0; fi
+done
+exit 1
+"""
 
 # A real etcd of the snapshot's own minor, on sockets in a directory that only root may enter: what it serves holds
 # every Secret. It gets the lowest priority, and memory in proportion to the database. It ends with this shell, even
@@ -292,8 +301,8 @@ def moment(
     limits = (str(4 * size + (512 << 20)), str(2 * size + (1 << 30)))
     argv = ["sh", "-c", _ETCD + job, "sh", directory, programs, trailer, *limits, *words]
     stdin = "".join(f"{line}\n" for line in lines or ()).encode()
-    host.run(["mkdir", "-p", "-m", "700", "--", parent], timeout_s=30.0, sudo=not here, repeatable=True)
-    host.run(["mkdir", "-m", "700", "--", directory], timeout_s=30.0, sudo=not here)
+    making = ["sh", "-c", _DIRECTORY, "sh", parent, directory]
+    demand(host, host.run(making, timeout_s=30.0, sudo=not here))
     try:
         host.send(copy.path, f"{directory}/snapshot.db", mode=0o600, owner=owner, timeout_s=SEND_S)
         for name, content in files.items():

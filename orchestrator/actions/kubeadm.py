@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.drain import survey
 from orchestrator.actions.hasten import HASTENED, RESTART
-from orchestrator.actions.members import needed
-from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit, waiting
+from orchestrator.actions.members import until_spared
+from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit, waiting
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.eviction import Outcome
 from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
@@ -66,14 +66,10 @@ class Upgrade:
             "servers": servers(view, step.params["control_planes"]),
             "trace": trace.state,
             "rc": trace.rc,
-            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Blocked without its kubeadm, and where API servers would be too far apart, or behind a worker's.
-
-        Also while etcd needs the member that kubeadm would restart.
-        """
+        """Blocked without its kubeadm, and where API servers would be too far apart, or behind a worker's."""
         del past
         version = target(step)
         ended = now["trace"] == "ended" and now["rc"] == 0
@@ -94,7 +90,7 @@ class Upgrade:
                 until=step.params["kubeadm"],
                 then=what,
             )
-        return _skewed(now, step, version, what) or unspared(now, step, what) or Needed(_again(now, what))
+        return _skewed(now, step, version, what) or Needed(_again(now, what))
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Run kubeadm to its end, whatever the network does, and say what state things are in when it fails.
@@ -103,7 +99,10 @@ class Upgrade:
             CommandFailed: kubeadm failed.
             CommandTimedOut: It hung, and was ended.
             CommandVanished: Its host went down.
+            Refused: It would restart a member of etcd that the others need.
         """
+        if now["trace"] != "running":
+            until_spared(hands, step, run, step.params["control_planes"])
         run.guard()
         kubeadm = command(step)
         argv = kubeadm
@@ -129,6 +128,8 @@ class Upgrade:
                 waiting=waiting(run),
             )
         except (CommandTimedOut, CommandVanished) as err:
+            if isinstance(err, CommandTimedOut):
+                err.add_note(f"kubeadm did not end within {timeout_s:g} s (--kubeadm-timeout), and was ended")
             err.add_note(state_of(hands, step.node, "\n".join(lines)))
             err.remedy = advice(step, run.run, control_plane=now["control_plane"])
             raise
@@ -195,7 +196,7 @@ def advice(step: Step, run: str, *, control_plane: bool) -> str:
     else:
         lines.append(
             f"orchestrator release {run} && orchestrator upgrade apply --to {str(target(step)).removeprefix('v')}    "
-            "# with other options: --no-certificate-renewal, --patches DIR, --accept CHECK"
+            "# with other options: --no-certificate-renewal, --patches DIR, --kubeadm-timeout 1h, --accept CHECK"
         )
         if control_plane:
             lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
@@ -251,14 +252,6 @@ def _skewed(now: Facts, step: Step, version: Version, what: str) -> Blocked | No
     return None
 
 
-def unspared(now: Facts, step: Step, what: str) -> Blocked | None:
-    """Blocked while etcd has no quorum without the node's member, but not what runs already: that is waited for."""
-    if not now["needed"] or now.get("trace") == "running":
-        return None
-    remedy = "bring that member back, or replace it (orchestrator etcd status; etcd replace-member), then resume"
-    return Blocked(f"{step.node}: etcd would restart, and {now['needed']}", remedy, then=what)
-
-
 class Kubelet:
     """`kubelet.upgrade`: kubelet and kubectl of a version are installed, and that kubelet runs.
 
@@ -286,8 +279,6 @@ class Kubelet:
             "servers": servers(view, asked),
             "unschedulable": view.node(step.node).unschedulable,
             "left": [v.pod.key for v in left],
-            # Its first start with a new minor restarts all static pods. Source: seen, `actions.gates`.
-            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -307,12 +298,27 @@ class Kubelet:
                     until=step.params["after"].get(name, ""),
                     then=what,
                 )
-        return _undrained(now, step, what) or unspared(now, step, what) or Needed(what)
+        return _undrained(now, step, what) or Needed(what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Install, hold again, restart: one command that outlasts a cut connection."""
+        """Install, hold again, restart: one command that outlasts a cut connection.
+
+        Raises:
+            CommandFailed: It failed.
+            CommandTimedOut: It hung, and was ended.
+            CommandVanished: Its host went down.
+            Refused: It would restart a member of etcd that the others need.
+        """
+        if restarts(now, target(step)) and not at_work(hands, step):
+            until_spared(hands, step, run, step.params["control_planes"])
         run.guard()
         install(hands, step, now, run, script=INSTALL + RESTART)
+
+
+def restarts(now: Facts, version: Version) -> bool:
+    """Whether the kubelet's start restarts static pods: the first one with another minor does, see `actions.gates`."""
+    running = parse(now["running"])
+    return running is None or running.line != version.line
 
 
 def _undrained(now: Facts, step: Step, what: str) -> Blocked | None:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster import etcd, queries
+from orchestrator.actions.packages import looked
+from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import EtcdFacts, parse_etcd
+from orchestrator.cluster.membership import of_node, spared
+from orchestrator.errors import FactUnreadable, HostError, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from orchestrator.actions.site import Site
+    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.engine.plan import Step
+    from orchestrator.engine.runner import Applying
+
+#: How long the other members are waited for: what passes by itself passes in that time, and a node may be out.
+SPARED_S = 60.0
+PAUSE_S = 2.0
 
 
-def members(site: Site, control_planes: Sequence[str]) -> EtcdFacts:
+def members(site: Site, control_planes: Iterable[str]) -> EtcdFacts:
     """Every member, asked directly by the first host that has one.
 
     None at all mean an etcd outside of the cluster, unless they are `stacked`: then none could be asked.
@@ -31,17 +40,44 @@ def members(site: Site, control_planes: Sequence[str]) -> EtcdFacts:
     return EtcdFacts(stacked=stacked)
 
 
-def needed(site: Site, node: str, control_planes: Sequence[str]) -> str:
-    """Why etcd on a control plane must not restart now: the others are no quorum; "" when it may.
+def until_spared(hands: SiteHands, step: Step, run: Applying, control_planes: Sequence[str]) -> None:
+    """Return once etcd on the step's node may restart: the others are a quorum without it.
 
-    Asked of several only: of a single member, and of two, it is known before the start.
+    The gate before the node saw that they were; since then it was drained, or the run was stopped. Nothing is asked
+    with fewer than three control planes: there the API is away meanwhile, which is known before the start.
 
     Raises:
-        FactUnreadable: etcd answered in a form that is not known.
-        HostError: A host could not be asked.
+        Refused: They were not within a minute.
     """
-    if node not in control_planes or len(control_planes) < 3:
+    if step.node not in control_planes or len(control_planes) < 3:
+        return
+    end = run.clock.now() + SPARED_S
+    while why := _needed(hands, step.node, control_planes):
+        if run.clock.now() >= end:
+            raise Refused(
+                f"{step.node}: its etcd has to restart, but {why}",
+                remedy="orchestrator etcd status; bring that member back, or give its node a fresh one: "
+                f"orchestrator etcd replace-member NODE; then orchestrator resume {run.run}",
+            )
+        run.guard()
+        run.emit("gate.waiting", why=why)
+        run.clock.sleep(PAUSE_S)
+
+
+def _needed(site: Site, node: str, control_planes: Sequence[str]) -> str:
+    """Why the member of a node must not restart; the others are asked first, for its own may just not answer."""
+    manifest = looked(site, node).manifests.get("etcd")
+    if manifest is None:
         return ""
-    found = members(site, control_planes)
-    well = {s.id for s in found.statuses if etcd.serves(found.health.get(s.endpoint, "it was not asked"))}
-    return etcd.holds_quorum(found.members, well, node)
+    silent = []
+    for name in (*(n for n in control_planes if n != node), node):
+        try:
+            found = members(site, [name])
+        except (FactUnreadable, HostError) as err:  # off, or restarting between two of the questions
+            silent.append(str(err))
+            continue
+        if found.members:
+            peers = manifest.flag("initial-advertise-peer-urls").split(",")
+            mine = [m.id for m in of_node(found.members, manifest.flag("name") or node, peers)]
+            return spared(found.members, found.statuses, found.health, mine)
+    return "; ".join(["no member of etcd tells how it is", *silent[:1]])

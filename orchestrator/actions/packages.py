@@ -130,6 +130,11 @@ def ended(view: Site, step: Step) -> bool:
     return view.trace(step.node, Errand(step.params["plan"], step.id)).state == "ended"
 
 
+def at_work(view: Site, step: Step) -> bool:
+    """Whether the step's command runs on its host, started by a run before: nothing is begun by waiting for it."""
+    return view.trace(step.node, Errand(step.params["plan"], step.id)).state == "running"
+
+
 class Prefetch:
     """`packages.prefetch`: packages, and a control plane's images, are on the node before they are wanted.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import advice, behind, state_of, unspared, versions
-from orchestrator.actions.members import needed
-from orchestrator.actions.packages import INSTALL, ended, install, looked, standing, target, unfit
+from orchestrator.actions.kubeadm import advice, behind, restarts, state_of, versions
+from orchestrator.actions.members import until_spared
+from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.frame import DATA_OF
 from orchestrator.engine.host import demand
@@ -98,7 +98,7 @@ class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
     Params: `plan`, `version`; `control_planes`; `backup`, the directory of their manifests; `data`, a copy of the
-    member's data that takes the place of the present ones, or "" to keep those.
+    member's data that takes the place of the present ones, or "" to keep those; `etcd`, whether it becomes another.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -109,11 +109,10 @@ class StaticPods:
             **versions(found),
             "trace": trace.state,
             "rc": trace.rc,
-            "needed": needed(view, step.node, step.params["control_planes"]),
         }
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when they run; where data come back, when that was done by this plan. Blocked while etcd needs it."""
+        """Done when they run; where data come back, when that was done by this plan."""
         del past
         version = target(step)
         late = behind(now, version)
@@ -121,16 +120,17 @@ class StaticPods:
         if not late and (ended or not step.params["data"]):
             return Done(f"static pods run {version}")
         what = f"{', '.join(late) or 'etcd'} to {version}"
-        what = f"{what}, with the data of {step.params['data']}" if step.params["data"] else what
-        return unspared(now, step, what) or Needed(what)
+        return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Put them back, by a command that outlasts a cut connection.
 
         Raises:
             CommandFailed: It failed; the error says in what state things are.
+            Refused: It would restart a member of etcd that the others need.
         """
-        del now
+        if step.params.get("etcd", True) and now["trace"] != "running":
+            until_spared(hands, step, run, step.params["control_planes"])
         run.guard()
         words = [step.params["backup"], step.params["data"], step.params["plan"]]
         errand = Errand(step.params["plan"], step.id)
@@ -174,7 +174,7 @@ class Settings:
 class Downgrade:
     """`packages.downgrade`: packages of an earlier version, held as they were; a kubelet among them runs again.
 
-    Params: `plan`, `version`, `packages`.
+    Params: `plan`, `version`, `packages`; `control_planes`, where a kubelet is among them.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -197,7 +197,17 @@ class Downgrade:
         return Needed(why or f"kubelet {now['running'] or 'not running'} to {version}")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Install the earlier ones; hold again; restart the kubelet."""
+        """Install the earlier ones; hold again; restart the kubelet.
+
+        Raises:
+            CommandFailed: It failed.
+            CommandTimedOut: It hung, and was ended.
+            CommandVanished: Its host went down.
+            Refused: It would restart a member of etcd that the others need.
+        """
+        planes = step.params.get("control_planes", ())
+        if planes and restarts(now, target(step)) and not at_work(hands, step):
+            until_spared(hands, step, run, planes)
         run.guard()
         script = _DOWNGRADE + (_RESTART if "kubelet" in step.params["packages"] else "")
         remedy = f"see `apt-cache madison kubeadm` on {step.node}, then resume"

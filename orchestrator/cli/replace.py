@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import (
+    PATIENCE_S,
     Context,
     DryRunChoice,
     DryRunOption,
@@ -58,7 +59,7 @@ def replace_member(
 
     app = application(
         kubeconfig=kubeconfig, context=context, log_format=log_format, owner=owner, yes=yes, ssh=ssh,
-        dry_run=perform.dry_run(dry_run),
+        dry_run=perform.dry_run(dry_run), patience_s=PATIENCE_S,
     )  # fmt: skip
     if bool(node) == bool(confirm):
         raise BadUsage("name a control plane, or a run with --confirm", remedy="kubectl get nodes; orchestrator runs")

@@ -71,6 +71,8 @@ After = Annotated[str, typer.Option("--after-node", metavar="COMMAND", help="Run
 OnNode = Annotated[bool, typer.Option("--hooks-on-node", help="Run both on the node itself, as root.")]
 HookTimeout = Annotated[str, typer.Option("--hook-timeout", metavar="DURATION", help="For each of these commands.")]
 
+#: A control plane takes a minute at least; what is shorter was mistyped.
+SHORTEST_KUBEADM_S = 60.0
 #: `upgrade plan` found something that has to be put right, or accepted, first.
 REFUSED = 20
 
@@ -256,8 +258,9 @@ def _prepared(app: App, arguments: dict[str, Any]) -> Prepared:
     options = [] if arguments["certificate_renewal"] else ["--certificate-renewal=false"]
     options += [f"--patches={arguments['patches']}"] if arguments["patches"] else []
     kubeadm_timeout_s = duration(arguments["kubeadm_timeout"], "--kubeadm-timeout")
-    if not kubeadm_timeout_s:
-        raise BadUsage("--kubeadm-timeout=0: a kubeadm that hangs would never be ended", remedy="leave it out, for 30m")
+    if kubeadm_timeout_s < SHORTEST_KUBEADM_S:
+        text = f"--kubeadm-timeout={arguments['kubeadm_timeout']}: kubeadm needs minutes, and would be ended half-way"
+        raise BadUsage(text, remedy="leave it out, for 30m, or give 5m or more")
     names = [n.strip().removeprefix("node/") for n in arguments["nodes"].split(",")]
     wish = upgrades.Wish(
         to=arguments["to"],

@@ -274,25 +274,6 @@ def may_stop_one(members: Iterable[Member], healthy: Iterable[int]) -> str:
     return f"{living} of {len(voters)} etcd members healthy; stopping one more would lose quorum (needs {needed})"
 
 
-def holds_quorum(members: Iterable[Member], healthy: Iterable[int], name: str) -> str:
-    """Why the member of a node may not be stopped now, with the numbers: the quorum that there is needs it.
-
-    Empty when it may be, and with fewer than three members: there it is always so, and is told before the start.
-
-    Args:
-        members: As listed.
-        healthy: Ids of those that answered as healthy.
-        name: Of the node, as kubeadm names its member.
-    """
-    voters = {m.id: m.name for m in members if not m.learner}
-    living, needed = {each for each in healthy if each in voters}, quorum(len(voters))
-    others = [each for each in living if voters[each] != name]
-    if len(voters) < 3 or len(living) < needed or len(others) >= needed:
-        return ""
-    gone = ", ".join(sorted(voters[each] or f"{each:x}" for each in voters if each not in living))
-    return f"{gone} is not healthy: without {name} as well, {len(others)} of {len(voters)} members would be no quorum"
-
-
 def _disagreements(statuses: tuple[Status, ...]) -> list[str]:
     """What members say of the cluster has to be the same."""
     if not statuses:

@@ -57,6 +57,30 @@ def lacking(
     return tuple(found)
 
 
+def spared(
+    members: Iterable[Member], statuses: Iterable[Status], health: Mapping[str, str], mine: Iterable[int]
+) -> str:
+    """Why a node's member must not restart now: those that are well without it are no quorum; "" when they are.
+
+    Also empty with fewer than three members, where that is always so and known before the start, and where it does not
+    answer: nothing is lost by its restart then.
+
+    Args:
+        members: As listed.
+        statuses: Of those that answered.
+        health: Endpoint -> "" or why it is not healthy.
+        mine: Ids of the node's; none where it is not known which member that is: then it is one that counts.
+    """
+    voters = [m for m in members if not m.learner]
+    own, answered = set(mine), {status.id: status for status in statuses}
+    others = [m for m in voters if m.id not in own]
+    troubles = [text for m in others if (text := _lacking(m, answered, health))]
+    left, wanted = len(others) - len(troubles) - (not own), quorum(len(voters))
+    if len(voters) < 3 or left >= wanted or (own and not own & set(answered)):
+        return ""
+    return f"{'; '.join(troubles)}: {left} of {len(voters)} members of etcd would be left, and {wanted} are needed"
+
+
 def _lacking(member: Member, answered: Mapping[int, Status], health: Mapping[str, str]) -> str:
     named = member.name or f"{member.id:x} ({', '.join(member.peer_urls)})"
     if not member.started:

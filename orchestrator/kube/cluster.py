@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 #: For one request. Evictions are slow where many share a budget (up to 11 s seen, docs/performance.md).
 REQUEST_TIMEOUT_S = 30.0
+#: The part of what is spent on a failure in all that one attempt may take.
+ATTEMPT = 0.8
 #: A reading this fresh, with no change by this process since, is given again instead of asked again.
 FRESH_S = 1.0
 #: As above for budgets, which nothing here changes; their numbers come from a watch where they matter.
@@ -215,7 +217,8 @@ class KubeView:
 
     def _attempt(self, method: str, path: str, what: str, **request: Any) -> Response:
         """One request; anything but a success is raised."""
-        timeout_s = min(request.pop("timeout_s", REQUEST_TIMEOUT_S), self._patience_s)
+        # One of several API servers that hangs, with its etcd for one, leaves time to ask another one.
+        timeout_s = min(request.pop("timeout_s", REQUEST_TIMEOUT_S), ATTEMPT * self._patience_s)
         answer = self._session.send(method, path, timeout_s=timeout_s, **request)
         if answer.status < 300:
             self._loading.over()

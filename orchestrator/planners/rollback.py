@@ -38,6 +38,7 @@ class Request:
         flags: The params of `node.drain`, but for `cordon`.
         data: A copy of the etcd member's data that takes the place of the present ones; "" keeps those.
         snapshot: Take one first: etcd answers.
+        etcd: Its version becomes another one.
         settings: kubeadm's settings go back, too.
     """
 
@@ -48,6 +49,7 @@ class Request:
     drain_timeout_s: float | None
     data: str
     snapshot: bool
+    etcd: bool
     settings: bool
 
 
@@ -73,11 +75,12 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
         yield cordon
         yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)
         yield step("packages.repository", {"minor": minor(to)}, FILE_S)
-        params = {"version": version, "packages": list(KUBELET_PACKAGES)}
+        planes = list(request.planes)
+        params = {"version": version, "packages": list(KUBELET_PACKAGES), "control_planes": planes}
         yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
         if kept:
             back: dict[str, Any] = {"version": version, "backup": kept.directory, "data": request.data}
-            back["control_planes"] = list(request.planes)
+            back |= {"control_planes": planes, "etcd": request.etcd}
             yield step("kubeadm.rollback", {**back, "turns_back": bool(request.data)}, KUBEADM_S)
         yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")
         gate = {
@@ -86,9 +89,7 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
             "noted": "",
             "rollback": True,
         }
-        yield step(
-            "cluster.gate", {**gate, "version": version, "control_planes": list(request.planes)}, GATE_S, ":back"
-        )
+        yield step("cluster.gate", {**gate, "version": version, "control_planes": planes}, GATE_S, ":back")
         if request.settings:
             yield step("kubeadm.settings", {"version": version}, FILE_S)
         yield step("node.return", {"cordon": cordon.id, "owner": request.owner}, PATCH_S)

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 import yaml
 
-from orchestrator import replacements
 from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
 from orchestrator.engine import runs
@@ -22,7 +21,6 @@ from orchestrator.engine.events import Silent
 from orchestrator.engine.journal import Journal, read
 from orchestrator.engine.plan import Plan
 from orchestrator.errors import Refused
-from orchestrator.kube.cluster import REQUEST_TIMEOUT_S
 from orchestrator.planners import nodes as planners
 from orchestrator.report import shapes
 from tests.fakes import wire
@@ -413,21 +411,6 @@ def test_a_run_of_another_cluster_is_not_continued_on_this_one(run, cluster, tmp
         fails(result, 2, f"is of the cluster at {first.url}, this context is {second.url}", "--context stub")
         assert f"--kubeconfig {file}" in result.err
     assert second.changes() == []
-
-
-def test_an_api_server_that_hangs_with_its_etcd_is_not_the_only_one_that_a_replacement_asks(run, cluster, monkeypatch):
-    """A load balancer finds out within seconds; the request that hung is given up before the command is."""
-    asked = []
-
-    def prepare(app, *_):
-        asked.append(app.settings.patience_s)
-        raise Refused("no", remedy="none")
-
-    monkeypatch.setattr(replacements, "prepare", prepare)
-    cluster()
-
-    fails(run("etcd", "replace-member", "cp-1"), 20, "no", "none")
-    assert min(asked) > REQUEST_TIMEOUT_S
 
 
 @pytest.mark.parametrize(

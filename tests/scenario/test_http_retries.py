@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.engine.clock import SystemClock
 from orchestrator.errors import (
     ApiConflict,
     ApiError,
@@ -189,6 +190,14 @@ def test_a_server_that_takes_requests_and_never_answers_does_not_hang_it(server,
         view.node("n1")
 
     assert "no answer within" in str(caught.value)
+
+
+def test_one_of_several_servers_that_never_answers_leaves_time_to_ask_another(server, sink, tmp_path):
+    """As behind a load balancer that has not seen yet that the etcd of one is gone."""
+    server.on("GET", NODE, Silence(), ok(wire.node()))
+    view = KubeView(server.session(tmp_path), SystemClock(), sink, patience_s=2.0)
+
+    assert view.node("n1").name == "n1"
 
 
 def test_a_200_that_is_no_node_is_not_taken_for_one(server, view):

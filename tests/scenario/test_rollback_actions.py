@@ -8,9 +8,9 @@ from orchestrator.actions.packages import INSTALL
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.site import Trace
 from orchestrator.engine.host import Completed
-from orchestrator.engine.plan import Blocked, Done, Needed, Step
+from orchestrator.engine.plan import Done, Needed, Step
 from orchestrator.engine.runner import Applying
-from orchestrator.errors import CommandFailed
+from orchestrator.errors import CommandFailed, Refused
 from orchestrator.site import FRESH_S
 from tests.fakes.site import FakeSite
 from tests.fakes.site_machines import FakePackage
@@ -108,21 +108,6 @@ def test_a_manifest_that_is_back_without_its_process_is_not_enough(site):
     assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Needed)
 
 
-def test_static_pods_stay_while_etcd_has_no_quorum_without_its_member(tmp_path):
-    planes = ["cp-1", "cp-2", "cp-3"]
-    site = FakeSite(FakeClock(), tmp_path, planes=3)
-    hands, it = Hands(site), step("kubeadm.rollback", **{**BACK, "control_planes": planes})
-    upgraded(site)
-    assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Needed)
-    site.machines["cp-3"].gone(["etcd"], 0.0, 60.0)
-    site.pass_time(FRESH_S)
-
-    found = StaticPods().decide(StaticPods().probe(hands, it), it, {})
-
-    assert isinstance(found, Blocked)
-    assert "cp-3 is not healthy: without cp-1 as well" in found.why
-
-
 def test_data_come_back_once_though_static_pods_are_those_already(site):
     hands, it = Hands(site), step("kubeadm.rollback", **{**BACK, "data": "/etc/kubernetes/tmp/copy/etcd"})
 
@@ -138,6 +123,47 @@ def test_the_host_is_told_which_copies_to_put_back(site):
 
     [(node, argv)] = carried_out(StaticPods(), Hands(site), step("kubeadm.rollback", **BACK))
     assert (node, argv[-3:]) == ("cp-1", [BACK["backup"], "", "back-1"])
+
+
+PLANES = ["cp-1", "cp-2", "cp-3"]
+KUBELET = {"plan": "back-1", "version": OLD, "packages": ["kubelet", "kubectl"], "control_planes": PLANES}
+
+
+@pytest.fixture
+def lost(tmp_path):
+    """Three members, of which one is lost; the first control plane was upgraded."""
+    site = FakeSite(FakeClock(), tmp_path, planes=3)
+    upgraded(site)
+    site.machines["cp-3"].gone(["etcd"], 0.0, 600.0)
+    return site
+
+
+@pytest.mark.parametrize(
+    ("doing", "action", "params"),
+    [
+        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES, "etcd": True}),
+        (Downgrade(), "packages.downgrade", KUBELET),
+    ],
+)
+def test_no_member_of_etcd_restarts_that_the_others_need(lost, doing, action, params):
+    hands = Hands(lost)
+
+    with pytest.raises(Refused, match="member cp-3 does not answer: 1 of 3 members of etcd would be left"):
+        carried_out(doing, hands, step(action, **params))
+
+    assert hands.done == []
+
+
+@pytest.mark.parametrize(
+    ("doing", "action", "params"),
+    [
+        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES, "etcd": False}),
+        (Downgrade(), "packages.downgrade", {**KUBELET, "version": "v1.37.1"}),
+    ],
+    ids=["the same etcd", "the same minor"],
+)
+def test_what_restarts_no_etcd_does_not_wait_for_it(lost, doing, action, params):
+    assert carried_out(doing, Hands(lost), step(action, **params))
 
 
 def test_a_failure_says_what_runs(site):

@@ -89,6 +89,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_asked(run, command, 
         ("--before-node", "x", "--hook-timeout", "soon"),
         ("--kubeadm-timeout", "10"),
         ("--kubeadm-timeout", "0"),
+        ("--kubeadm-timeout", "10s"),
     ],
 )
 def test_a_hook_or_a_limit_that_cannot_be_meant_is_refused(run, words):

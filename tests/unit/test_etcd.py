@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster import etcd
-from orchestrator.cluster.etcd import Member, holds_quorum, may_stop_one, quorum, troubles
+from orchestrator.cluster.etcd import Member, may_stop_one, quorum, troubles
 from orchestrator.errors import FactUnreadable
 
 FACTS = Path(__file__).parent / "facts" / "etcd"
@@ -208,30 +208,6 @@ def test_one_may_be_stopped_only_while_a_majority_stays(voters, learners, health
     found = may_stop_one(members, range(healthy))
 
     assert (found == "") is allowed
-
-
-@pytest.mark.parametrize(
-    ("voters", "healthy", "name", "allowed"),
-    [
-        (3, [0, 1, 2], "m0", True),
-        (3, [0, 1], "m0", False),
-        (3, [0, 1], "m2", True),  # it does not run: nothing is lost
-        (3, [0], "m0", True),  # there is no quorum any more
-        (5, [0, 1, 2, 3], "m0", True),
-        (5, [0, 1, 2], "m0", False),
-        (2, [0, 1], "m0", True),
-        (1, [0], "m0", True),
-        (3, [0, 1, 3], "m0", False),  # a learner has no vote
-    ],
-)
-def test_the_member_that_a_quorum_needs_may_not_be_stopped(voters, healthy, name, allowed):
-    members = [Member(i, f"m{i}", (), (), learner=i >= voters) for i in range(voters + 1)]
-
-    found = holds_quorum(members, healthy, name)
-
-    assert (found == "") is allowed
-    if not allowed and voters == 3:
-        assert found == "m2 is not healthy: without m0 as well, 1 of 3 members would be no quorum"
 
 
 def test_what_forbids_to_stop_one_has_the_numbers():

@@ -12,6 +12,7 @@ from orchestrator.cluster.membership import (
     rejoining,
     serves,
     spare,
+    spared,
 )
 from orchestrator.errors import Refused
 
@@ -175,3 +176,40 @@ def test_the_data_directory_is_the_one_of_its_volume_though_it_is_not_there():
     assert data_directory(HEAD + TAIL) == "/var/lib/etcd"
     assert data_directory(HEAD + TAIL.replace("name: etcd-data", "name: other")) == ""
     assert data_directory("") == ""
+
+
+FIVE = tuple(member(number, name=f"cp-{number}") for number in range(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("members", "well", "mine", "may"),
+    [
+        (THREE, [1, 2, 3], [1], True),
+        (THREE, [1, 2], [1], False),
+        (THREE, [1], [1], False),
+        (THREE, [1, 2], [], False),  # which one is the node's is not known
+        (THREE, [1, 2], [3], True),  # it does not run: nothing is lost
+        (FIVE, [1, 2, 3, 4], [1], True),
+        (FIVE, [1, 2, 3], [1], False),
+        ((*THREE, member(9, learner=True)), [1, 2, 9], [1], False),  # a learner has no vote
+        (THREE[:2], [1, 2], [1], True),  # never a quorum, and told before the start
+        (THREE[:1], [1], [1], True),
+    ],
+)
+def test_the_member_that_a_quorum_needs_must_not_restart(members, well, mine, may):
+    health = {client(m.id): "" if m.id in well else "context deadline exceeded" for m in members}
+
+    why = spared(members, [status(number) for number in well], health, mine)
+
+    assert (why == "") is may
+    if why and members == THREE and mine == [1]:
+        assert why.endswith(f"{len(well) - 1} of 3 members of etcd would be left, and 2 are needed")
+        assert "member cp-3 does not answer" in why
+
+
+def test_a_member_that_answers_and_is_not_healthy_counts_for_no_quorum():
+    health = {client(1): "", client(2): "", client(3): "context deadline exceeded"}
+
+    why = spared(THREE, [status(number) for number in (1, 2, 3)], health, [1])
+
+    assert why.startswith("member cp-3 is not healthy: context deadline exceeded: 1 of 3 ")

@@ -19,6 +19,7 @@ def plan(kept=KEPT, **changes):
         "drain_timeout_s": 60.0,
         "data": "",
         "snapshot": True,
+        "etcd": True,
         "settings": True,
     }
     return rollback("cp-1", OLD, kept, Request(**{**wish, **changes}))
