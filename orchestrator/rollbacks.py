@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import queries
-from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
+from orchestrator.cluster.former import Former, former
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
+from orchestrator.cluster.kubeadm import BACKUPS
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.engine import runs
 from orchestrator.errors import ApiUnreachable, BadUsage, Refused
@@ -60,7 +62,7 @@ def prepare(
             f"{node} is no control plane: only those are taken back",
             remedy="a worker's kubelet may stay up to three minors behind; to go on, resume the upgrade",
         )
-    kept = _kept(host, parse_kept(view.ask(node, queries.KEPT)))
+    kept = _former(host, parse_kept(view.ask(node, queries.KEPT)))
     to = kept.version if kept else host.server
     if to is None:
         raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
@@ -78,9 +80,7 @@ def prepare(
         drain_timeout_s=drain_timeout_s,
         data=data,
         snapshot=bool(etcd.statuses),
-        etcd=kept is None
-        or "etcd" not in host.manifests
-        or host.manifests["etcd"].version != kept.versions.get("etcd"),
+        etcd=str(kept.etcd or "") if kept else "",
         settings=settled,
     )
     plan = rollback(node, to, kept, request)
@@ -95,21 +95,19 @@ def _nodes(view: Site) -> tuple[Node, ...]:
         raise
 
 
-def _kept(host: HostFacts, found: tuple[Kept, ...]) -> Kept | None:
-    """The manifests of the last upgrade, if they are older than what is there.
+def _former(host: HostFacts, kept: tuple[Kept, ...]) -> Former | None:
+    """The manifests of before the last upgrade; None where only packages are ahead.
 
     Raises:
         Refused: Static pods are newer than kubeadm's package ever was, and nothing was kept.
     """
-    now = [m.version for name, m in host.manifests.items() if name != "etcd" and m.version]
-    newest = max(now, default=None)
-    for each in found:
-        if each.version and newest and each.version < newest:
-            return each
-    if newest and host.kubeadm and host.kubeadm > newest:
-        return None  # kubeadm moved them back by itself: only packages are ahead
+    now = {name: m.version and replace(m.version, vendor="") for name, m in host.manifests.items()}
+    found = former(kept, now, host.kubeadm)
+    newest = max((v for name, v in now.items() if name in CONTROL_PLANE and v), default=None)
+    if found or (newest and host.kubeadm and host.kubeadm > newest):
+        return found
     raise Refused(
-        f"{host.node}: nothing older than {newest} is kept in /etc/kubernetes/tmp: it was not upgraded from here",
+        f"{host.node}: nothing older than {newest} is kept in {BACKUPS}: it was not upgraded from here",
         remedy="restore a snapshot of etcd, or go on: `orchestrator upgrade plan`",
     )
 
@@ -127,12 +125,12 @@ def _refuse_newer(nodes: tuple[Node, ...], node: str, to: Version) -> None:
         )
 
 
-def _data(node: str, host: HostFacts, kept: Kept | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:
+def _data(node: str, host: HostFacts, kept: Former | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:
     """The copy of data that has to come back with an older etcd, and what is lost by that.
 
     Source: etcd refuses data whose storage version is newer than itself; members of mixed versions keep the older one.
     """
-    older = kept.versions.get("etcd") if kept else None
+    older = kept.etcd if kept else None
     running = host.components.get("etcd") or (host.manifests["etcd"].version if "etcd" in host.manifests else None)
     if kept is None or older is None or running is None or older.line == running.line:
         return "", ()

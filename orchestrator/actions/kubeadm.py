@@ -9,8 +9,9 @@ from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.members import until_spared
 from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit, waiting
 from orchestrator.actions.site import Errand
+from orchestrator.cluster import queries
 from orchestrator.cluster.eviction import Outcome
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC
+from orchestrator.cluster.hostfacts import CONTROL_PLANE, STATIC, parse_static_pods
 from orchestrator.cluster.kubeadm import BACKUPS, parse_progress
 from orchestrator.cluster.versions import parse
 from orchestrator.engine.plan import Blocked, Done, Needed
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: kubeadm's lines that say where it is.
 _STAGES = "[upgrade"
+#: How long the API's copies of static pods are waited for. Source: a kubelet syncs each pod at least that often.
+MIRRORED_S, PAUSE_S = 120.0, 2.0
 #: How much of what kubeadm said last an error holds.
 _SAID = 3
 
@@ -101,8 +104,9 @@ class Upgrade:
             CommandVanished: Its host went down.
             Refused: It would restart a member of etcd that the others need.
         """
-        if now["trace"] != "running":
+        if now["control_plane"] and now["trace"] != "running":
             until_spared(hands, step, run, step.params["control_planes"])
+            _until_mirrored(hands, step, run)
         run.guard()
         kubeadm = command(step)
         argv = kubeadm
@@ -149,6 +153,27 @@ class Upgrade:
             remedy=advice(step, run.run, control_plane=now["control_plane"]),
             rc=done.rc,
         )
+
+
+def _until_mirrored(hands: SiteHands, step: Step, run: Applying) -> None:
+    """Return once the API has the node's static pods as they run, or after two minutes: kubeadm itself waits longer.
+
+    It takes the hash of a mirror pod before it replaces a manifest, and waits until that is another one. One of a
+    manifest from before, back since by a `rollback`, may be just the one that comes: kubeadm waits in vain, for five
+    minutes. Source: kubeadm 1.36, `apiclient.WaitForStaticPodHashChange`; seen.
+    """
+    end = run.clock.now() + MIRRORED_S
+    while (stale := _unmirrored(hands, step.node)) and run.clock.now() < end:
+        run.guard()
+        run.emit("gate.waiting", why=f"not of its manifest yet, here or in the API: {', '.join(stale)}")
+        run.clock.sleep(PAUSE_S)
+
+
+def _unmirrored(site: Site, node: str) -> tuple[str, ...]:
+    try:
+        return parse_static_pods(site.ask(node, queries.STATIC_PODS, node))
+    except HostError:  # kubeadm tells what it lacks
+        return ()
 
 
 def command(step: Step) -> list[str]:

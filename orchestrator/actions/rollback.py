@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import advice, behind, restarts, state_of, versions
+from orchestrator.actions.kubeadm import advice, restarts, state_of, versions
 from orchestrator.actions.members import until_spared
 from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.frame import DATA_OF
+from orchestrator.cluster.hostfacts import CONTROL_PLANE
+from orchestrator.cluster.kubeadm import BACKUPS
 from orchestrator.engine.host import demand
-from orchestrator.engine.plan import Done, Needed
+from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
@@ -28,9 +32,17 @@ if TYPE_CHECKING:
 _STATIC_PODS = (
     DATA_OF
     + r"""set -eu; umask 077
-backup=$1 data=$2 mark=$3
+data=$1 mark=$2
+shift 2
 manifests=/etc/kubernetes/manifests keep="/etc/kubernetes/tmp/rollback-$mark"
-mkdir -p "$keep"
+backup="$keep/back"
+mkdir -p "$backup"
+collect() { cp -- "$1" "$keep/.new"; mv -- "$keep/.new" "$backup/$(basename -- "$1")"; }
+for given; do
+  for file in "$given" "$given"/*.yaml; do
+    if [ -f "$file" ]; then collect "$file"; fi
+  done
+done
 gone() {
   for name in "$@"; do
     i=0
@@ -72,6 +84,9 @@ if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
   fi
   : > "$keep/data-replaced"
 fi
+# It was only stopped, for etcd's data: its manifest stays what it is.
+server=kube-apiserver.yaml
+if [ -e "$keep/$server" ] && [ ! -e "$backup/$server" ]; then collect "$keep/$server"; fi
 for file in "$backup"/*.yaml; do
   name=$(basename -- "$file" .yaml)
   cmp -s -- "$file" "$manifests/$name.yaml" && continue
@@ -97,8 +112,9 @@ _RESTART = "trap - EXIT; again\nsystemctl daemon-reload && systemctl restart kub
 class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
-    Params: `plan`, `version`; `control_planes`; `backup`, the directory of their manifests; `data`, a copy of the
-    member's data that takes the place of the present ones, or "" to keep those; `etcd`, whether it becomes another.
+    Params: `plan`, `version`; `control_planes`; `manifests`, those that go back, in the copies that kubeadm kept;
+    `data`, a copy of the member's data that takes the place of the present ones, or "" to keep those; `etcd`, whether
+    its manifest is among them.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -115,11 +131,21 @@ class StaticPods:
         """Done when they run; where data come back, when that was done by this plan."""
         del past
         version = target(step)
-        late = behind(now, version)
         ended = now["trace"] == "ended" and now["rc"] == 0
+        wanted = dict.fromkeys(CONTROL_PLANE, str(version))
+        if step.params.get("etcd"):
+            wanted["etcd"] = step.params["etcd"]
+        other = [name for name in wanted if not _is(now["manifests"], name, wanted)]
+        if ended and other:
+            return Blocked(
+                f"{step.node}: the manifests that kubeadm kept are back, and {', '.join(other)} is not of {version}",
+                f"look for theirs in {BACKUPS} on {step.node}, put them into /etc/kubernetes/manifests, then resume",
+            )
+        late = [name for name in wanted if name in other or not _is(now["components"], name, wanted)]
         if not late and (ended or not step.params["data"]):
             return Done(f"static pods run {version}")
-        what = f"{', '.join(late) or 'etcd'} to {version}"
+        runs = ", ".join(f"{name} {now['components'].get(name, 'not running')}" for name in late)
+        what = f"{runs or 'etcd'} to {version}"
         return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
@@ -129,10 +155,12 @@ class StaticPods:
             CommandFailed: It failed; the error says in what state things are.
             Refused: It would restart a member of etcd that the others need.
         """
-        if step.params.get("etcd", True) and now["trace"] != "running":
+        if step.params.get("etcd", "?") and now["trace"] != "running":
             until_spared(hands, step, run, step.params["control_planes"])
         run.guard()
-        words = [step.params["backup"], step.params["data"], step.params["plan"]]
+        # A run that an earlier version began names a directory.
+        manifests = step.params.get("manifests") or [step.params["backup"]]
+        words = [step.params["data"], step.params["plan"], *manifests]
         errand = Errand(step.params["plan"], step.id)
         done = hands.finish(
             step.node, ["sh", "-c", _STATIC_PODS, "sh", *words], errand, timeout_s=step.timeout_s or 0.0
@@ -142,6 +170,12 @@ class StaticPods:
         except CommandFailed as err:
             err.add_note(state_of(hands, step.node, ""))
             raise
+
+
+def _is(found: Mapping[str, str], name: str, wanted: Mapping[str, str]) -> bool:
+    """Whether a component is of a version. A tag of etcd has a build number, which its process does not tell."""
+    there, want = found.get(name, ""), wanted[name]
+    return there == want or (name == "etcd" and there.partition("-")[0] == want.partition("-")[0])
 
 
 class Settings:

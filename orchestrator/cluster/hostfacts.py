@@ -180,12 +180,12 @@ class EtcdFacts:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was kept on a control plane of one upgrade.
+    """What one run of kubeadm kept on a control plane; an upgrade may have needed several.
 
     Attributes:
         directory: Of the manifests.
         versions: Component -> version of the kept manifest; etcd's is etcd's own.
-        data: A copy of the etcd member's data, of the same upgrade; "" without one.
+        data: A copy of the etcd member's data, made at its start; "" without one.
     """
 
     directory: str
@@ -315,18 +315,22 @@ def parse_endpoint(answer: str) -> str:
 
 
 def parse_static_pods(answer: str) -> tuple[str, ...]:
-    """Components that run as another pod than the kubelet is to run now, out of `queries.STATIC_PODS`.
+    """Components that run as another pod than the kubelet is to run now, or than the API has as its mirror.
 
-    None where the kubelet, or the process, does not tell: versions are looked at all the same.
+    None where the kubelet, the API or the process does not tell: versions are looked at all the same.
+
+    Args:
+        answer: Of `queries.STATIC_PODS`.
     """
     found = sections(answer)
-    wanted = {hash_ for each in found.get("wanted", ()) for hash_ in each.text.split()}
+    hashes = ({hash_ for each in found.get(name, ()) for hash_ in each.text.split()} for name in ("wanted", "mirror"))
+    told = [each for each in hashes if each]
     running = [(each.words[0], each.text.strip()) for each in found.get("pod", ())]
-    return tuple(name for name, pod in running if wanted and pod and pod not in wanted)
+    return tuple(name for name, pod in running if pod and not all(pod in each for each in told))
 
 
 def parse_kept(answer: str) -> tuple[Kept, ...]:
-    """What is kept of each upgrade, the latest first, out of `queries.KEPT`."""
+    """What is kept of each run of kubeadm, the latest first, out of `queries.KEPT`."""
     found = sections(answer)
     directories: dict[str, dict[str, Version]] = {}
     for section in found.get("manifest", ()):

@@ -137,11 +137,16 @@ ENDPOINT = Query("endpoint", _ENDPOINT, 60.0)
 
 # Source: kubelet, `/pods`: what it is to run; a static pod's UID is the hash of its manifest, which stands in its
 # annotation `kubernetes.io/config.hash`, too. proc(5): a process's control group has the UID of the pod that it is of.
+# The API's copy of it, the mirror pod, is made when the pod is synced; while the API server is away, that comes up to a
+# minute and a half later.
 _STATIC_PODS = (
     _SERVER
     + r"""
 head wanted
 api get --raw "/api/v1/nodes/$1/proxy/pods" | grep -o '"kubernetes.io/config.hash":"[^"]*"' | cut -d '"' -f 4 | body
+head mirror
+api get --raw "/api/v1/namespaces/kube-system/pods?fieldSelector=spec.nodeName%3D$1" \
+  | grep -o '"kubernetes.io/config.mirror":"[^"]*"' | cut -d '"' -f 4 | body
 for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
   for pid in $(pidof -s "$name"); do
     head pod "$name"; sed -n 's/.*pod\([0-9a-f_-]\{32,36\}\).*/\1/p' "/proc/$pid/cgroup" | sed 1q | tr _ - | body
@@ -150,7 +155,8 @@ done
 """
 )
 
-#: Hashes of the static pods that this host's kubelet is to run, and those that run. Takes the node's name.
+#: Hashes of the static pods that this host's kubelet is to run, of those that the API has, and those that run. Takes
+#: the node's name.
 STATIC_PODS = Query("static-pods", _STATIC_PODS, 30.0)
 
 # Source: the API server's metric `apiserver_longrunning_requests`. Kubelets and controllers watch pods; each kube-proxy

@@ -21,7 +21,7 @@ from orchestrator.planners.upgrade import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator.cluster.hostfacts import Kept
+    from orchestrator.cluster.former import Former
     from orchestrator.cluster.versions import Version
 
 KIND = "rollback"
@@ -38,7 +38,7 @@ class Request:
         flags: The params of `node.drain`, but for `cordon`.
         data: A copy of the etcd member's data that takes the place of the present ones; "" keeps those.
         snapshot: Take one first: etcd answers.
-        etcd: Its version becomes another one.
+        etcd: The version of its manifest that goes back; "" where it stays.
         settings: kubeadm's settings go back, too.
     """
 
@@ -49,11 +49,11 @@ class Request:
     drain_timeout_s: float | None
     data: str
     snapshot: bool
-    etcd: bool
+    etcd: str
     settings: bool
 
 
-def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Plan:
+def rollback(node: str, to: Version, kept: Former | None, request: Request) -> Plan:
     """The kubelet first, for it may not be newer than its API server; then the static pods; then kubeadm.
 
     Args:
@@ -79,7 +79,7 @@ def rollback(node: str, to: Version, kept: Kept | None, request: Request) -> Pla
         params = {"version": version, "packages": list(KUBELET_PACKAGES), "control_planes": planes}
         yield step("packages.downgrade", params, PACKAGE_S, ":kubelet")
         if kept:
-            back: dict[str, Any] = {"version": version, "backup": kept.directory, "data": request.data}
+            back: dict[str, Any] = {"version": version, "manifests": sorted(kept.files.values()), "data": request.data}
             back |= {"control_planes": planes, "etcd": request.etcd}
             yield step("kubeadm.rollback", {**back, "turns_back": bool(request.data)}, KUBEADM_S)
         yield step("packages.downgrade", {"version": version, "packages": ["kubeadm"]}, PACKAGE_S, ":kubeadm")

@@ -8,7 +8,7 @@ from orchestrator.actions.packages import INSTALL
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.site import Trace
 from orchestrator.engine.host import Completed
-from orchestrator.engine.plan import Done, Needed, Step
+from orchestrator.engine.plan import Blocked, Done, Needed, Step
 from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed, Refused
 from orchestrator.site import FRESH_S
@@ -20,8 +20,9 @@ OLD = "v1.36.3"
 BACK = {
     "plan": "back-1",
     "version": OLD,
-    "backup": "/etc/kubernetes/tmp/kubeadm-backup-manifests-1",
+    "manifests": ["/etc/kubernetes/tmp/kubeadm-backup-manifests-1/kube-apiserver.yaml"],
     "data": "",
+    "etcd": "",
     "control_planes": ["cp-1"],
 }
 
@@ -122,7 +123,42 @@ def test_the_host_is_told_which_copies_to_put_back(site):
     upgraded(site)
 
     [(node, argv)] = carried_out(StaticPods(), Hands(site), step("kubeadm.rollback", **BACK))
-    assert (node, argv[-3:]) == ("cp-1", [BACK["backup"], "", "back-1"])
+    assert (node, argv[-3:]) == ("cp-1", ["", "back-1", *BACK["manifests"]])
+
+
+def test_a_run_that_an_earlier_version_began_named_a_directory(site):
+    upgraded(site)
+    before = {name: value for name, value in BACK.items() if name not in ("manifests", "etcd")}
+
+    [(_, argv)] = carried_out(StaticPods(), Hands(site), step("kubeadm.rollback", **before, backup="/kept/1"))
+
+    assert argv[-3:] == ["", "back-1", "/kept/1"]
+
+
+def test_manifests_that_were_put_back_and_are_not_of_the_version_are_told_at_once(site):
+    """One was kept nowhere: waiting does not bring it."""
+    machine, hands, it = upgraded(site), Hands(site), step("kubeadm.rollback", **BACK)
+    hands.ran = Trace("ended", 0)
+    machine.manifests |= {"kube-scheduler": "1.36.3", "kube-controller-manager": "1.36.3"}
+
+    found = StaticPods().decide(StaticPods().probe(hands, it), it, {})
+
+    assert isinstance(found, Blocked)
+    assert found.why.endswith("are back, and kube-apiserver is not of v1.36.3")
+
+
+def test_an_etcd_that_goes_back_alone_is_waited_for(site):
+    machine, hands = site.machines["cp-1"], Hands(site)
+    it = step("kubeadm.rollback", **{**BACK, "etcd": "v3.6.8"})
+    machine.manifests["etcd"] = machine.components["etcd"] = "3.7.0-0"
+
+    assert StaticPods().decide(StaticPods().probe(hands, it), it, {}) == Needed("etcd v3.7.0 to v1.36.3")
+    hands.ran, machine.manifests["etcd"] = Trace("ended", 0), "3.6.8-0"
+    site.pass_time(FRESH_S)
+    assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Needed)
+    machine.components["etcd"] = "3.6.8-0"
+    site.pass_time(FRESH_S)
+    assert isinstance(StaticPods().decide(StaticPods().probe(hands, it), it, {}), Done)
 
 
 PLANES = ["cp-1", "cp-2", "cp-3"]
@@ -141,7 +177,7 @@ def lost(tmp_path):
 @pytest.mark.parametrize(
     ("doing", "action", "params"),
     [
-        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES, "etcd": True}),
+        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES, "etcd": "v3.6.8"}),
         (Downgrade(), "packages.downgrade", KUBELET),
     ],
 )
@@ -157,7 +193,7 @@ def test_no_member_of_etcd_restarts_that_the_others_need(lost, doing, action, pa
 @pytest.mark.parametrize(
     ("doing", "action", "params"),
     [
-        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES, "etcd": False}),
+        (StaticPods(), "kubeadm.rollback", {**BACK, "control_planes": PLANES}),
         (Downgrade(), "packages.downgrade", {**KUBELET, "version": "v1.37.1"}),
     ],
     ids=["the same etcd", "the same minor"],

@@ -8,6 +8,7 @@ from tests.fakes.restorehost import MANIFEST, MOST, Below, RestoreHost
 
 PLAN = "rollback-1"
 BACKUP = "/etc/kubernetes/tmp/kubeadm-backup-manifests-1"
+GIVEN = (f"{BACKUP}/etcd.yaml", f"{BACKUP}/kube-apiserver.yaml")
 COPY = "/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd"
 
 
@@ -35,10 +36,10 @@ class Host(RestoreHost):
             f'*) mkdir -p "$at/usr/local/bin"; cp {self.root}/bin/etcdutl.real "$at/usr/local/bin/etcdutl";; esac',
         )
 
-    def back(self, data=COPY):
+    def back(self, data=COPY, given=GIVEN):
         """Do it; what came of it."""
         here = machine(Below(self.root), name="cp-1")
-        return here.run(["sh", "-c", _STATIC_PODS, "sh", BACKUP, data, PLAN], timeout_s=60.0)
+        return here.run(["sh", "-c", _STATIC_PODS, "sh", data, PLAN, *given], timeout_s=60.0)
 
     def before(self):
         """Where the data of before are, seen from the root."""
@@ -70,6 +71,20 @@ def test_without_a_copy_the_data_stay(host):
 
     assert host.db() == "old"
     assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+
+
+def test_manifests_of_two_runs_go_back_and_one_that_was_only_stopped_is_as_it_was(tmp_path):
+    host = Host(tmp_path)
+    (host.root / f"{BACKUP[1:]}-2").mkdir()
+    (host.root / f"{BACKUP[1:]}-2" / "kube-scheduler.yaml").write_text("older, too")
+
+    server = (host.manifests / "kube-apiserver.yaml").read_text()
+
+    assert host.back(given=(GIVEN[0], f"{BACKUP}-2")).rc == 0
+
+    assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+    assert (host.manifests / "kube-scheduler.yaml").read_text() == "older, too"
+    assert (host.manifests / "kube-apiserver.yaml").read_text() == server
 
 
 def test_a_second_time_changes_nothing(host):

@@ -7,6 +7,7 @@ import pytest
 from orchestrator import rollbacks, upgrades
 from orchestrator.app import DryRun, Settings
 from orchestrator.cluster import queries
+from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.versions import Workers
 from orchestrator.errors import BadUsage, HostUnreachable, Locked, Refused
 from tests.fakes.site import FakeSite, FakeSiteView
@@ -397,7 +398,8 @@ def test_a_control_plane_goes_back_to_what_kubeadm_kept(site):
     found = back(site)
     assert (str(found.to), found.losses) == ("v1.36.3", ())
     [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
-    assert step.params["backup"].endswith("2026-11-24-10-00-00")
+    kept = "/etc/kubernetes/tmp/kubeadm-backup-manifests-2026-11-24-10-00-00"
+    assert step.params["manifests"] == [f"{kept}/{name}.yaml" for name in STATIC]
 
 
 def test_the_only_members_data_go_back_with_an_older_etcd_and_what_is_lost_is_said(site):
@@ -407,6 +409,26 @@ def test_the_only_members_data_go_back_with_an_older_etcd_and_what_is_lost_is_sa
     assert any("2026-11-24-10-00-00" in loss for loss in found.losses)
     [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
     assert step.params["data"].endswith("2026-11-24-10-00-00/etcd")
+
+
+def test_the_data_of_before_the_first_of_two_runs_of_kubeadm_go_back(site):
+    """It was cut short once: what the second one copied is of the new etcd already."""
+    machine = upgraded(site, "cp-1")
+    old = machine.kept[0][1]
+    first, second = ("etcd", "kube-apiserver"), ("kube-controller-manager", "kube-scheduler")
+    machine.kept = [
+        ("2026-11-24-10-05-00", {name: old[name] for name in second}, True),
+        ("2026-11-24-10-00-00", {name: old[name] for name in first}, True),
+    ]
+
+    found = back(site)
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert step.params["data"].endswith("2026-11-24-10-00-00/etcd")
+    assert step.params["etcd"] == "v3.6.8"
+    assert [path.rpartition("manifests-2026-11-24-")[2] for path in step.params["manifests"]] == [
+        *(f"10-00-00/{name}.yaml" for name in first),
+        *(f"10-05-00/{name}.yaml" for name in second),
+    ]
 
 
 def test_without_a_copy_of_the_data_there_is_no_way_back(site):

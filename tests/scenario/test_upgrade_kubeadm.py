@@ -142,6 +142,22 @@ def test_what_became_of_kubeadm_before_is_said_and_it_is_not_done(world, state, 
     assert stage.doing.decide(now, stage.step, {}) == Needed(f"its settings to v1.37.2 ({text})")
 
 
+@pytest.mark.parametrize(("for_s", "waited_s"), [(30.0, 30.0), (9999.0, 120.0)])
+def test_kubeadm_is_started_when_the_api_knows_the_static_pods_that_run(world, for_s, waited_s):
+    """It waits until that knowledge changes; longer than it waits itself, nobody waits for it."""
+    installed(world, "cp-1", TO, "kubeadm")
+    machine, stage, began = world.machine("cp-1"), Stage(world, "kubeadm.upgrade", "cp-1"), world.clock.now()
+    machine.faults["static pods"] = ("etcd",)
+    world.site.after(for_s, machine.faults.clear)
+
+    stage.apply()
+
+    waits = [fields["why"] for name, fields in stage.events if name == "gate.waiting"]
+    assert set(waits) == {"not of its manifest yet, here or in the API: etcd"}
+    assert waited_s <= 2.0 * len(waits) <= waited_s + 4.0
+    assert world.clock.now() > began + waited_s
+
+
 def test_a_kubeadm_that_refuses_is_told_by_its_own_words(world):
     installed(world, "cp-1", TO, "kubeadm")
     world.machine("cp-1").faults["kubeadm"] = "refuses"

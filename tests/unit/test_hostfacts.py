@@ -237,10 +237,12 @@ def test_an_endpoint_that_breaks_says_where_and_why(answer, why):
         ("@@wanted\n a\n b\n@@pod etcd\n a\n@@pod kube-apiserver\n c\n", ("kube-apiserver",)),
         ("@@wanted\n a\n@@pod etcd\n@@pod kube-apiserver\n a\n", ()),
         ("@@wanted\n@@pod etcd\n a\n", ()),
+        ("@@wanted\n a\n b\n@@mirror\n a\n@@pod etcd\n a\n@@pod kube-apiserver\n b\n", ("kube-apiserver",)),
+        ("@@wanted\n a\n@@mirror\n@@pod etcd\n a\n", ()),
         ("", ()),
     ],
 )
-def test_static_pods_are_those_that_the_kubelet_is_to_run(answer, stale):
+def test_static_pods_are_those_that_the_kubelet_is_to_run_and_the_api_knows(answer, stale):
     assert hostfacts.parse_static_pods(answer) == stale
 
 

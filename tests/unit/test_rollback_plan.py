@@ -2,12 +2,16 @@
 
 import pytest
 
-from orchestrator.cluster.hostfacts import Kept
+from orchestrator.cluster.former import Former
 from orchestrator.cluster.versions import parse
 from orchestrator.planners.rollback import Request, rollback
 
 OLD = parse("1.36.3")
-KEPT = Kept("/etc/kubernetes/tmp/kubeadm-backup-manifests-1", {"kube-apiserver": OLD}, "")
+FILES = {
+    "kube-scheduler": "/etc/kubernetes/tmp/kubeadm-backup-manifests-2/kube-scheduler.yaml",
+    "kube-apiserver": "/etc/kubernetes/tmp/kubeadm-backup-manifests-1/kube-apiserver.yaml",
+}
+KEPT = Former(OLD, FILES, None, "")
 
 
 def plan(kept=KEPT, **changes):
@@ -19,7 +23,7 @@ def plan(kept=KEPT, **changes):
         "drain_timeout_s": 60.0,
         "data": "",
         "snapshot": True,
-        "etcd": True,
+        "etcd": "v3.6.8",
         "settings": True,
     }
     return rollback("cp-1", OLD, kept, Request(**{**wish, **changes}))
@@ -58,9 +62,9 @@ def test_manifests_that_kubeadm_moved_back_itself_are_left_alone():
 def test_the_copy_of_the_data_is_named_in_the_plan():
     [step] = [s for s in plan(data="/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd").steps() if "data" in s.params]
 
-    assert (step.params["data"], step.params["backup"]) == (
+    assert (step.params["data"], step.params["manifests"]) == (
         "/etc/kubernetes/tmp/kubeadm-backup-etcd-1/etcd",
-        KEPT.directory,
+        [FILES["kube-apiserver"], FILES["kube-scheduler"]],
     )
 
 
