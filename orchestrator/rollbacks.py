@@ -107,7 +107,7 @@ def _former(host: HostFacts, kept: tuple[Kept, ...]) -> Former | None:
     if found or (newest and host.kubeadm and host.kubeadm > newest):
         return found
     raise Refused(
-        f"{host.node}: nothing older than {newest} is kept in {BACKUPS}: it was not upgraded from here",
+        f"{host.node}: no whole set of manifests older than {newest} is kept in {BACKUPS}",
         remedy="restore a snapshot of etcd, or go on: `orchestrator upgrade plan`",
     )
 

@@ -375,7 +375,7 @@ def _components(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     if "etcd" in found.manifests and "etcd" not in found.components:
         wrong.append(f"etcd of {step.node} does not run")
     stale = () if wrong else parse_static_pods(view.ask(step.node, queries.STATIC_PODS, step.node))
-    return wrong + [f"{name} of {step.node} is not of its manifest yet" for name in stale]
+    return wrong + [f"{name} of {step.node} is not of its manifest yet, here or in the API" for name in stale]
 
 
 def _api(view: Site, step: Step, pulse: _Pulse) -> list[str]:

@@ -54,7 +54,8 @@ class Upgrade:
 
     Params: `plan`, `version`; `mode`: `apply` for the first control plane, else `node`; `accept`, names of kubeadm's
     checks that may fail; `options`, further ones for kubeadm; `control_planes`, all of them; `kubeadm`, the id of
-    the step that installs it; `hasten`, spare the kubelet a wait that leads to nothing.
+    the step that installs it; `limit_s`, after which kubeadm is ended; `hasten`, spare the kubelet a wait that leads
+    to nothing.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -120,7 +121,7 @@ class Upgrade:
                 run.emit("kubeadm.said", line=line[:300])
 
         errand = Errand(step.params["plan"], step.id)
-        timeout_s = step.timeout_s or 0.0
+        timeout_s = step.params.get("limit_s") or step.timeout_s or 0.0
         try:
             done = hands.finish(
                 step.node,
@@ -164,7 +165,7 @@ def _until_mirrored(hands: SiteHands, step: Step, run: Applying) -> None:
     """
     end = run.clock.now() + MIRRORED_S
     while (stale := _unmirrored(hands, step.node)) and run.clock.now() < end:
-        run.guard()
+        run.waiting()
         run.emit("gate.waiting", why=f"not of its manifest yet, here or in the API: {', '.join(stale)}")
         run.clock.sleep(PAUSE_S)
 

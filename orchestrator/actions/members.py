@@ -59,7 +59,7 @@ def until_spared(hands: SiteHands, step: Step, run: Applying, control_planes: Se
                 remedy="orchestrator etcd status; bring that member back, or give its node a fresh one: "
                 f"orchestrator etcd replace-member NODE; then orchestrator resume {run.run}",
             )
-        run.guard()
+        run.waiting()
         run.emit("gate.waiting", why=why)
         run.clock.sleep(PAUSE_S)
 

@@ -39,9 +39,9 @@ backup="$keep/back"
 mkdir -p "$backup"
 collect() { cp -- "$1" "$keep/.new"; mv -- "$keep/.new" "$backup/$(basename -- "$1")"; }
 for given; do
-  for file in "$given" "$given"/*.yaml; do
-    if [ -f "$file" ]; then collect "$file"; fi
-  done
+  if [ -d "$given" ]; then for file in "$given"/*.yaml; do collect "$file"; done
+  elif [ -f "$given" ]; then collect "$given"
+  elif [ ! -f "$backup/$(basename -- "$given")" ]; then echo "$given is gone" >&2; exit 7; fi
 done
 gone() {
   for name in "$@"; do
@@ -119,8 +119,8 @@ class StaticPods:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Versions of manifests and processes, and what became of the command."""
-        found = looked(view, step.node)
         trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        found = looked(view, step.node)
         return {
             **versions(found),
             "trace": trace.state,
@@ -155,7 +155,8 @@ class StaticPods:
             CommandFailed: It failed; the error says in what state things are.
             Refused: It would restart a member of etcd that the others need.
         """
-        if step.params.get("etcd", "?") and now["trace"] != "running":
+        begun = now["trace"] == "running" or (now["trace"] == "ended" and now["rc"] == 0)
+        if step.params.get("etcd", "?") and not begun:
             until_spared(hands, step, run, step.params["control_planes"])
         run.guard()
         # A run that an earlier version began names a directory.

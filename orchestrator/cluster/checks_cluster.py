@@ -163,13 +163,18 @@ def _etcd_versions(situation: Situation) -> Iterator[Finding]:
 def skew(situation: Situation) -> Iterator[Finding]:
     """Versions that may not be beside one another: now, and at each moment of the plan."""
     now = _now(situation)
-    found = _judged(now.values())
+    found, moments = _judged(now.values()), list(_moments(situation, now))
+    oldest = min((p.version.line for p in now.values() if p.component == "kube-apiserver"), default=(0, 0))
+    end = {(v.part.node, v.part.component) for v in (_judged(moments[-1][1].values()) if moments else found)}
     for violation in found:
+        part, severity = violation.part, _weight(violation, Severity.ERROR)
         remedy = f"{POLICY}; bring it within, or accept it where this upgrade does"
-        severity = _weight(violation, Severity.ERROR)
-        yield Finding("Skew", severity, violation.part.node, str(violation), remedy)
+        if part.component == "kube-proxy" and part.version.line > oldest and (part.node, part.component) not in end:
+            # As a control plane leaves it that went back: the way on must not be barred by it.
+            severity, remedy = Severity.WARNING, "this upgrade brings it within"
+        yield Finding("Skew", severity, part.node, str(violation), remedy)
     told = {(v.part.node, v.part.component, v.allowed) for v in found}
-    for moment, parts in _moments(situation, now):
+    for moment, parts in moments:
         for violation in _judged(parts.values()):
             key = (violation.part.node, violation.part.component, violation.allowed)
             if key not in told:

@@ -9,13 +9,12 @@ already. Seen: killed after etcd and API server, run again, two directories with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.cluster.hostfacts import Kept
     from orchestrator.cluster.versions import Version
@@ -40,47 +39,36 @@ class Former:
     data: str
 
 
-def former(kept: Iterable[Kept], now: Mapping[str, Version | None], kubeadm: Version | None) -> Former | None:
-    """The state before the last upgrade; None where no manifest older than what is there was kept.
+def former(kept: Sequence[Kept], now: Mapping[str, Version | None], kubeadm: Version | None) -> Former | None:
+    """The state before the last upgrade; None where what was kept does not make a whole one.
+
+    It is of the latest version older than what is there of which every component was kept, or is there still: runs with
+    other options, or to another patch, may have kept some of a version that was never whole.
+
+    etcd goes back with the API server, by the run that replaced both, and else stays: where a component after it fails,
+    kubeadm moves those back and leaves the new etcd. Source: kubeadm 1.36, `rollbackOldManifests`.
 
     Args:
         kept: Of each run of kubeadm, the latest first.
         now: Component -> the version of its manifest; like those kept without what a vendor adds.
-        kubeadm: The installed one. Where it is newer than every manifest, its upgrade came no further than etcd, which
-            is the first that it replaces: what was kept of Kubernetes is of an upgrade before that.
+        kubeadm: The installed one. Where it is newer than every manifest, its upgrade has replaced none, or moved them
+            back: what was kept is of an upgrade before that.
     """
     newest = max((v for name in CONTROL_PLANE if (v := now.get(name))), default=None)
-    if newest is None:
+    if newest is None or (kubeadm and kubeadm > newest):
         return None
-    if kubeadm and kubeadm > newest:
-        cut = list(takewhile(lambda each: each.version is None, kept))
-        found = _merged(newest, cut, now)
-        return found if found.etcd not in (None, now.get(ETCD)) else None
-    runs: list[Kept] = []
-    to = None
-    for each in kept:
-        version = each.version
-        if to and version and version != to:
-            break
-        if not to and version and version >= newest:
-            runs = []
-            continue
-        to = to or version
-        runs.append(each)
-    return _merged(to, runs, now) if to else None
+    versions = {v for each in kept for name in CONTROL_PLANE if (v := each.versions.get(name)) and v < newest}
+    for version in sorted(versions, reverse=True):
+        replaced = [name for name in CONTROL_PLANE if now.get(name) != version]
+        sources = {name: each for name in replaced for each in reversed(kept) if each.versions.get(name) == version}
+        if len(sources) == len(replaced):
+            return _of(version, sources)
+    return None
 
 
-def _merged(version: Version, runs: Sequence[Kept], now: Mapping[str, Version | None]) -> Former:
-    """From the latest run that kept a manifest, where there is another version now; all that the very latest kept."""
-    sources: dict[str, Kept] = {}
-    for name in (ETCD, *CONTROL_PLANE):
-        found = next((each for each in runs if name in each.versions), None)
-        if found and (found is runs[0] or found.versions[name] != now.get(name)):
-            sources[name] = found
-    etcd = sources.get(ETCD)
-    return Former(
-        version,
-        {name: f"{each.directory}/{name}.yaml" for name, each in sources.items()},
-        etcd.versions[ETCD] if etcd else None,
-        etcd.data if etcd else "",
-    )
+def _of(version: Version, sources: Mapping[str, Kept]) -> Former:
+    files = {name: f"{each.directory}/{name}.yaml" for name, each in sources.items()}
+    beside = sources.get(CONTROL_PLANE[0])
+    if beside is None or ETCD not in beside.versions:
+        return Former(version, files, None, "")
+    return Former(version, {ETCD: f"{beside.directory}/{ETCD}.yaml", **files}, beside.versions[ETCD], beside.data)

@@ -78,7 +78,8 @@ def spared(
     left, wanted = len(others) - len(troubles) - (not own), quorum(len(voters))
     if len(voters) < 3 or left >= wanted or (own and not own & set(answered)):
         return ""
-    return f"{'; '.join(troubles)}: {left} of {len(voters)} members of etcd would be left, and {wanted} are needed"
+    why = "; ".join(troubles) or "the others are too few"
+    return f"{why}: {left} of {len(voters)} members of etcd would be left, and {wanted} are needed"
 
 
 def _lacking(member: Member, answered: Mapping[int, Status], health: Mapping[str, str]) -> str:

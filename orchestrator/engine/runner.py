@@ -48,6 +48,7 @@ class Applying:
         emit: Reports an event; `run`, `node`, `step` and `action` are added, `level=` sets the level.
         guard: Called before each effect; raises LeaseLost, or Interrupted after a second request to stop.
         before: Facts as they were when the step first started in this run.
+        waiting: Called in place of `guard` while nothing of the step has begun: the first request to stop ends it, too.
     """
 
     run: str
@@ -57,6 +58,7 @@ class Applying:
     emit: Callable[..., None]
     guard: Callable[[], None]
     before: Facts = field(default_factory=dict)
+    waiting: Callable[[], None] = lambda: None
 
 
 class Action(Protocol[V_contra, H_contra]):
@@ -374,7 +376,8 @@ class _Run(Generic[H]):
         deadline = None if step.timeout_s is None else began + step.timeout_s
         guard = partial(self._guard, deadline, patient=not getattr(action, "only_waits", False))
         before = self._journal.past[step.id]
-        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard, before)
+        waiting = partial(self._guard, deadline, patient=False)
+        applying = Applying(self._journal.run, step, deadline, self._clock, self._emitter(step), guard, before, waiting)
         self._apply(action, step, now, applying)
         said = ""
 

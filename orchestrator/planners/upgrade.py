@@ -25,6 +25,7 @@ SNAPSHOT_S = 1800.0
 FILE_S = 120.0
 PACKAGE_S = 900.0
 KUBEADM_S = 1800.0
+BESIDE_S = 300.0
 GATE_S = 600.0
 PATCH_S = 60.0
 #: How long every API server has to answer without a break before the next node is touched. A kubelet that starts with
@@ -325,9 +326,11 @@ class _Build:
             "after": dict(self.after),
             "kubeadm": self.kubeadms[node],
             "hasten": self.request.hasten,
+            "limit_s": self.request.kubeadm_timeout_s,
             **({"takes_out": True} if node in self._planes else {}),
         }
-        step = self._step(node, "kubeadm.upgrade", params, self.request.kubeadm_timeout_s)
+        # What comes before and after it on that node has time of its own.
+        step = self._step(node, "kubeadm.upgrade", params, self.request.kubeadm_timeout_s + BESIDE_S)
         if node in self._planes:
             self.after[node] = step.id
         return step

@@ -105,13 +105,14 @@ def _endpoint(machine):
 def _static_pods(machine):
     """A manifest's hash is its version here."""
     wanted = "\n".join(f"{name}-{version}" for name, version in machine.manifests.items())
-    stale = machine.faults.get("static pods", ())
+    stale, late = machine.faults.get("static pods", ()), machine.faults.get("mirrors", ())
+    mirrors = "\n".join(f"{n}-{v}" for n, v in machine.manifests.items() if n not in late)
     pods = [
         _section("pod", name, text=f"{name}-{'stale' if name in stale else version}")
         for name, version in machine.components.items()
         if machine.up(name)
     ]
-    return "".join([_section("wanted", text=wanted), *pods])
+    return "".join([_section("wanted", text=wanted), _section("mirror", text=mirrors), *pods])
 
 
 # ---- etcd -------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ dpkg-query -W -f 'package ${Package} ${Version}\n' kubeadm kubectl kubelet
 apt-mark showhold | sed 's/^/held /'
 sed -n 's#^deb .*/v\([0-9.]*\)/deb.*#minor \1#p' /etc/apt/sources.list.d/kubernetes.list
 ls /etc/apt/sources.list.d | sed 's/^/file /'
-ls -d /var/lib/orchestrator /var/lib/orchestrator/* 2> /dev/null | sed 's/^/left /'
+{ ls -d /var/lib/orchestrator /var/lib/orchestrator/* 2> /dev/null || true; } | sed 's/^/left /'
 echo "kubelet $(/proc/$(pidof -s kubelet)/exe --version | cut -d' ' -f2)"
 """
 

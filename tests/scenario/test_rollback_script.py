@@ -107,9 +107,27 @@ def test_killed_at_every_call_it_comes_to_the_same_end(tmp_path):
             assert host.db() == "copy", call
             assert "old" in host.tree().values()
             assert "3.6.8" in (host.manifests / "etcd.yaml").read_text()
+            assert (host.manifests / "kube-apiserver.yaml").read_text() == "older"
             if ended:
                 break
         assert 5 < call < MOST - 1
+
+
+def test_a_copy_that_is_gone_stops_it_before_anything_unless_it_was_taken_before(tmp_path):
+    host = Host(tmp_path)
+    kept = host.root / BACKUP[1:] / "kube-apiserver.yaml"
+    text = kept.read_text()
+    kept.unlink()
+    before = host.tree()["etc/kubernetes/manifests/kube-apiserver.yaml"]
+
+    gone = host.back()
+    assert gone.rc == 7
+    assert f"{GIVEN[1]} is gone".encode() in gone.stderr
+    assert host.tree()["etc/kubernetes/manifests/kube-apiserver.yaml"] == before
+    kept.write_text(text)
+    assert host.back().rc == 0
+    kept.unlink()
+    assert host.back().rc == 0
 
 
 def test_a_manifest_that_does_not_say_where_data_are_stops_it_before_anything(tmp_path):

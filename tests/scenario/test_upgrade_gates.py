@@ -234,7 +234,9 @@ def test_a_static_pod_that_runs_as_it_did_before_its_manifest_changed_is_waited_
     done(world, "cp-1")
     world.machine("cp-1").faults["static pods"] = ("etcd",)
 
-    assert gate(world, "cp-1", "components").decide() == Needed("etcd of cp-1 is not of its manifest yet")
+    assert gate(world, "cp-1", "components").decide() == Needed(
+        "etcd of cp-1 is not of its manifest yet, here or in the API"
+    )
 
 
 def test_a_host_that_cannot_be_reached_is_waited_for(three):

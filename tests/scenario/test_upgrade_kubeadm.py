@@ -147,7 +147,7 @@ def test_kubeadm_is_started_when_the_api_knows_the_static_pods_that_run(world, f
     """It waits until that knowledge changes; longer than it waits itself, nobody waits for it."""
     installed(world, "cp-1", TO, "kubeadm")
     machine, stage, began = world.machine("cp-1"), Stage(world, "kubeadm.upgrade", "cp-1"), world.clock.now()
-    machine.faults["static pods"] = ("etcd",)
+    machine.faults["mirrors"] = ("etcd",)
     world.site.after(for_s, machine.faults.clear)
 
     stage.apply()

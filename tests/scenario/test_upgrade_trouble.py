@@ -1,12 +1,16 @@
 """Upgrades on a cluster with hosts in memory that meet faults, and people who act in between."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from orchestrator.engine.runner import Stop
 from orchestrator.errors import (
     CommandFailed,
     CommandTimedOut,
     CommandVanished,
     HostError,
+    Interrupted,
     Locked,
     OrchestratorError,
     Refused,
@@ -280,6 +284,24 @@ def test_a_member_that_is_away_for_a_moment_is_waited_for(root):
 
     assert world.site.rules.broken == []
     assert world.shortcomings(TO) == []
+
+
+def test_who_asks_it_to_stop_while_it_waits_for_a_member_is_heard_at_once(root):
+    world = SiteWorld(root, planes=3, workers=1)
+    stop, waits = Stop(), []
+
+    def emit(event):
+        if event.name == "gate.waiting" and "1 of 3 members" in event.fields["why"]:
+            waits.append(event)
+            stop.request()
+
+    with pytest.raises(Interrupted, match="stopped as asked, while it waited"):
+        world.start(
+            world.upgrade(TO), life=lose_during(world, "cp-2", 3600.0), stop=stop, sink=SimpleNamespace(emit=emit)
+        )
+
+    assert len(waits) == 1
+    assert world.machine("cp-2").packages["kubelet"].version == "1.36.3"
 
 
 def test_a_whole_control_plane_that_is_lost_during_a_drain_is_told_as_a_lost_member(root):

@@ -42,12 +42,13 @@ def test_a_run_that_was_cut_short_and_the_one_after_it_have_it_together():
     assert (found.version, found.data) == (OLD, "/kept/etcd-2/etcd")
 
 
-def test_a_run_that_was_cut_after_etcd_belongs_to_it():
+def test_an_etcd_that_was_replaced_alone_stays():
+    """As kubeadm leaves it when what comes after it fails; going back would cost what was written since."""
     runs = [kept("3", OLD, *CONTROL_PLANE), kept("2", OLD, "etcd"), kept("1", OLDER)]
 
     found = former(runs, of(NEW), NEW)
 
-    assert files(found) == {"etcd": "2", **dict.fromkeys(CONTROL_PLANE, "3")}
+    assert (files(found), found.etcd, found.data) == (dict.fromkeys(CONTROL_PLANE, "3"), None, "")
 
 
 def test_what_is_still_as_it_was_is_not_touched():
@@ -58,19 +59,37 @@ def test_what_is_still_as_it_was_is_not_touched():
     assert files(found) == {"etcd": "2", SERVER: "2"}
 
 
-def test_an_upgrade_that_came_no_further_than_etcd_has_etcd_alone_to_take_back():
-    runs = [kept("2", NEW, "etcd"), kept("1", OLD)]
+def test_a_second_run_with_other_options_kept_some_of_the_new_version():
+    """The first one was cut after the API server; the second one replaced that again."""
+    second = Kept("/kept/manifests-3", {SERVER: NEW, MANAGER: OLD, SCHEDULER: OLD}, "/kept/etcd-3/etcd")
 
-    found = former(runs, {**of(NEW), **of(NEWER, "etcd")}, NEWER)
+    found = former([second, kept("2", OLD, "etcd", SERVER), kept("1", OLDER)], of(NEW), NEW)
 
-    assert (found.version, files(found), found.data) == (NEW, {"etcd": "2"}, "/kept/etcd-2/etcd")
+    assert (found.version, found.data) == (OLD, "/kept/etcd-2/etcd")
+    assert files(found) == {"etcd": "2", SERVER: "2", MANAGER: "3", SCHEDULER: "3"}
+
+
+def test_a_version_of_which_not_every_component_is_left_is_passed_over():
+    """The first run, to 1.37.1, was cut after the API server; the second one went to 1.37.2."""
+    between = parse("v1.37.1")
+    second = Kept("/kept/manifests-3", {SERVER: between, MANAGER: OLD, SCHEDULER: OLD}, "/kept/etcd-3/etcd")
+
+    found = former([second, kept("2", OLD, "etcd", SERVER)], of(NEW), NEW)
+
+    assert (found.version, found.etcd) == (OLD, ETCD[OLD])
+    assert files(found) == {"etcd": "2", SERVER: "2", MANAGER: "3", SCHEDULER: "3"}
+    assert former([second], of(NEW), NEW) is None
+
+
+def test_the_latest_of_several_upgrades_from_the_same_version_counts():
+    assert set(files(former([kept("2", OLD), kept("1", OLD)], of(NEW), NEW)).values()) == {"2"}
 
 
 @pytest.mark.parametrize(
     ("runs", "now", "kubeadm"),
     [
         ([kept("1", OLD)], of(NEW), NEWER),  # kubeadm moved its manifests back: only packages are ahead
-        ([kept("2", NEW, "etcd"), kept("1", OLD)], of(NEW), NEWER),  # etcd went back before
+        ([kept("2", NEW, "etcd"), kept("1", OLD)], {**of(NEW), **of(NEWER, "etcd")}, NEWER),  # but for etcd
         ([kept("2", OLD), kept("1", OLD, "etcd")], of(OLD), OLD),  # all of it went back before
         ([], of(NEW), NEW),
         ([kept("1", OLD)], {}, NEW),
@@ -83,7 +102,4 @@ def test_there_may_be_nothing_to_go_back_to(runs, now, kubeadm):
 
 def test_an_etcd_of_the_same_version_goes_back_with_the_run_that_replaced_its_manifest():
     """kubeadm replaces what differs in anything."""
-    same = {**of(NEW), **of(OLD, "etcd")}
-
-    assert former([kept("1", OLD)], same, NEW).etcd == ETCD[OLD]
-    assert former([kept("2", OLD, *CONTROL_PLANE), kept("1", OLD, "etcd")], same, NEW).etcd is None
+    assert former([kept("1", OLD)], {**of(NEW), **of(OLD, "etcd")}, NEW).etcd == ETCD[OLD]

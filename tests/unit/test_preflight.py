@@ -287,6 +287,16 @@ def test_a_kubelet_newer_than_its_api_server_is_an_error_and_one_of_another_patc
     assert found(patch) == []
 
 
+@pytest.mark.parametrize(("to", "severity"), [((V137,), Severity.WARNING), ((parse("v1.36.9"),), Severity.ERROR)])
+def test_a_kube_proxy_that_a_control_plane_left_behind_when_it_went_back_bars_no_upgrade_that_mends_it(to, severity):
+    made = situation(plane(), worker(proxy=V137), to=to)
+
+    one = only(made, "Skew")
+
+    assert (one.severity, one.where) == (severity, "w1")
+    assert "kube-proxy of w1 (v1.37.2)" in one.text
+
+
 def test_a_control_plane_that_is_done_before_the_others_is_on_the_way_and_no_violation():
     made = situation(at(plane("cp1"), V137), plane("cp2"), plane("cp3"), worker())
 
