@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.engine import runs
+from orchestrator.engine import retry, runs
 from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.lease import locked
@@ -239,7 +239,8 @@ class App:
         """
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
-        there = KubeLeases(self.session, self.clock).read()
+        read, deadline = KubeLeases(self.session, self.clock).read, self.clock.now() + self.settings.patience_s
+        there = retry.call(retry.API_READ, read, clock=self.clock, deadline=deadline)
         if there and there.holder and self.clock.wall() - there.renewed < there.duration_s:
             raise locked(there)
 

@@ -21,10 +21,11 @@ from orchestrator.engine.events import Silent
 from orchestrator.engine.journal import Journal, read
 from orchestrator.engine.plan import Plan
 from orchestrator.errors import Refused
+from orchestrator.kube.lease import NAME
 from orchestrator.planners import nodes as planners
 from orchestrator.report import shapes
 from tests.fakes import wire
-from tests.fakes.api import Api
+from tests.fakes.api import LEASES, Api
 from tests.fakes.server import HangUp, Silence, page, said
 
 RUN = re.compile(r"(?:drain|cordon)-\d{8}-\d{4}-[0-9a-f]{4}")
@@ -411,6 +412,17 @@ def test_a_run_of_another_cluster_is_not_continued_on_this_one(run, cluster, tmp
         fails(result, 2, f"is of the cluster at {first.url}, this context is {second.url}", "--context stub")
         assert f"--kubeconfig {file}" in result.err
     assert second.changes() == []
+
+
+def test_who_holds_the_cluster_is_asked_again_where_one_of_its_api_servers_hangs_up(cluster, tmp_path):
+    """As while one of several restarts, behind a load balancer."""
+    api = cluster()
+    api.on("GET", f"{LEASES}/{NAME}", HangUp(), HangUp(), said(404, "there is none"))
+    app = App(Settings(str(api.kubeconfig(tmp_path))), Silent())
+
+    app.refuse_if_held()
+
+    assert len([each for each in api.requests if each.path == f"{LEASES}/{NAME}"]) == 3
 
 
 @pytest.mark.parametrize(
