@@ -69,6 +69,9 @@ def prepare(
     _refuse_newer(nodes, node, to)
     planes = [n.name for n in nodes if n.control_plane]
     etcd = members(view, planes)
+    if kept and kept.alone and _turns_back(host, kept, etcd):
+        say(f"etcd of {node} stays as it is: with its data, what was written since would go back as well")
+        kept = kept.without_etcd()
     data, losses = _data(node, host, kept, etcd)
     others = [n for n in planes if n != node]
     settled = all(parse_api(view.ask(n, queries.API, "0"))[1] == to for n in others)
@@ -125,24 +128,29 @@ def _refuse_newer(nodes: tuple[Node, ...], node: str, to: Version) -> None:
         )
 
 
-def _data(node: str, host: HostFacts, kept: Former | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:
-    """The copy of data that has to come back with an older etcd, and what is lost by that.
+def _turns_back(host: HostFacts, kept: Former, etcd: EtcdFacts) -> bool:
+    """Whether the older etcd needs older data.
 
     Source: etcd refuses data whose storage version is newer than itself; members of mixed versions keep the older one.
     """
-    older = kept.etcd if kept else None
+    older = kept.etcd
     running = host.components.get("etcd") or (host.manifests["etcd"].version if "etcd" in host.manifests else None)
-    if kept is None or older is None or running is None or older.line == running.line:
-        return "", ()
+    if older is None or running is None or older.line == running.line:
+        return False
     storage = {s.storage_version for s in etcd.statuses if s.storage_version}
-    if etcd.statuses and storage and all(v.startswith(f"{older.major}.{older.minor}.") for v in storage):
+    return not (storage and all(v.startswith(f"{older.major}.{older.minor}.") for v in storage))
+
+
+def _data(node: str, host: HostFacts, kept: Former | None, etcd: EtcdFacts) -> tuple[str, tuple[str, ...]]:
+    """The copy of data that has to come back with an older etcd, and what is lost by that."""
+    if kept is None or not _turns_back(host, kept, etcd):
         return "", ()
     if len(etcd.members) > 1:
         raise Refused(
-            f"{node}: every member of etcd runs {running.major}.{running.minor}, whose data {older} does not read",
+            f"{node}: every member of etcd runs a version whose data {kept.etcd} does not read",
             remedy="go on instead; or restore the snapshot from before the upgrade on all members",
         )
     if not kept.data:
-        raise Refused(f"{node}: kubeadm kept no data of etcd {older}", remedy="restore a snapshot from before")
+        raise Refused(f"{node}: kubeadm kept no data of etcd {kept.etcd}", remedy="restore a snapshot from before")
     when = kept.data.rpartition("kubeadm-backup-etcd-")[2].partition("/")[0]
     return kept.data, (f"everything written to the cluster since {when} (etcd's data go back to the copy of then)",)

@@ -9,6 +9,7 @@ already. Seen: killed after etcd and API server, run again, two directories with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
@@ -31,12 +32,20 @@ class Former:
         files: Component -> its kept manifest, of those that were replaced.
         etcd: The version of the kept manifest of etcd; None where etcd stays.
         data: A copy of the member's data, of just before that one was replaced; "" without one.
+        alone: A run of kubeadm replaced etcd and no more: one that was cut short there, or moved the rest back. Source:
+            kubeadm 1.36, `rollbackOldManifests`: where a component after it fails, the new etcd stays.
     """
 
     version: Version
     files: Mapping[str, str]
     etcd: Version | None
     data: str
+    alone: bool = False
+
+    def without_etcd(self) -> Former | None:
+        """The same, and etcd stays; None when nothing is left."""
+        files = {name: path for name, path in self.files.items() if name != ETCD}
+        return Former(self.version, files, None, "") if files else None
 
 
 def former(kept: Sequence[Kept], now: Mapping[str, Version | None], kubeadm: Version | None) -> Former | None:
@@ -45,30 +54,41 @@ def former(kept: Sequence[Kept], now: Mapping[str, Version | None], kubeadm: Ver
     It is of the latest version older than what is there of which every component was kept, or is there still: runs with
     other options, or to another patch, may have kept some of a version that was never whole.
 
-    etcd goes back with the API server, by the run that replaced both, and else stays: where a component after it fails,
-    kubeadm moves those back and leaves the new etcd. Source: kubeadm 1.36, `rollbackOldManifests`.
-
     Args:
         kept: Of each run of kubeadm, the latest first.
         now: Component -> the version of its manifest; like those kept without what a vendor adds.
-        kubeadm: The installed one. Where it is newer than every manifest, its upgrade has replaced none, or moved them
-            back: what was kept is of an upgrade before that.
+        kubeadm: The installed one. Where it is newer than every manifest, its upgrade has replaced none but etcd's, or
+            moved them back: what was kept of Kubernetes is of an upgrade before that.
     """
     newest = max((v for name in CONTROL_PLANE if (v := now.get(name))), default=None)
-    if newest is None or (kubeadm and kubeadm > newest):
+    if newest is None:
         return None
+    if kubeadm and kubeadm > newest:
+        return _with_etcd(newest, {}, kept, now)
     versions = {v for each in kept for name in CONTROL_PLANE if (v := each.versions.get(name)) and v < newest}
     for version in sorted(versions, reverse=True):
         replaced = [name for name in CONTROL_PLANE if now.get(name) != version]
         sources = {name: each for name in replaced for each in reversed(kept) if each.versions.get(name) == version}
         if len(sources) == len(replaced):
-            return _of(version, sources)
+            return _with_etcd(version, sources, kept, now)
     return None
 
 
-def _of(version: Version, sources: Mapping[str, Kept]) -> Former:
+def _with_etcd(
+    version: Version, sources: Mapping[str, Kept], kept: Sequence[Kept], now: Mapping[str, Version | None]
+) -> Former | None:
+    """With the etcd of the run that replaced the API server, or of runs just before it that replaced etcd alone."""
     files = {name: f"{each.directory}/{name}.yaml" for name, each in sources.items()}
-    beside = sources.get(CONTROL_PLANE[0])
-    if beside is None or ETCD not in beside.versions:
-        return Former(version, files, None, "")
-    return Former(version, {ETCD: f"{beside.directory}/{ETCD}.yaml", **files}, beside.versions[ETCD], beside.data)
+    server = sources.get(CONTROL_PLANE[0])
+    if server and ETCD in server.versions:
+        return Former(version, {ETCD: _path(server), **files}, server.versions[ETCD], server.data)
+    before = kept[kept.index(server) + 1 :] if server else kept
+    alone = [each for each in takewhile(lambda each: each.version is None, before) if ETCD in each.versions]
+    own = next((each for each in alone if each.versions[ETCD] != now.get(ETCD)), None)
+    if own is None:
+        return Former(version, files, None, "") if files else None
+    return Former(version, {ETCD: _path(own), **files}, own.versions[ETCD], own.data, alone=True)
+
+
+def _path(run: Kept) -> str:
+    return f"{run.directory}/{ETCD}.yaml"

@@ -431,6 +431,31 @@ def test_the_data_of_before_the_first_of_two_runs_of_kubeadm_go_back(site):
     ]
 
 
+def test_an_etcd_that_kubeadm_replaced_alone_stays_where_its_data_would_have_to_go_back(site):
+    machine = site.machines["cp-1"]
+    machine.packages["kubeadm"].version = "1.37.2"
+    machine.manifests["etcd"] = machine.components["etcd"] = "3.7.0-0"
+    machine.kept = [("2026-11-24-10-00-00", {"etcd": "3.6.8-0"}, True)]
+
+    found = back(site)
+
+    assert (found.losses, nodes_of(found.plan, "kubeadm.rollback")) == ((), [])
+
+
+def test_an_etcd_that_kubeadm_replaced_alone_goes_back_where_its_data_can_stay(tmp_path):
+    site = FakeSite(FakeClock(), tmp_path, planes=3, workers=1)
+    machine = site.machines["cp-1"]
+    machine.packages["kubeadm"].version = "1.37.2"
+    machine.manifests["etcd"] = machine.components["etcd"] = "3.7.0-0"
+    machine.kept = [("2026-11-24-10-00-00", {"etcd": "3.6.8-0"}, True)]
+
+    found = back(site)
+
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert (found.losses, step.params["data"], step.params["etcd"]) == ((), "", "v3.6.8")
+    assert [path.rpartition("/")[2] for path in step.params["manifests"]] == ["etcd.yaml"]
+
+
 def test_without_a_copy_of_the_data_there_is_no_way_back(site):
     upgraded(site, "cp-1", data=False)
 

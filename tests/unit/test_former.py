@@ -42,13 +42,25 @@ def test_a_run_that_was_cut_short_and_the_one_after_it_have_it_together():
     assert (found.version, found.data) == (OLD, "/kept/etcd-2/etcd")
 
 
-def test_an_etcd_that_was_replaced_alone_stays():
-    """As kubeadm leaves it when what comes after it fails; going back would cost what was written since."""
+def test_an_etcd_that_was_replaced_by_a_run_of_its_own_is_told_to_be_so():
     runs = [kept("3", OLD, *CONTROL_PLANE), kept("2", OLD, "etcd"), kept("1", OLDER)]
 
     found = former(runs, of(NEW), NEW)
 
-    assert (files(found), found.etcd, found.data) == (dict.fromkeys(CONTROL_PLANE, "3"), None, "")
+    assert files(found) == {"etcd": "2", **dict.fromkeys(CONTROL_PLANE, "3")}
+    assert (found.alone, found.data) == (True, "/kept/etcd-2/etcd")
+    assert files(found.without_etcd()) == dict.fromkeys(CONTROL_PLANE, "3")
+    assert (found.without_etcd().etcd, found.without_etcd().data) == (None, "")
+
+
+def test_an_upgrade_that_came_no_further_than_etcd_has_etcd_alone_to_take_back():
+    """A later run of it found etcd's manifest replaced, and wrote it with other options."""
+    runs = [kept("3", NEWER, "etcd"), kept("2", NEW, "etcd"), kept("1", OLD)]
+
+    found = former(runs, {**of(NEW), **of(NEWER, "etcd")}, NEWER)
+
+    assert (found.version, files(found), found.alone) == (NEW, {"etcd": "2"}, True)
+    assert found.without_etcd() is None
 
 
 def test_what_is_still_as_it_was_is_not_touched():
@@ -89,7 +101,7 @@ def test_the_latest_of_several_upgrades_from_the_same_version_counts():
     ("runs", "now", "kubeadm"),
     [
         ([kept("1", OLD)], of(NEW), NEWER),  # kubeadm moved its manifests back: only packages are ahead
-        ([kept("2", NEW, "etcd"), kept("1", OLD)], {**of(NEW), **of(NEWER, "etcd")}, NEWER),  # but for etcd
+        ([kept("2", NEW, "etcd"), kept("1", OLD)], of(NEW), NEWER),  # etcd went back before
         ([kept("2", OLD), kept("1", OLD, "etcd")], of(OLD), OLD),  # all of it went back before
         ([], of(NEW), NEW),
         ([kept("1", OLD)], {}, NEW),
