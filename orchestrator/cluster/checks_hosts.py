@@ -173,7 +173,8 @@ def disks(situation: Situation) -> Iterator[Finding]:
             # Source: kubeadm copies the whole data directory before each upgrade of etcd, and never removes a copy.
             data = sum(size for path, size in host.sizes_bytes.items() if path != BACKUPS)
             copies = COPIES_BYTES + data * max(1, len(situation.hops))
-            needs.append(("/etc/kubernetes", copies, f"kubeadm's copies in {BACKUPS}"))
+            place = BACKUPS if BACKUPS in host.disks else "/etc/kubernetes"  # made by the first upgrade
+            needs.append((place, copies, f"kubeadm's copies in {BACKUPS}"))
             if any(image not in host.images for image in situation.wanted.get(host.node, ())):
                 needs.append((CONTAINERD_DATA, IMAGES_BYTES * len(situation.hops), "images"))
         yield from _too_full(host, needs)

@@ -74,7 +74,7 @@ for file in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lo
   fi
 done
 data=$(data_of /etc/kubernetes/manifests/etcd.yaml 2> /dev/null)
-for place in / /var/lib/containerd /etc/kubernetes /var/cache/apt/archives; do
+for place in / /var/lib/containerd /etc/kubernetes /etc/kubernetes/tmp /var/cache/apt/archives; do
   if [ -d "$place" ]; then head disk "$place"; df -P -B1 "$place" | tail -n 1 | body; fi
 done
 ask sizes du -s -B1 "${data:-/var/lib/etcd}" /etc/kubernetes/tmp

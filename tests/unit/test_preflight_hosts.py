@@ -196,6 +196,12 @@ MB = 1_000_000
             1,
             "/etc has 250 MB free of 300 MB needed: 300 MB for kubeadm's copies in /etc/kubernetes/tmp",
         ),
+        (
+            {"/": ("/", 5000), "/etc/kubernetes": ("/", 5000), "/etc/kubernetes/tmp": ("/copies", 250)},
+            100,
+            1,
+            "/copies has 250 MB free of 300 MB needed",
+        ),
         ({}, 0, 1, "/ has 0 MB free of 1.2 GB needed"),
     ],
 )
