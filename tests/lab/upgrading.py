@@ -130,8 +130,16 @@ class Site:
         return found
 
     def running(self):
-        """Component of the control plane -> the version that runs, by the API."""
-        pods = self.real.read("-n", "kube-system", "pods", "-l", "tier=control-plane")["items"]
+        """Component of the control plane -> the version that runs, by the API, once it tells: it may just restart."""
+        said = []
+
+        def told():
+            done = self.real.attempt("get", "-n", "kube-system", "pods", "-l", "tier=control-plane", "-o", "json")
+            said.append(done.stdout)
+            return done.returncode == 0
+
+        until("the API to tell what runs", told, 300)
+        pods = json.loads(said[-1])["items"]
         return {
             pod["metadata"]["labels"]["component"]: pod["spec"]["containers"][0]["image"].rpartition(":")[2]
             for pod in pods
