@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import queries
-from orchestrator.cluster.former import Former, former
-from orchestrator.cluster.hostfacts import CONTROL_PLANE, EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
+from orchestrator.cluster.former import Former, former, latest
+from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
 from orchestrator.cluster.kubeadm import BACKUPS
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.engine import runs
@@ -106,7 +106,7 @@ def _former(host: HostFacts, kept: tuple[Kept, ...]) -> Former | None:
     """
     now = {name: m.version and replace(m.version, vendor="") for name, m in host.manifests.items()}
     found = former(kept, now, host.kubeadm)
-    newest = max((v for name, v in now.items() if name in CONTROL_PLANE and v), default=None)
+    newest = latest(now)
     if found or (newest and host.kubeadm and host.kubeadm > newest):
         return found
     raise Refused(

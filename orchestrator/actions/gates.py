@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.actions.drain import survey
-from orchestrator.actions.kubeadm import advice, state_of
+from orchestrator.actions.kubeadm import advice, state_of, unmatched
 from orchestrator.actions.members import members
 from orchestrator.actions.packages import looked, target
 from orchestrator.cluster import queries
@@ -24,7 +24,6 @@ from orchestrator.cluster.hostfacts import (
     CONTROL_PLANE,
     parse_api,
     parse_endpoint,
-    parse_static_pods,
     parse_watches,
 )
 from orchestrator.cluster.versions import parse
@@ -374,7 +373,7 @@ def _components(view: Site, step: Step, pulse: _Pulse) -> list[str]:
     ]
     if "etcd" in found.manifests and "etcd" not in found.components:
         wrong.append(f"etcd of {step.node} does not run")
-    stale = () if wrong else parse_static_pods(view.ask(step.node, queries.STATIC_PODS, step.node))
+    stale = () if wrong else unmatched(view, step.node)
     return wrong + [f"{name} of {step.node} is not of its manifest yet, here or in the API" for name in stale]
 
 

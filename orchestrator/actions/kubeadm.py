@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.actions.drain import survey
 from orchestrator.actions.hasten import HASTENED, RESTART
 from orchestrator.actions.members import until_spared
-from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit, waiting
+from orchestrator.actions.packages import INSTALL, install, looked, standing, target, traced, unfit, waiting
+from orchestrator.actions.patience import waited
 from orchestrator.actions.site import Errand
 from orchestrator.cluster import queries
 from orchestrator.cluster.eviction import Outcome
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 #: kubeadm's lines that say where it is.
 _STAGES = "[upgrade"
 #: How long the API's copies of static pods are waited for. Source: a kubelet syncs each pod at least that often.
-MIRRORED_S, PAUSE_S = 120.0, 2.0
+MIRRORED_S = 120.0
 #: How much of what kubeadm said last an error holds.
 _SAID = 3
 
@@ -61,7 +62,7 @@ class Upgrade:
     def probe(self, view: Site, step: Step) -> Facts:
         """Versions of kubeadm, manifests and processes there, of every API server, and what became of kubeadm."""
         found = looked(view, step.node)
-        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        trace = traced(view, step)
         return {
             "control_plane": found.control_plane,
             "kubeadm": str(found.kubeadm or ""),
@@ -78,7 +79,7 @@ class Upgrade:
         version = target(step)
         ended = now["trace"] == "ended" and now["rc"] == 0
         if now["control_plane"]:
-            late = behind(now, version)
+            late = behind(now, dict.fromkeys(CONTROL_PLANE, str(version)))
             # New static pods are not all of it: kubeadm that was started has to end, and well.
             if not late and (ended or (step.params["mode"] == "node" and now["trace"] == "absent")):
                 return Done(f"static pods run {version}")
@@ -106,8 +107,8 @@ class Upgrade:
             Refused: It would restart a member of etcd that the others need.
         """
         if now["control_plane"] and now["trace"] != "running":
-            until_spared(hands, step, run, step.params["control_planes"])
-            _until_mirrored(hands, step, run)
+            until_spared(hands, step, now, run)
+            waited(run, lambda: _unmirrored(hands, step.node), MIRRORED_S)
         run.guard()
         kubeadm = command(step)
         argv = kubeadm
@@ -156,25 +157,27 @@ class Upgrade:
         )
 
 
-def _until_mirrored(hands: SiteHands, step: Step, run: Applying) -> None:
-    """Return once the API has the node's static pods as they run, or after two minutes: kubeadm itself waits longer.
+def _unmirrored(site: Site, node: str) -> str:
+    """Which static pods of a node the API does not have as they run; "" when it has, or it cannot be told.
 
-    It takes the hash of a mirror pod before it replaces a manifest, and waits until that is another one. One of a
+    kubeadm takes the hash of a mirror pod before it replaces a manifest, and waits until that is another one. One of a
     manifest from before, back since by a `rollback`, may be just the one that comes: kubeadm waits in vain, for five
     minutes. Source: kubeadm 1.36, `apiclient.WaitForStaticPodHashChange`; seen.
     """
-    end = run.clock.now() + MIRRORED_S
-    while (stale := _unmirrored(hands, step.node)) and run.clock.now() < end:
-        run.waiting()
-        run.emit("gate.waiting", why=f"not of its manifest yet, here or in the API: {', '.join(stale)}")
-        run.clock.sleep(PAUSE_S)
-
-
-def _unmirrored(site: Site, node: str) -> tuple[str, ...]:
     try:
-        return parse_static_pods(site.ask(node, queries.STATIC_PODS, node))
+        stale = unmatched(site, node)
     except HostError:  # kubeadm tells what it lacks
-        return ()
+        return ""
+    return f"not of its manifest yet, here or in the API: {', '.join(stale)}" if stale else ""
+
+
+def unmatched(site: Site, node: str) -> tuple[str, ...]:
+    """Components that run as another pod than the node's kubelet, or the API, has them.
+
+    Raises:
+        HostError: The host could not be asked.
+    """
+    return parse_static_pods(site.ask(node, queries.STATIC_PODS, node))
 
 
 def command(step: Step) -> list[str]:
@@ -235,14 +238,20 @@ def advice(step: Step, run: str, *, control_plane: bool) -> str:
     return "\n".join(lines)
 
 
-def behind(now: Facts, version: Version) -> list[str]:
-    """Components of Kubernetes whose manifest or process is not of the version."""
-    wanted = str(version)
-    return [
-        f"{name} {now['components'].get(name, 'not running')}"
-        for name in CONTROL_PLANE
-        if now["manifests"].get(name) != wanted or now["components"].get(name) != wanted
-    ]
+def behind(now: Facts, wanted: Mapping[str, str]) -> list[str]:
+    """Components whose manifest or process is not of the version that is wanted of each, with what runs."""
+    late = {*misfits(now["manifests"], wanted), *misfits(now["components"], wanted)}
+    return [f"{name} {now['components'].get(name, 'not running')}" for name in wanted if name in late]
+
+
+def misfits(found: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Components that are not of a version. A tag of etcd has a build number, which its process does not tell."""
+
+    def is_it(name: str) -> bool:
+        there, want = found.get(name, ""), wanted[name]
+        return there == want or (name == "etcd" and there.partition("-")[0] == want.partition("-")[0])
+
+    return [name for name in wanted if not is_it(name)]
 
 
 def _again(now: Facts, what: str) -> str:
@@ -299,7 +308,7 @@ class Kubelet:
         asked = (step.node,) if found.asks_itself else step.params["control_planes"]
         return {
             **standing(found, tuple(step.params["packages"])),
-            "ended": ended(view, step),
+            "trace": traced(view, step).state,
             "running": str(found.running or ""),
             "replaced": found.replaced,
             "servers": servers(view, asked),
@@ -335,8 +344,8 @@ class Kubelet:
             CommandVanished: Its host went down.
             Refused: It would restart a member of etcd that the others need.
         """
-        if restarts(now, target(step)) and not at_work(hands, step):
-            until_spared(hands, step, run, step.params["control_planes"])
+        if restarts(now, target(step)):
+            until_spared(hands, step, now, run)
         run.guard()
         install(hands, step, now, run, script=INSTALL + RESTART)
 

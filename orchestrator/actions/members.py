@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.actions.packages import looked
+from orchestrator.actions.patience import waited
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import EtcdFacts, parse_etcd
 from orchestrator.cluster.membership import of_node, spared
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator.actions.site import Site, SiteHands
-    from orchestrator.engine.plan import Step
+    from orchestrator.engine.plan import Facts, Step
     from orchestrator.engine.runner import Applying
 
 #: How long the other members are waited for: what passes by itself passes in that time, and a node may be out.
 SPARED_S = 60.0
-PAUSE_S = 2.0
 
 
 def members(site: Site, control_planes: Iterable[str]) -> EtcdFacts:
@@ -40,28 +40,31 @@ def members(site: Site, control_planes: Iterable[str]) -> EtcdFacts:
     return EtcdFacts(stacked=stacked)
 
 
-def until_spared(hands: SiteHands, step: Step, run: Applying, control_planes: Sequence[str]) -> None:
+def until_spared(hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
     """Return once etcd on the step's node may restart: the others are a quorum without it.
 
     The gate before the node saw that they were; since then it was drained, or the run was stopped. Nothing is asked
-    with fewer than three control planes: there the API is away meanwhile, which is known before the start.
+    with fewer than three control planes, where the API is away meanwhile, which is known before the start; nor while
+    the step's command runs already.
+
+    Args:
+        hands: To ask with.
+        step: With `control_planes` among its params, where it is to be asked.
+        now: With the `trace` of its command.
+        run: What waits.
 
     Raises:
         Refused: They were not within a minute.
     """
-    if step.node not in control_planes or len(control_planes) < 3:
+    planes = step.params.get("control_planes", ())
+    if step.node not in planes or len(planes) < 3 or now["trace"] == "running":
         return
-    end = run.clock.now() + SPARED_S
-    while why := _needed(hands, step.node, control_planes):
-        if run.clock.now() >= end:
-            raise Refused(
-                f"{step.node}: its etcd has to restart, but {why}",
-                remedy="orchestrator etcd status; bring that member back, or give its node a fresh one: "
-                f"orchestrator etcd replace-member NODE; then orchestrator resume {run.run}",
-            )
-        run.waiting()
-        run.emit("gate.waiting", why=why)
-        run.clock.sleep(PAUSE_S)
+    if why := waited(run, lambda: _needed(hands, step.node, planes), SPARED_S):
+        raise Refused(
+            f"{step.node}: its etcd has to restart, but {why}",
+            remedy="orchestrator etcd status; bring that member back, or give its node a fresh one: "
+            f"orchestrator etcd replace-member NODE; then orchestrator resume {run.run}",
+        )
 
 
 def _needed(site: Site, node: str, control_planes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from orchestrator.errors import CommandTimedOut, CommandVanished, FactUnreadable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.actions.site import Site, SiteHands
+    from orchestrator.actions.site import Site, SiteHands, Trace
     from orchestrator.cluster.hostfacts import HostFacts
     from orchestrator.engine.host import Host
     from orchestrator.engine.plan import Decision, Facts, Past, Step
@@ -125,14 +125,9 @@ def unfit(now: Facts, names: tuple[str, ...], version: Version, found_held: list
     return f"no longer held: {', '.join(lost)}" if lost else ""
 
 
-def ended(view: Site, step: Step) -> bool:
-    """Whether the step's command ran before, and is over: where its goal is not reached, its result counts no more."""
-    return view.trace(step.node, Errand(step.params["plan"], step.id)).state == "ended"
-
-
-def at_work(view: Site, step: Step) -> bool:
-    """Whether the step's command runs on its host, started by a run before: nothing is begun by waiting for it."""
-    return view.trace(step.node, Errand(step.params["plan"], step.id)).state == "running"
+def traced(view: Site, step: Step) -> Trace:
+    """What became of the step's command, where it was started before."""
+    return view.trace(step.node, Errand(step.params["plan"], step.id))
 
 
 class Prefetch:
@@ -144,8 +139,7 @@ class Prefetch:
     def probe(self, view: Site, step: Step) -> Facts:
         """What is installed, and whether this plan fetched already."""
         found = looked(view, step.node)
-        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
-        return {**standing(found, tuple(step.params["packages"])), "fetched": trace.succeeded}
+        return {**standing(found, tuple(step.params["packages"])), "fetched": traced(view, step).succeeded}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when it was fetched, or is installed already."""
@@ -216,8 +210,9 @@ class Install:
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """What is installed and held, and whether the command ended before."""
-        return {**standing(looked(view, step.node), tuple(step.params["packages"])), "ended": ended(view, step)}
+        """What is installed and held, and what became of the command."""
+        found = standing(looked(view, step.node), tuple(step.params["packages"]))
+        return {**found, "trace": traced(view, step).state}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they are there, whole, and held as they were found."""
@@ -254,10 +249,10 @@ def install(
     held = " ".join(run.before.get("held", now["held"]))
     argv = ["sh", "-c", script, "sh", held, " ".join(now["sources"]), *wanted]
     errand = Errand(step.params["plan"], step.id)
+    # One that ran before and is over: where its goal is not reached, its result counts no more.
+    anew = now["trace"] == "ended"
     try:
-        done = hands.finish(
-            step.node, argv, errand, timeout_s=step.timeout_s or 0.0, waiting=waiting(run), anew=now["ended"]
-        )
+        done = hands.finish(step.node, argv, errand, timeout_s=step.timeout_s or 0.0, waiting=waiting(run), anew=anew)
     except (CommandTimedOut, CommandVanished) as err:
         err.remedy = f"see that {step.node} is up; then `orchestrator resume {run.run}`, which does it again"
         raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.kubeadm import advice, restarts, state_of, versions
+from orchestrator.actions.kubeadm import advice, behind, misfits, restarts, state_of, versions
 from orchestrator.actions.members import until_spared
-from orchestrator.actions.packages import INSTALL, at_work, ended, install, looked, standing, target, unfit
+from orchestrator.actions.packages import INSTALL, install, looked, standing, target, traced, unfit
 from orchestrator.actions.site import Errand
 from orchestrator.cluster.frame import DATA_OF
 from orchestrator.cluster.hostfacts import CONTROL_PLANE
@@ -16,8 +16,6 @@ from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
@@ -113,13 +111,13 @@ class StaticPods:
     """`kubeadm.rollback`: the static pods of a control plane are those that an upgrade had replaced.
 
     Params: `plan`, `version`; `control_planes`; `manifests`, those that go back, in the copies that kubeadm kept;
-    `data`, a copy of the member's data that takes the place of the present ones, or "" to keep those; `etcd`, whether
-    its manifest is among them.
+    `data`, a copy of the member's data that takes the place of the present ones, or "" to keep those; `etcd`, the
+    version of its manifest among them, "" where it stays.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Versions of manifests and processes, and what became of the command."""
-        trace = view.trace(step.node, Errand(step.params["plan"], step.id))
+        trace = traced(view, step)
         found = looked(view, step.node)
         return {
             **versions(found),
@@ -135,17 +133,15 @@ class StaticPods:
         wanted = dict.fromkeys(CONTROL_PLANE, str(version))
         if step.params.get("etcd"):
             wanted["etcd"] = step.params["etcd"]
-        other = [name for name in wanted if not _is(now["manifests"], name, wanted)]
-        if ended and other:
+        if ended and (other := misfits(now["manifests"], wanted)):
             return Blocked(
                 f"{step.node}: the manifests that kubeadm kept are back, and {', '.join(other)} is not of {version}",
                 f"look for theirs in {BACKUPS} on {step.node}, put them into /etc/kubernetes/manifests, then resume",
             )
-        late = [name for name in wanted if name in other or not _is(now["components"], name, wanted)]
+        late = behind(now, wanted)
         if not late and (ended or not step.params["data"]):
             return Done(f"static pods run {version}")
-        runs = ", ".join(f"{name} {now['components'].get(name, 'not running')}" for name in late)
-        what = f"{runs or 'etcd'} to {version}"
+        what = f"{', '.join(late) or 'etcd'} to {version}"
         return Needed(f"{what}, with the data of {step.params['data']}" if step.params["data"] else what)
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
@@ -155,9 +151,9 @@ class StaticPods:
             CommandFailed: It failed; the error says in what state things are.
             Refused: It would restart a member of etcd that the others need.
         """
-        begun = now["trace"] == "running" or (now["trace"] == "ended" and now["rc"] == 0)
-        if step.params.get("etcd", "?") and not begun:
-            until_spared(hands, step, run, step.params["control_planes"])
+        # Once it ended well nothing is done again: only its result is read.
+        if step.params.get("etcd", "?") and not (now["trace"] == "ended" and now["rc"] == 0):
+            until_spared(hands, step, now, run)
         run.guard()
         # A run that an earlier version began names a directory.
         manifests = step.params.get("manifests") or [step.params["backup"]]
@@ -171,12 +167,6 @@ class StaticPods:
         except CommandFailed as err:
             err.add_note(state_of(hands, step.node, ""))
             raise
-
-
-def _is(found: Mapping[str, str], name: str, wanted: Mapping[str, str]) -> bool:
-    """Whether a component is of a version. A tag of etcd has a build number, which its process does not tell."""
-    there, want = found.get(name, ""), wanted[name]
-    return there == want or (name == "etcd" and there.partition("-")[0] == want.partition("-")[0])
 
 
 class Settings:
@@ -217,7 +207,7 @@ class Downgrade:
         found = looked(view, step.node)
         return {
             **standing(found, tuple(step.params["packages"])),
-            "ended": ended(view, step),
+            "trace": traced(view, step).state,
             "running": str(found.running or ""),
             "replaced": found.replaced,
         }
@@ -240,9 +230,8 @@ class Downgrade:
             CommandVanished: Its host went down.
             Refused: It would restart a member of etcd that the others need.
         """
-        planes = step.params.get("control_planes", ())
-        if planes and restarts(now, target(step)) and not at_work(hands, step):
-            until_spared(hands, step, run, planes)
+        if restarts(now, target(step)):
+            until_spared(hands, step, now, run)
         run.guard()
         script = _DOWNGRADE + (_RESTART if "kubelet" in step.params["packages"] else "")
         remedy = f"see `apt-cache madison kubeadm` on {step.node}, then resume"

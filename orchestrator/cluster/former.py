@@ -48,6 +48,11 @@ class Former:
         return Former(self.version, files, None, "") if files else None
 
 
+def latest(now: Mapping[str, Version | None]) -> Version | None:
+    """The latest version of Kubernetes among a control plane's manifests."""
+    return max((v for name in CONTROL_PLANE if (v := now.get(name))), default=None)
+
+
 def former(kept: Sequence[Kept], now: Mapping[str, Version | None], kubeadm: Version | None) -> Former | None:
     """The state before the last upgrade; None where what was kept does not make a whole one.
 
@@ -60,7 +65,7 @@ def former(kept: Sequence[Kept], now: Mapping[str, Version | None], kubeadm: Ver
         kubeadm: The installed one. Where it is newer than every manifest, its upgrade has replaced none but etcd's, or
             moved them back: what was kept of Kubernetes is of an upgrade before that.
     """
-    newest = max((v for name in CONTROL_PLANE if (v := now.get(name))), default=None)
+    newest = latest(now)
     if newest is None:
         return None
     if kubeadm and kubeadm > newest:

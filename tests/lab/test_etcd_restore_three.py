@@ -19,7 +19,6 @@ LONG_S = 600
 def site(tmp_path_factory):
     """Three control planes and a worker, for the tests of this module one after another."""
     with own_cluster("rs-three", tmp_path_factory.mktemp("rs"), shape=Shape(3, 1)) as made:
-        made.planes = [node.name for node in made.access.control_planes()]
         yield made
 
 

@@ -23,7 +23,6 @@ from tests.lab.upgrading import (
     as_wanted,
     cut,
     ended,
-    events,
     own_cluster,
     seen,
     until_in_the_middle_of_kubeadm,
@@ -41,7 +40,6 @@ ASIDE, MANIFEST = "/root/etcd.yaml", "/etc/kubernetes/manifests/etcd.yaml"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     with own_cluster("uf-planes", tmp_path_factory.mktemp("planes"), shape=Shape(3, 1)) as made:
-        made.planes = [node.name for node in made.access.control_planes()]
         made.app = application.deploy(made.access, anywhere=True)
         yield made
 
@@ -64,17 +62,9 @@ def looked_on(site):
 
 def at_work(command, process, *before):
     """The control plane at which kubeadm is in the middle, other than those before."""
-    nodes = []
-
-    def so():
-        assert process.poll() is None, command.stderr
-        told = (e["node"] for e in events(command) if e["event"] == "step.started" and e["action"] == "kubeadm.upgrade")
-        nodes[:] = [node for node in told if node not in before]
-        return nodes
-
-    until("kubeadm to be started", so, PATIENCE_S)
-    until_in_the_middle_of_kubeadm(command, process, node=nodes[0])
-    return nodes[0]
+    node = until_told(command, process, "kubeadm.upgrade", but=before, timeout_s=PATIENCE_S)
+    until_in_the_middle_of_kubeadm(command, process, node=node)
+    return node
 
 
 def servers(site):

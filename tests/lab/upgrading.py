@@ -105,7 +105,11 @@ class Site:
 
     @property
     def plane(self):
-        return self.access.control_planes()[0].name
+        return self.planes[0]
+
+    @property
+    def planes(self):
+        return [node.name for node in self.access.control_planes()]
 
     @property
     def workers(self):
@@ -222,17 +226,20 @@ def told_in(stderr):
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
-def until_told(command, process, action, *, event="step.started", node="", timeout_s=300):
-    """Return once the command beside tells of that action."""
+def until_told(command, process, action, *, event="step.started", node="", but=(), timeout_s=300):
+    """The node of that action, once the command beside tells of it; a certain one, or any but some."""
+    nodes = []
 
     def told():
-        found = [e for e in events(command) if e["event"] == event and e.get("action") == action]
-        if any(node in (each["node"], "") for each in found):
+        found = [e["node"] for e in events(command) if e["event"] == event and e.get("action") == action]
+        nodes[:] = [each for each in found if node in (each, "") and each not in but]
+        if nodes:
             return True
         assert process.poll() is None, f"it ended with {process.returncode} before {action}:\n{command.stderr}"
         return False
 
     until(f"{event} of {action}", told, timeout_s)
+    return nodes[0]
 
 
 def until_in_the_middle_of_kubeadm(command, process, component="kube-apiserver", *, node=""):

@@ -198,7 +198,7 @@ def test_a_package_is_wanted_whole_and_at_the_version(world, package, decision):
     stage = Stage(world, "packages.install", "node-1")
     world.machine("node-1").packages["kubeadm"] = package
     if package is None:
-        now = {"installed": {}, "held": [], "whole": False, "unfinished": "", "sources": [], "ended": False}
+        now = {"installed": {}, "held": [], "whole": False, "unfinished": "", "sources": [], "trace": "absent"}
         assert stage.doing.decide(now, stage.step, {}) == decision
         return
     assert stage.decide() == decision

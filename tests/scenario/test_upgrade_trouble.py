@@ -45,6 +45,13 @@ def stopped(world, kind, plan=None, **how):
     return raised.value
 
 
+def mended_after(world, node, fault):
+    """The world after a run that a kubeadm of that node stopped, which would not fail any more."""
+    world.machine(node).faults["kubeadm"] = fault
+    stopped(world, CommandFailed)
+    world.machine(node).faults.clear()
+
+
 def test_a_kubeadm_that_fails_stops_the_run_and_its_state_is_told(root):
     world = SiteWorld(root)
     world.machine("cp-1").faults["kubeadm"] = "fails"
@@ -81,9 +88,7 @@ def test_after_a_kubeadm_that_failed_was_mended_the_run_goes_on(root):
 def test_a_kubeadm_that_fails_in_its_last_phase_is_run_again(root, node):
     """Its static pods are new by then: that alone does not make it done."""
     world = SiteWorld(root, planes=3, workers=1)
-    world.machine(node).faults["kubeadm"] = "fails late"
-    stopped(world, CommandFailed)
-    world.machine(node).faults.clear()
+    mended_after(world, node, "fails late")
 
     world.resume()
 
@@ -246,9 +251,7 @@ def lose_during(world, node, for_s):
 def test_a_member_that_was_lost_since_the_run_stopped_keeps_kubeadm_from_the_next_one(root, node):
     """The gate before that node was passed before."""
     world = SiteWorld(root, planes=3, workers=1)
-    world.machine(node).faults["kubeadm"] = "fails"
-    stopped(world, CommandFailed)
-    world.machine(node).faults.clear()
+    mended_after(world, node, "fails")
     world.cluster.pass_time(60)
     world.machine("cp-1").gone(["etcd"], 0.0, 3600.0)
     began = len(world.effects)
