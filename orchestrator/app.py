@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.engine import retry, runs
 from orchestrator.engine.clock import SystemClock
+from orchestrator.engine.events import retrying
 from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.lease import locked
 from orchestrator.engine.plan import Blocked, Done
@@ -240,7 +241,7 @@ class App:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         read, deadline = KubeLeases(self.session, self.clock).read, self.clock.now() + self.settings.patience_s
-        there = retry.call(retry.API_READ, read, clock=self.clock, deadline=deadline)
+        there = retry.call(retry.API_READ, read, clock=self.clock, deadline=deadline, scheduled=retrying(self.sink))
         if there and there.holder and self.clock.wall() - there.renewed < there.duration_s:
             raise locked(there)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,15 @@ class Sink(Protocol):
     def emit(self, event: Event) -> None:
         """Show or record `event`. Never raises: a full disk must not stop a drain half-way."""
         ...
+
+
+def retrying(sink: Sink) -> Callable[[Exception, float], None]:
+    """What tells, as `retry.scheduled`, of an error that is followed by another attempt, and of the pause."""
+
+    def tell(err: Exception, pause_s: float) -> None:
+        sink.emit(Event("retry.scheduled", {"why": str(err), "in_s": round(pause_s, 1)}, "warning"))
+
+    return tell
 
 
 class Silent:

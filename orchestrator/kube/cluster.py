@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.cluster.model import CORDON_ANNOTATION, PodList
 from orchestrator.cluster.ports import Denied, TryLater
 from orchestrator.engine import retry
-from orchestrator.engine.events import Event
+from orchestrator.engine.events import retrying
 from orchestrator.errors import (
     ApiConflict,
     ApiError,
@@ -18,7 +18,6 @@ from orchestrator.errors import (
     ApiNotFound,
     ApiUnreachable,
     FactUnreadable,
-    OrchestratorError,
 )
 from orchestrator.kube import evictions, watch
 from orchestrator.kube.loading import Loading
@@ -210,10 +209,7 @@ class KubeView:
 
     def _retried(self, policy: retry.Policy, attempt: Callable[[], T]) -> T:
         deadline = self._clock.now() + self._patience_s
-        return retry.call(policy, attempt, clock=self._clock, deadline=deadline, scheduled=self._scheduled)
-
-    def _scheduled(self, err: OrchestratorError, wait_s: float) -> None:
-        self._sink.emit(Event("retry.scheduled", {"why": str(err), "in_s": round(wait_s, 1)}, "warning"))
+        return retry.call(policy, attempt, clock=self._clock, deadline=deadline, scheduled=retrying(self._sink))
 
     def _attempt(self, method: str, path: str, what: str, **request: Any) -> Response:
         """One request; anything but a success is raised."""

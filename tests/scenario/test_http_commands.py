@@ -27,6 +27,7 @@ from orchestrator.report import shapes
 from tests.fakes import wire
 from tests.fakes.api import LEASES, Api
 from tests.fakes.server import HangUp, Silence, page, said
+from tests.fakes.sink import Recorder
 
 RUN = re.compile(r"(?:drain|cordon)-\d{8}-\d{4}-[0-9a-f]{4}")
 
@@ -418,10 +419,12 @@ def test_who_holds_the_cluster_is_asked_again_where_one_of_its_api_servers_hangs
     """As while one of several restarts, behind a load balancer."""
     api = cluster()
     api.on("GET", f"{LEASES}/{NAME}", HangUp(), HangUp(), said(404, "there is none"))
-    app = App(Settings(str(api.kubeconfig(tmp_path))), Silent())
+    sink = Recorder()
+    app = App(Settings(str(api.kubeconfig(tmp_path))), sink)
 
     app.refuse_if_held()
 
+    assert [event.name for event in sink.events] == ["retry.scheduled"] * 2
     assert len([each for each in api.requests if each.path == f"{LEASES}/{NAME}"]) == 3
 
 
