@@ -236,13 +236,14 @@ class App:
         """Refuse early, before a long look, what the lease would refuse later. It is no lock by itself.
 
         Raises:
-            Locked: Another run has renewed the cluster's lease lately.
+            Locked: Another run has renewed the cluster's lease lately, and is not known to be over.
         """
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         read, deadline = KubeLeases(self.session, self.clock).read, self.clock.now() + self.settings.patience_s
         there = retry.call(retry.API_READ, read, clock=self.clock, deadline=deadline, scheduled=retrying(self.sink))
-        if there and there.holder and self.clock.wall() - there.renewed < there.duration_s:
+        held = there and there.holder and self.clock.wall() - there.renewed < there.duration_s
+        if there and held and not runs.unattended(there.run):
             raise locked(there)
 
     def perform(self, plan: Plan, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:

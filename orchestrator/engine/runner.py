@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from orchestrator.engine import retry
+from orchestrator.engine import retry, runs
 from orchestrator.engine.events import Event
 from orchestrator.engine.lease import Lease, in_thread
 from orchestrator.engine.plan import Blocked, Done, Needed
@@ -169,7 +169,9 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
     try:
         # A step may turn back what the cluster stores to an earlier time, the lease too; it says so itself.
         back = any(step.params.get("turns_back") for step in plan.steps())
-        with Lease(leases, holder, journal.run, clock, sink, beside=beside, turns_back=back) as lease:
+        with Lease(
+            leases, holder, journal.run, clock, sink, beside=beside, turns_back=back, over=runs.unattended
+        ) as lease:
             if resumed:
                 journal.mark("resumed")
             run.carry_out(lease)

@@ -62,12 +62,15 @@ def new_id(kind: str, wall: float) -> str:
 
 def listing() -> tuple[RunSummary, ...]:
     """All runs, newest first."""
+    found = [summary for place in _places() if (summary := _summary(place))]
+    return tuple(sorted(found, key=lambda r: (r.started, r.id), reverse=True))
+
+
+def _places() -> tuple[Path, ...]:
     try:
-        places = [place for place in root().iterdir() if place.is_dir()]
+        return tuple(place for place in root().iterdir() if place.is_dir())
     except FileNotFoundError:
         return ()
-    found = [summary for place in places if (summary := _summary(place))]
-    return tuple(sorted(found, key=lambda r: (r.started, r.id), reverse=True))
 
 
 def resolve(name: str) -> str:
@@ -98,6 +101,16 @@ def unfinished(plan: Plan) -> str:
     same = plan.digest()
     begun = (run.id for run in listing() if run.state in ("stopped", "failed") and not run.over)
     return next((run for run in begun if journal.read(directory(run)).plan.digest() == same), "")
+
+
+def unattended(run: str) -> bool:
+    """Whether a run was started from here, and no process works on it: what it held, it holds no more.
+
+    Args:
+        run: As somebody else wrote it: any text.
+    """
+    place = next((p for p in _places() if p.name == run), None)
+    return place is not None and (place / journal.LOCK).exists() and not journal.locked(place)
 
 
 def retain(kept: int = KEPT) -> None:

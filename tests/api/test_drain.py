@@ -191,6 +191,20 @@ def test_a_second_run_is_refused_with_the_holders_name(world, orchestrator):
     assert not world.cordoned("n2")
 
 
+def test_a_run_that_was_killed_holds_nobody_up_on_its_own_machine(world, orchestrator):
+    world.deploy("db", 1, budget={"minAvailable": 1})
+    run = orchestrator.start("drain", "n1", "--timeout", "60s")
+    world.until("the run's wait", lambda: "budget default/db" in orchestrator.stderr)
+    run.kill()
+    run.wait()
+    assert world.lease()
+
+    said = orchestrator("uncordon", "n1")
+
+    assert "took the cluster's run lock over from" in said.stderr
+    assert not world.cordoned("n1")
+
+
 def test_a_run_whose_lease_is_deleted_stops_before_its_next_effect(world, orchestrator, requests):
     world.deploy("db", 1, budget={"minAvailable": 1})
     run = orchestrator.start("drain", "n1")

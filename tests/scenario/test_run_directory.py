@@ -90,6 +90,20 @@ def test_a_run_that_a_process_works_on_is_running_and_not_over():
     assert (found.state, found.over) == ("running", False)
 
 
+def test_a_run_is_unattended_once_its_process_is_gone():
+    with Journal.create(runs.directory("drain-a"), "drain-a", PLAN, meta={}):
+        assert not runs.unattended("drain-a")
+
+    assert runs.unattended("drain-a")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "drain-b", "../runs/drain-a", "drain-a/"])
+def test_of_a_run_that_was_not_started_from_here_nobody_knows_whether_it_is_attended(name):
+    a_run("drain-a")
+
+    assert not runs.unattended(name)
+
+
 def test_a_damaged_run_is_listed_by_its_name_and_hides_no_other():
     a_run("drain-a", at=10.0)
     a_run("drain-b", at=20.0)
