@@ -272,6 +272,7 @@ class App:
             "context": self.session.choice.context,
             "kubeconfig": [str(p.absolute()) for p in self.session.choice.files],
             "ssh": self.settings.ssh,
+            "hosts": self.machines.places(),
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
             self._execute(journal, resumed=False)
@@ -345,7 +346,7 @@ class App:
     def follow(self, known: Contents) -> None:
         """Go on where a run was: the same cluster, hosts reached the same way.
 
-        Where its hosts are is remembered, if its plan tells: the API, which else would, is away in a restore.
+        Where its hosts are is remembered, if its plan tells: the API, which else would, is away then.
 
         Raises:
             BadUsage: That run was of another cluster.

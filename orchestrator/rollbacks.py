@@ -11,18 +11,19 @@ from orchestrator.cluster import queries
 from orchestrator.cluster.former import Former, former, latest
 from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
 from orchestrator.cluster.kubeadm import BACKUPS
+from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.engine import runs
-from orchestrator.errors import ApiUnreachable, BadUsage, Refused
+from orchestrator.engine.together import each
+from orchestrator.errors import ApiError, BadUsage, Locked, Refused
 from orchestrator.planners.rollback import Request, rollback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator.actions.site import Site
     from orchestrator.app import App
     from orchestrator.cluster.hostfacts import Kept
-    from orchestrator.cluster.model import Node
+    from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
 
@@ -39,23 +40,39 @@ class Back:
     losses: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """The nodes, and which of them are control planes.
+
+    Attributes:
+        away: No API server answers: this is what an earlier run knew.
+        unseen: Nodes of which it is not known which kubelet runs there.
+    """
+
+    nodes: tuple[Node, ...]
+    planes: tuple[str, ...]
+    away: bool = False
+    unseen: tuple[str, ...] = ()
+
+
 def prepare(
     app: App, node: str, *, flags: Mapping[str, Any], drain_timeout_s: float | None, say: Callable[[str], None]
 ) -> Back:
     """What was kept on the control plane, whether it may go back, and the plan.
 
+    Where its API server is the only one and does not answer, an earlier run from here tells where the hosts are.
+
     Raises:
         BadUsage: It is no control plane of the cluster.
         Refused: Nothing was kept, or the way back is closed.
+        ApiError: No API server answers, and it is not known to be the only one.
     """
     view = app.reader
     say("reading the cluster")
-    if app.settings.dry_run is DryRun.NONE:
-        app.refuse_if_held()
-    nodes = _nodes(view)
-    if node not in {n.name for n in nodes}:
-        raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(n.name for n in nodes)}")
-    app.machines.know(nodes)
+    cluster = _cluster(app, node, say)
+    names = [n.name for n in cluster.nodes]
+    if node not in names:
+        raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(names)}")
     host = parse_look(node, view.ask(node, queries.LOOK))
     if not host.control_plane:
         raise BadUsage(
@@ -66,36 +83,100 @@ def prepare(
     to = kept.version if kept else host.server
     if to is None:
         raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
-    _refuse_newer(nodes, node, to)
-    planes = [n.name for n in nodes if n.control_plane]
-    etcd = members(view, planes)
+    _refuse_newer(cluster.nodes, node, to)
+    if cluster.unseen:
+        say(f"not reached: {', '.join(cluster.unseen)}; no kubelet there may be newer than {to}")
+    etcd = members(view, cluster.planes)
+    if cluster.away:
+        _refuse_several(node, etcd)
     if kept and kept.alone and _turns_back(host, kept, etcd):
         say(f"etcd of {node} stays as it is: with its data, what was written since would go back as well")
         kept = kept.without_etcd()
     data, losses = _data(node, host, kept, etcd)
-    others = [n for n in planes if n != node]
+    others = [n for n in cluster.planes if n != node]
     settled = all(parse_api(view.ask(n, queries.API, "0"))[1] == to for n in others)
     request = Request(
         name=runs.plan_name("rollback", app.clock.wall()),
         owner=app.owner,
-        planes=tuple(planes),
+        planes=cluster.planes,
         flags=flags,
         drain_timeout_s=drain_timeout_s,
         data=data,
-        snapshot=bool(etcd.statuses),
+        snapshot=bool(etcd.statuses) and not cluster.away,
         etcd=str(kept.etcd or "") if kept else "",
         settings=settled,
+        away=app.machines.places()[node] if cluster.away else None,
     )
     plan = rollback(node, to, kept, request)
     return Back(to, plan, losses)
 
 
-def _nodes(view: Site) -> tuple[Node, ...]:
+# ---- the cluster, with its API or without ---------------------------------------------------------------------------
+
+
+def _cluster(app: App, node: str, say: Callable[[str], None]) -> _Cluster:
     try:
-        return view.nodes()
-    except ApiUnreachable as err:
-        err.add_note("a cluster whose only API server is down is taken back by hand: docs/upgrade.md, “By hand”")
-        raise
+        if app.settings.dry_run is DryRun.NONE:
+            app.refuse_if_held()
+        nodes = app.reader.nodes()
+    except ApiError as err:
+        if not err.retryable:
+            raise
+        return _remembered(app, node, err, say)
+    app.machines.know(nodes)
+    return _Cluster(nodes, tuple(n.name for n in nodes if n.control_plane))
+
+
+def _remembered(app: App, node: str, why: ApiError, say: Callable[[str], None]) -> _Cluster:
+    """The cluster as the latest run from here knew it; kubelets by their hosts.
+
+    Raises:
+        ApiError: `why`, where no run knew it, or knew other control planes.
+        Locked: That run is at work.
+    """
+    server = app.session.server
+    found = (run for run in runs.known() if run.meta.get("server") == server and node in run.meta.get("hosts", {}))
+    run = next((run for run in found if _planes(run)), None)
+    if run is None or _planes(run) != {node}:
+        why.add_note(_not_the_only(node, _planes(run) if run else set()))
+        raise why
+    if not runs.unattended(run.run):
+        raise Locked(f"{run.run} is at work on that cluster", remedy="stop it with Ctrl-C, and try again")
+    say(f"no API server answers ({why}): hosts are those that {run.run} knew")
+    places = {name: Node.at(name, *place) for name, place in run.meta["hosts"].items()}
+    app.machines.know(list(places.values()))
+
+    def kubelet(name: str) -> str:
+        return str(parse_look(name, app.reader.ask(name, queries.LOOK)).running or "")
+
+    seen = each([name for name in places if name != node], kubelet)
+    nodes = [replace(places[one.item], kubelet_version=one.value) for one in seen if one.value is not None]
+    return _Cluster((places[node], *nodes), (node,), away=True, unseen=tuple(one.item for one in seen if one.error))
+
+
+def _planes(run: Contents) -> set[str]:
+    return {name for step in run.plan.steps() for name in step.params.get("control_planes", ())}
+
+
+def _not_the_only(node: str, planes: set[str]) -> str:
+    if not planes:
+        return "no upgrade from here knew this cluster; by hand: docs/upgrade.md, “By hand”"
+    if node not in planes:
+        return f"{node} was no control plane of it: {', '.join(sorted(planes))}"
+    others = ", ".join(sorted(planes - {node}))
+    return f"there are other control planes: {others}; see what keeps their API servers, or the load balancer"
+
+
+def _refuse_several(node: str, etcd: EtcdFacts) -> None:
+    """Raise where etcd knows more members: their API servers may serve, and their data are the cluster's."""
+    if len(etcd.members) > 1:
+        raise Refused(
+            f"{node} is one of {len(etcd.members)} members of etcd, and no API server answers",
+            remedy="reach another control plane's: --kubeconfig; orchestrator etcd status shows the members",
+        )
+
+
+# ---- what goes back -------------------------------------------------------------------------------------------------
 
 
 def _former(host: HostFacts, kept: tuple[Kept, ...]) -> Former | None:

@@ -17,6 +17,7 @@ from orchestrator.errors import BadUsage
 from orchestrator.hosts import detached
 from orchestrator.hosts.detached import Unit
 from orchestrator.hosts.local import LocalTransport
+from orchestrator.hosts.locate import address
 from orchestrator.hosts.machine import Machine
 from orchestrator.hosts.recorded import Recorded
 from orchestrator.hosts.secrets import Secrets
@@ -68,6 +69,7 @@ class Machines:
         self._reach = reach
         self._clock = clock
         self._known: dict[str, Machine] = {}
+        self._nodes: dict[str, Node] = {}
         self._answers: dict[tuple[str, ...], tuple[float, str]] = {}
         self._asking: dict[tuple[str, ...], threading.Lock] = {}
         self._forgotten: Counter[str] = Counter()
@@ -79,9 +81,9 @@ class Machines:
         with self._mutex:
             known = self._known.get(node)
         if known is None:
-            known = self._reach(view.node(node))
+            self.know([view.node(node)])
             with self._mutex:
-                self._known[node] = known
+                known = self._known[node]
         return known
 
     def know(self, nodes: Sequence[Node]) -> None:
@@ -90,6 +92,13 @@ class Machines:
             host = self._reach(node)
             with self._mutex:
                 self._known[node.name] = host
+                self._nodes[node.name] = node
+
+    def places(self) -> dict[str, tuple[str, str]]:
+        """Node -> its address and its provider id, of all that are known so far."""
+        with self._mutex:
+            nodes = tuple(self._nodes.values())
+        return {n.name: (address(n), n.provider_id) for n in nodes}
 
     def ask(self, host: Host, node: str, query: Query, words: tuple[str, ...]) -> str:
         """The answer to a question, or one that is still fresh; who asks the same meanwhile waits for that answer."""

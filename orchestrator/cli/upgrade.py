@@ -211,6 +211,7 @@ def rollback(
 
     Its kubelet, its static pods from what kubeadm kept, and kubeadm. What is replaced is kept beside it. On a cluster
     with one etcd member its data go back, too, when the older etcd could not read them: that is said, and asked.
+    An only API server that is away is not needed, where the upgrade was started on this machine.
     """
     from orchestrator import rollbacks  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415

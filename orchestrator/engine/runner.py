@@ -65,7 +65,7 @@ class Action(Protocol[V_contra, H_contra]):
     """How one kind of step is carried out.
 
     One that has no effect, and only waits, may say so by an attribute `only_waits`: it is not finished first when a
-    person asks the run to stop.
+    person asks the run to stop, and decides without facts before a run: what it will wait for is not there yet.
     """
 
     def probe(self, view: V_contra, step: Step) -> Facts:
@@ -123,7 +123,8 @@ def preview(
     """
 
     def look(node: str) -> dict[str, Facts]:
-        return {s.id: actions[s.action].probe(view, s) for s in plan.steps() if s.node == node}
+        own = [(s, actions[s.action]) for s in plan.steps() if s.node == node]
+        return {s.id: {} if getattr(action, "only_waits", False) else action.probe(view, s) for s, action in own}
 
     nodes = tuple(dict.fromkeys(s.node for s in plan.steps()))
     looked = together(nodes, look) if together else {node: look(node) for node in nodes}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
 #: Ended runs that are kept.
@@ -140,6 +141,15 @@ def _summary(place: Path) -> RunSummary | None:
 def plan_name(kind: str, wall: float) -> str:
     """A name for a plan, by which what it leaves on hosts is known: its kind, UTC time to the second, and chance."""
     return f"{kind}-{datetime.fromtimestamp(wall, UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def known() -> Iterator[Contents]:
+    """What each run's journal says, the newest first; those that cannot be read are left out."""
+    for run in listing():
+        try:
+            yield journal.read(directory(run.id))
+        except (BadUsage, FactUnreadable):
+            continue
 
 
 def durations(kind: str) -> Iterator[tuple[Plan, Mapping[str, float]]]:

@@ -91,15 +91,19 @@ def place(node: Node) -> Place:
     return by_ssh(node)
 
 
+def address(node: Node) -> str:
+    """Where `node` is reached over the network; "" when the cluster knows no address of it."""
+    return next((found for kind in ADDRESSES if (found := node.addresses.get(kind))), "")
+
+
 def by_ssh(node: Node) -> BySsh:
     """Where `node` is for SSH.
 
     Raises:
         FactUnreadable: It has no address.
     """
-    for kind in ADDRESSES:
-        if address := node.addresses.get(kind):
-            return BySsh(node.name, address)
+    if found := address(node):
+        return BySsh(node.name, found)
     raise FactUnreadable(
         f"{node.name}: the cluster knows no address of it",
         remedy=f"give it one: HostName for {node.name} in ~/.ssh/config",

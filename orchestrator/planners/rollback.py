@@ -40,6 +40,8 @@ class Request:
         snapshot: Take one first: etcd answers.
         etcd: The version of its manifest that goes back; "" where it stays.
         settings: kubeadm's settings go back, too.
+        away: Where the node is (its address, its provider id) when its API server, the only one, is away: then there is
+            nobody to take pods off the node, and the run's lock is on the node's own disk. None when it answers.
     """
 
     name: str
@@ -51,10 +53,13 @@ class Request:
     snapshot: bool
     etcd: str
     settings: bool
+    away: tuple[str, str] | None = None
 
 
 def rollback(node: str, to: Version, kept: Former | None, request: Request) -> Plan:
     """The kubelet first, for it may not be newer than its API server; then the static pods; then kubeadm.
+
+    With the API away its pods stay where they are: a kubelet that starts anew leaves them running.
 
     Args:
         node: The control plane.
@@ -62,18 +67,22 @@ def rollback(node: str, to: Version, kept: Former | None, request: Request) -> P
         kept: Manifests to put back; None where they are those of `to` already.
         request: How.
     """
+    where: dict[str, Any] = {}
+    if request.away:
+        where = {"without_api": True, "address": request.away[0], "provider": request.away[1]}
 
     def step(action: str, params: Mapping[str, Any], timeout_s: float | None, more: str = "") -> Step:
         own = {} if action.startswith("node.") else {"plan": request.name}
-        return Step(f"0/{node}/{action}{more}", action, node, {**own, **params}, timeout_s)
+        return Step(f"0/{node}/{action}{more}", action, node, {**own, **where, **params}, timeout_s)
 
     def steps() -> Iterator[Step]:
         version = str(to)
         if request.snapshot:
             yield step("etcd.snapshot", {"file": f"{request.name}.db", "reason": "pre-upgrade"}, SNAPSHOT_S)
         cordon = step("node.cordon", {"owner": request.owner, "reason": f"back to {version}"}, PATCH_S)
-        yield cordon
-        yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)
+        if not request.away:
+            yield cordon
+            yield step("node.drain", {**request.flags, "cordon": cordon.id}, request.drain_timeout_s)
         yield step("packages.repository", {"minor": minor(to)}, FILE_S)
         planes = list(request.planes)
         params = {"version": version, "packages": list(KUBELET_PACKAGES), "control_planes": planes}
@@ -92,7 +101,8 @@ def rollback(node: str, to: Version, kept: Former | None, request: Request) -> P
         yield step("cluster.gate", {**gate, "version": version, "control_planes": planes}, GATE_S, ":back")
         if request.settings:
             yield step("kubeadm.settings", {"version": version}, FILE_S)
-        yield step("node.return", {"cordon": cordon.id, "owner": request.owner}, PATCH_S)
+        if not request.away:
+            yield step("node.return", {"cordon": cordon.id, "owner": request.owner}, PATCH_S)
         yield step("host.tidy", {}, FILE_S)
 
     return Plan(KIND, f"take {node} back to {to}", (Wave((Lane(node, tuple(steps())),)),))

@@ -241,9 +241,7 @@ class FakeSiteView(FakeView):
         super().__init__(site, *life)
         self._site = site
         self._life = life[0] if life else Life()
-        self._machines = Machines(
-            lambda node: site.host_of(site.machines[node.name], self._life), site.clock, site.kept
-        )
+        self.machines = Machines(lambda node: site.host_of(site.machines[node.name], self._life), site.clock, site.kept)
 
     def _asked(self, what, of=""):
         self._life.check()
@@ -252,7 +250,7 @@ class FakeSiteView(FakeView):
 
     def ask(self, node, query, *words):
         self._life.check()
-        return self._machines.ask(self._machines.machine(self, node), node, query, words)
+        return self.machines.ask(self.machines.machine(self, node), node, query, words)
 
     def trace(self, node, errand):
         self._life.check()
@@ -317,8 +315,8 @@ class FakeSiteHands(FakeSiteView, FakeHands):
         return super().uncordon(node)
 
     def host(self, node):
-        self._machines.forget(node)
-        return self._machines.machine(self, node)
+        self.machines.forget(node)
+        return self.machines.machine(self, node)
 
     def here(self):
         return FakeHere(self._site, self._life)
@@ -326,14 +324,14 @@ class FakeSiteHands(FakeSiteView, FakeHands):
     def finish(self, node, argv, errand, *, timeout_s, anew=False, on_line=None, waiting=None):
         machine = self._site.machines[node]
         end = self._site.clock.wall() + timeout_s
-        self._machines.forget(node)
+        self.machines.forget(node)
         self._life.check()
         self._site.wait_for_host(machine, end, waiting)
         try:
             found = self._started(machine, tuple(argv), errand, timeout_s, anew=anew)
             self._followed(machine, found, end, on_line, waiting)
         finally:
-            self._machines.forget(node)
+            self.machines.forget(node)
         if found.state == "late":
             raise CommandTimedOut(f"{node}: it did not end in its time, and was ended", remedy="look there")
         if found.state == "vanished":
@@ -369,7 +367,7 @@ class FakeSiteHands(FakeSiteView, FakeHands):
         local = self._site.kept / name
         for directory in (self._site.kept, local.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._machines.machine(self, node).fetch(path, local, timeout_s=timeout_s, compared=compared)
+        self.machines.machine(self, node).fetch(path, local, timeout_s=timeout_s, compared=compared)
         return local
 
     def store(self, url, node):

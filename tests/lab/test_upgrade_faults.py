@@ -321,6 +321,36 @@ def test_a_disk_that_fills_under_kubeadm_stops_it_before_anything_is_replaced(si
     there(site, old_plane)
 
 
+def test_a_control_plane_whose_only_api_server_does_not_come_back_is_taken_back_without_it(site, old_plane, operator):
+    """Somebody's flag is one that it does not take."""
+    known = site.real.read("namespace", "kube-system")["metadata"]["uid"]
+    with watched(site, by=site.workers[0]) as (client, watch):
+        process = operator.start(*APPLY, "--nodes", old_plane)
+        until_told(operator, process, "kubelet.upgrade")
+        site.access.ssh(
+            old_plane,
+            "sed -i '/- kube-apiserver$/a\\    - --no-such-flag' /etc/kubernetes/manifests/kube-apiserver.yaml",
+        )
+        process.wait(PATIENCE_S)
+        stopped = operator.stderr
+        shown = operator(*ROLLBACK, old_plane, "--dry-run", code=3, timeout_s=PATIENCE_S)
+        done = operator(*ROLLBACK, old_plane, "--yes", timeout_s=PATIENCE_S)
+        again = operator(*ROLLBACK, old_plane, "--yes", code=20, timeout_s=PATIENCE_S)
+        renew(site)
+        unharmed(client, watch)
+
+    running, host = site.running(), site.host(old_plane)
+    progress.say(f"{stopped[-1500:]}\n{shown.stdout}{shown.stderr}\n{done.stdout}{done.stderr}\n{again.stderr}")
+    assert process.returncode not in (0, 1, 2)
+    assert f"orchestrator upgrade rollback {old_plane}" in stopped
+    assert "no API server answers" in shown.stderr
+    assert {name: running[name] for name in COMPONENTS} == dict.fromkeys(COMPONENTS, f"v{OLD}")
+    assert {part: host[part] for part in AT_A_VERSION} == {part: as_wanted(OLD)[part] for part in AT_A_VERSION}
+    assert {version for version, _ in site.kubelets().values()} == {f"v{OLD}"}
+    assert site.real.read("namespace", "kube-system")["metadata"]["uid"] == known
+    site.real.kubectl("uncordon", old_plane)
+
+
 # ---- workers --------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,9 @@ class Hands:
     def configuration(self):
         return self._view.configuration()
 
+    def glance(self):
+        self._view.glance()
+
     def host(self, node):
         def run(argv, **how):
             del how
@@ -255,3 +258,14 @@ def test_a_hold_that_was_found_is_missed(site):
     now = Downgrade().probe(hands, it)
 
     assert Downgrade().decide(now, it, {it.id: {**now, "held": ["kubeadm"]}}) == Needed("no longer held: kubeadm")
+
+
+def test_settings_of_an_api_server_that_is_away_are_not_asked_for(site):
+    """Before the run: its own steps bring it back."""
+    it = step("kubeadm.settings", plan="back-1", version=OLD, without_api=True)
+    asked = Settings().probe(Hands(site), it)
+    del site.machines["cp-1"].components["kube-apiserver"]
+    hands = Hands(site)
+
+    assert isinstance(Settings().decide(asked, it, {}), Done)
+    assert Settings().decide(Settings().probe(hands, it), it, {}) == Needed(f"to {OLD}, if they are not")

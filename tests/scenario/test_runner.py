@@ -572,6 +572,25 @@ def test_a_preview_takes_a_block_that_an_earlier_step_clears_for_work_to_do(benc
     assert [p.decision for p in found] == [Needed("not done"), Needed("to do")]
 
 
+class Waiting:
+    """Looks at what is there only once a run is under way."""
+
+    only_waits = True
+
+    def probe(self, view, step):
+        raise AssertionError(f"{step.id} is looked at before a run")
+
+    def decide(self, now, step, past):
+        assert now == {}
+        return Needed("waits")
+
+
+def test_a_preview_does_not_look_for_what_will_only_be_waited_for(bench):
+    found = runner.preview(plan(["a: sweep"]), RoomView(bench.room), {"deed.do": Waiting()})
+
+    assert [p.decision for p in found] == [Needed("waits")]
+
+
 def test_a_preview_keeps_a_block_whose_step_would_be_blocked_itself(bench):
     bench.room.clears = {"a/dust": "a/sweep"}
     bench.room.forbidden = {"a/sweep": "the floor is wet"}

@@ -9,10 +9,15 @@ from orchestrator.app import DryRun, Settings
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.versions import Workers
-from orchestrator.errors import BadUsage, HostUnreachable, Locked, Refused
+from orchestrator.engine import runs
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.errors import ApiForbidden, ApiUnreachable, BadUsage, HostUnreachable, Locked, Refused
 from tests.fakes.site import FakeSite, FakeSiteView
 from tests.fakes.time import FakeClock
 from tests.fakes.world import FLAGS
+
+SERVER = "https://198.18.0.11:6443"
 
 
 @pytest.fixture
@@ -32,10 +37,12 @@ def application(site, *, dry_run=DryRun.CLIENT, held=None):
         if held:
             raise held
 
+    reader = site.view() if dry_run is not DryRun.NONE else site.hands()
     return SimpleNamespace(
         settings=Settings(dry_run=dry_run),
-        reader=site.view() if dry_run is not DryRun.NONE else site.hands(),
-        machines=SimpleNamespace(know=lambda _: None),
+        reader=reader,
+        session=SimpleNamespace(server=SERVER),
+        machines=reader.machines,
         clock=site.clock,
         owner="ann@laptop",
         refuse_if_held=refuse_if_held,
@@ -63,6 +70,7 @@ LOST = HostUnreachable("the connection broke", remedy="see that it is up")
 def asking(site, other):
     app = application(site)
     app.reader = Asking(site, other)
+    app.machines = app.reader.machines
     return app
 
 
@@ -490,3 +498,111 @@ def test_a_held_cluster_is_refused_for_the_way_back_too(site):
 
     with pytest.raises(Locked):
         back(site, app=application(site, dry_run=DryRun.NONE, held=Locked("bob holds it", remedy="wait")))
+
+
+# ---- back, without an API server ------------------------------------------------------------------------------------
+
+
+PLACES = {"cp-1": ("198.18.0.11", "kind://docker/k/cp-1"), "node-1": ("198.18.0.12", ""), "node-2": ("198.18.0.13", "")}
+
+
+@pytest.fixture
+def upgrading(tmp_path, monkeypatch, site):
+    """An upgrade from here that got as far as its only control plane, whose API server does not come back."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    upgraded(site, "cp-1")
+    del site.machines["cp-1"].components["kube-apiserver"]
+
+    def begun(name="upgrade-1", planes=("cp-1",), server=SERVER, at=1000.0):
+        step = Step("gate", "cluster.gate", "cp-1", {"control_planes": list(planes)}, None)
+        plan = Plan("upgrade", "upgrade to v1.37.2", (Wave((Lane("cp-1", (step,)),)),))
+        meta = {"server": server, "hosts": PLACES}
+        return Journal.create(runs.directory(name), name, plan, meta=meta, wall=lambda: at)
+
+    return begun
+
+
+def test_the_only_control_plane_goes_back_though_its_api_server_is_away(site, upgrading, said):
+    upgrading().close()
+
+    found = rollbacks.prepare(application(site), "cp-1", flags=FLAGS, drain_timeout_s=60.0, say=said.append)
+
+    actions = [step.action for step in found.plan.steps()]
+    assert [a for a in actions if a.startswith("node.") or a == "etcd.snapshot"] == []
+    assert {(s.params["address"], s.params["provider"]) for s in found.plan.steps()} == {PLACES["cp-1"]}
+    assert all(step.params["without_api"] for step in found.plan.steps())
+    assert "kubeadm.rollback" in actions
+    assert "cluster.gate" in actions
+    assert any("hosts are those that upgrade-1 knew" in line for line in said)
+
+
+def test_what_the_latest_run_knew_counts(site, upgrading):
+    upgrading("upgrade-1", at=1000.0).close()
+    upgrading("upgrade-2", planes=("cp-1", "cp-2"), at=2000.0).close()
+    upgrading("upgrade-3", server="https://elsewhere:6443", at=3000.0).close()
+
+    with pytest.raises(ApiUnreachable) as caught:
+        back(site)
+
+    assert "other control planes: cp-2" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "planes", "server", "note"),
+    [
+        ("cp-1", ("cp-1",), "https://elsewhere:6443", "docs/upgrade.md"),
+        ("cp-1", (), SERVER, "docs/upgrade.md"),
+        ("node-1", ("cp-1",), SERVER, "node-1 was no control plane of it: cp-1"),
+        ("cp-1", ("cp-1", "cp-2", "cp-3"), SERVER, "other control planes: cp-2, cp-3"),
+    ],
+)
+def test_without_an_api_server_that_is_known_to_be_the_only_one_nothing_goes_back(
+    site, upgrading, node, planes, server, note
+):
+    upgrading(planes=planes, server=server).close()
+
+    with pytest.raises(ApiUnreachable) as caught:
+        back(site, node)
+
+    assert note in caught.value.__notes__[0]
+
+
+def test_members_of_etcd_that_no_run_knew_close_the_way_back_without_an_api_server(tmp_path, monkeypatch, upgrading):
+    three = FakeSite(FakeClock(), tmp_path / "three", planes=3, workers=2)
+    upgraded(three, "cp-1")
+    for machine in three.planes():
+        del machine.components["kube-apiserver"]
+    upgrading().close()
+
+    with pytest.raises(Refused, match="one of 3 members of etcd"):
+        back(three)
+
+
+def test_a_run_that_is_at_work_on_the_cluster_is_not_worked_against(site, upgrading):
+    with upgrading(), pytest.raises(Locked, match="upgrade-1 is at work"):
+        back(site)
+
+
+def test_without_an_api_server_kubelets_are_asked_by_their_hosts(site, upgrading):
+    upgrading().close()
+    site.machines["node-2"].running = "1.37.2"
+
+    with pytest.raises(Refused, match=r"newer than its API server: node-2 \(v1.37.2\)"):
+        back(site)
+
+
+def test_a_host_that_is_not_reached_is_said_when_there_is_no_api_server(site, upgrading, said):
+    upgrading().close()
+    app = asking(site, lambda node, _: LOST if node == "node-2" else None)
+
+    rollbacks.prepare(app, "cp-1", flags=FLAGS, drain_timeout_s=60.0, say=said.append)
+
+    assert any("not reached: node-2; no kubelet there may be newer than v1.36.3" in line for line in said)
+
+
+def test_an_api_server_that_refuses_us_is_not_away(site, upgrading):
+    upgrading().close()
+    refused = ApiForbidden("may not read leases", remedy="ask for the right", status=403)
+
+    with pytest.raises(ApiForbidden):
+        back(site, app=application(site, dry_run=DryRun.NONE, held=refused))

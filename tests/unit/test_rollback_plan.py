@@ -74,3 +74,15 @@ def test_ids_are_unique_and_the_node_returns_as_its_cordon_found_it():
     assert len({step.id for step in steps}) == len(steps)
     [back] = [step for step in steps if step.action == "node.return"]
     assert back.params["cordon"] in {step.id for step in steps if step.action == "node.cordon"}
+
+
+def test_without_an_api_server_nothing_is_asked_of_it_before_its_static_pods_are_back():
+    found = plan(away=("198.18.0.11", "kind://docker/k/cp-1"), snapshot=False)
+
+    order = actions(found)
+    assert not {name for name in order if name.startswith("node.")}
+    assert order.index("kubeadm.rollback") < order.index("cluster.gate") < order.index("kubeadm.settings")
+    assert {(s.params["address"], s.params["provider"]) for s in found.steps()} == {
+        ("198.18.0.11", "kind://docker/k/cp-1")
+    }
+    assert all(step.params["without_api"] for step in found.steps())
