@@ -200,6 +200,9 @@ def state_of(site: Site, node: str, output: str) -> str:
     if progress.replaced:
         names = ", ".join(path.rpartition("/")[2] for path in progress.replaced)
         back = "and moved them back" if progress.recovered else "and did not move them back"
+        # Source: kubeadm 1.36, `rollbackOldManifests`: where a component after it fails, the new etcd stays.
+        if progress.recovered and "etcd.yaml" in names and len(progress.replaced) > 1:
+            back += ", but for etcd.yaml"
         text = f"kubeadm replaced {names} {back}; copies: {', '.join(sorted(set(progress.replaced.values())))}"
     else:
         text = "kubeadm replaced no manifest"
@@ -219,22 +222,25 @@ def _both(name: str, found: Mapping[str, Mapping[str, str]]) -> str:
 
 def advice(step: Step, run: str, *, control_plane: bool) -> str:
     """How to go on, and how to go back, after a step of an upgrade, or of a way back, failed."""
+    only = control_plane and len(step.params.get("control_planes", ())) == 1
+    alone = "; it alone works while the API is away, from this machine; else docs/upgrade.md, “By hand”" if only else ""
+    rollback = f"orchestrator upgrade rollback {step.node}    # this control plane as it was before{alone}"
     lines = [f"orchestrator resume {run}    # looks again; what is not done yet is done again, with the same options"]
     if step.action == "kubeadm.rollback" or step.params.get("rollback"):
         lines.append(f"orchestrator release {run}    # what this run cordoned back into service, as it is")
+        if only:
+            lines.append(
+                f"ls -d {BACKUPS}/kubeadm-backup-*    # on {step.node}, as root: what kubeadm kept; when no API server"
+                " comes back, docs/upgrade.md, “By hand”, has the commands"
+            )
     else:
         lines.append(
             f"orchestrator release {run} && orchestrator upgrade apply --to {str(target(step)).removeprefix('v')}    "
             "# with other options: --no-certificate-renewal, --patches DIR, --kubeadm-timeout 1h, --accept CHECK"
         )
         if control_plane:
-            lines.append(f"orchestrator upgrade rollback {step.node}    # this control plane as it was before")
+            lines.append(rollback)
         lines.append(f"orchestrator release {run}    # only what this run cordoned back into service")
-    if control_plane and len(step.params.get("control_planes", ())) == 1:
-        lines.append(
-            f"ls -d {BACKUPS}/kubeadm-backup-*    # on {step.node}, as root, while the API is away: none of these can"
-            " work without it; docs/upgrade.md, “By hand”, has the commands"
-        )
     return "\n".join(lines)
 
 

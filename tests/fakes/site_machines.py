@@ -375,7 +375,7 @@ class FakeMachine:
         return 0
 
     def _replace(self, errand, version):
-        """Static pods one after another; False when it failed, and moved all back."""
+        """Static pods one after another; False when it failed, and moved back all but etcd."""
         found, fault = dict(self.manifests), self.faults.get("kubeadm")
         for name in STATIC:
             if self.manifests[name] == static_of(name, version):
@@ -396,7 +396,8 @@ class FakeMachine:
             if name == "kube-controller-manager" and fault == "hangs":
                 yield EVER_S
             if name == "kube-controller-manager" and fault == "fails":
-                self.manifests, self.components = found, dict(found)
+                self.manifests = {**found, "etcd": self.manifests["etcd"]}
+                self.components = dict(self.manifests)
                 self.gone(("kube-apiserver",), 0.0, 4.0)
                 yield 6.0
                 errand.say(

@@ -12,6 +12,7 @@ from lab.upgrades import application
 from lab.upgrades.askers import ServiceClient
 from lab.upgrades.budgets import BudgetWatch
 from orchestrator.backup.snapshot import intact
+from orchestrator.engine import journal
 from tests.lab.real import since
 from tests.lab.upgrading import ACCEPTED, APPLY, COMPONENTS, NEW, OLD, PATIENCE_S, as_wanted, own_cluster, told_in
 
@@ -43,6 +44,11 @@ def story(tmp_path_factory):
         told.after = {node: site.host(node) for node in site.nodes}
         told.running, told.kubelets = site.running(), site.kubelets()
         told.again = run(*APPLY)
+        told.addresses = {
+            node["metadata"]["name"]: {address["address"] for address in node["status"]["addresses"]}
+            for node in site.real.read("nodes")["items"]
+        }
+        told.known = [journal.read(place).meta["hosts"] for place in run.runs.iterdir()]
         yield told
 
 
@@ -108,3 +114,10 @@ def test_there_is_a_snapshot_of_etcd_from_before(story):
 def test_once_more_there_is_nothing_to_do(story):
     assert f"the cluster is at v{NEW} already: nothing to do" in story.again.stderr
     assert told_in(story.again.stderr) == []
+
+
+def test_the_run_knows_where_its_hosts_are_for_a_day_without_an_api_server(story):
+    [known] = story.known
+
+    assert known.keys() == story.addresses.keys()
+    assert all(address in story.addresses[node] for node, (address, _) in known.items())

@@ -60,13 +60,16 @@ def test_a_kubeadm_that_fails_stops_the_run_and_its_state_is_told(root):
 
     assert "cp-1: `kubeadm upgrade apply` ended with 1" in str(err)
     assert "static Pod hash did not change" in str(err)
-    assert "replaced etcd.yaml, kube-apiserver.yaml, kube-controller-manager.yaml and moved them back" in str(err)
+    assert (
+        "replaced etcd.yaml, kube-apiserver.yaml, kube-controller-manager.yaml and moved them back, but for etcd.yaml"
+        in str(err)
+    )
     assert "kubeadm-backup-manifests-2026-11-23/kube-apiserver.yaml" in str(err)
-    assert "now on cp-1: etcd v3.6.8; kube-apiserver v1.36.3; kube-controller-manager v1.36.3" in str(err)
+    assert "now on cp-1: etcd v3.7.0; kube-apiserver v1.36.3; kube-controller-manager v1.36.3" in str(err)
     assert err.remedy.splitlines()[0].startswith("orchestrator resume run-1")
     assert "orchestrator upgrade rollback cp-1" in err.remedy
     assert "orchestrator release run-1 && orchestrator upgrade apply --to 1.37.2 " in err.remedy
-    assert "on cp-1, as root, while the API is away" in err.remedy
+    assert "it alone works while the API is away" in err.remedy
     assert set(world.order("cordon")) == set()
 
 
