@@ -203,11 +203,13 @@ def test_a_jump_that_breaks_under_a_command_is_noticed_at_once(tmp_path, server,
         configured(tmp_path, "first", first.port)
         host = over_ssh(configured(tmp_path, "far", server.port, ProxyJump="first"), "far", patience_s=5.0)
         told = threading.Event()
-        threading.Thread(target=lambda: told.wait(LONG_S) and first.cut(), daemon=True).start()
+        cutting = threading.Thread(target=lambda: told.wait(LONG_S) and first.cut(), daemon=True)
+        cutting.start()
 
         with pytest.raises(HostConnectionLost, match="far"):
             host.run(["sh", "-c", "echo begun; sleep 20"], timeout_s=LONG_S, on_line=lambda _: told.set())
 
+        cutting.join()  # else the next connection is cut, too
         assert hello(host) == "hello"
 
 
