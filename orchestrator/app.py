@@ -23,6 +23,7 @@ from orchestrator.engine.runner import Stop, execute, preview
 from orchestrator.engine.together import together
 from orchestrator.errors import BadUsage, OrchestratorError, Refused
 from orchestrator.planners import nodes as planners
+from orchestrator.planners.rollback import way_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -272,7 +273,8 @@ class App:
             "context": self.session.choice.context,
             "kubeconfig": [str(p.absolute()) for p in self.session.choice.files],
             "ssh": self.settings.ssh,
-            "hosts": self.machines.places(),
+            runs.MACHINE: runs.machine(),
+            runs.HOSTS: self.machines.places(),
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
             self._execute(journal, resumed=False)
@@ -346,7 +348,7 @@ class App:
     def follow(self, known: Contents) -> None:
         """Go on where a run was: the same cluster, hosts reached the same way.
 
-        Where its hosts are is remembered, if its plan tells: the API, which else would, is away then.
+        Where its hosts are is remembered, if its plan tells, or does without the API, which else would.
 
         Raises:
             BadUsage: That run was of another cluster.
@@ -356,8 +358,10 @@ class App:
         if known.meta.get("ssh"):
             self.settings = replace(self.settings, ssh=True)
         self._same_cluster(known)
-        located = [s for s in known.plan.steps() if "provider" in s.params]
-        places = {s.node: (s.params["address"], s.params["provider"]) for s in located}
+        steps = tuple(known.plan.steps())
+        places = {s.node: (s.params["address"], s.params["provider"]) for s in steps if "provider" in s.params}
+        if any(s.params.get("without_api") for s in steps):
+            places = {**known.meta.get(runs.HOSTS, {}), **places}
         self.machines.know([Node.at(name, address, provider) for name, (address, provider) in places.items()])
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
@@ -379,6 +383,8 @@ class App:
             except OrchestratorError as err:
                 if journal.past:
                     err.run = journal.run
+                if way := way_back(journal.plan, journal.past, err):
+                    err.remedy = f"{err.remedy}\n{way}"
                 raise
 
     def _leases(self, plan: Plan) -> LeaseStore:
@@ -413,11 +419,11 @@ class App:
         if there != self.session.server:
             raise BadUsage(
                 f"run {known.run} is of the cluster at {there}, this context is {self.session.server}",
-                remedy=_reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
+                remedy=reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
             )
 
 
-def _reaching(files: Sequence[str], context: str) -> str:
+def reaching(files: Sequence[str], context: str) -> str:
     """How a person reaches the cluster of those files and that context; both are empty inside a pod."""
     if not files:
         return "do it where the run was started, in a pod of that cluster"

@@ -9,21 +9,20 @@ from orchestrator.actions.members import members
 from orchestrator.app import DryRun
 from orchestrator.cluster import queries
 from orchestrator.cluster.former import Former, former, latest
-from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_kept, parse_look
+from orchestrator.cluster.hostfacts import EtcdFacts, HostFacts, parse_api, parse_at_work, parse_kept, parse_look
 from orchestrator.cluster.kubeadm import BACKUPS
-from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import Version, parse
 from orchestrator.engine import runs
-from orchestrator.engine.together import each
-from orchestrator.errors import ApiError, BadUsage, Locked, Refused
+from orchestrator.errors import ApiUnreachable, BadUsage, Refused
 from orchestrator.planners.rollback import Request, rollback
+from orchestrator.remembered import BY_HAND, Remembered, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from orchestrator.app import App
     from orchestrator.cluster.hostfacts import Kept
-    from orchestrator.engine.journal import Contents
+    from orchestrator.cluster.model import Node
     from orchestrator.engine.plan import Plan
 
 
@@ -45,14 +44,12 @@ class _Cluster:
     """The nodes, and which of them are control planes.
 
     Attributes:
-        away: No API server answers: this is what an earlier run knew.
-        unseen: Nodes of which it is not known which kubelet runs there.
+        knew: What earlier runs knew, where no API server answers.
     """
 
     nodes: tuple[Node, ...]
     planes: tuple[str, ...]
-    away: bool = False
-    unseen: tuple[str, ...] = ()
+    knew: Remembered | None = None
 
 
 def prepare(
@@ -65,7 +62,7 @@ def prepare(
     Raises:
         BadUsage: It is no control plane of the cluster.
         Refused: Nothing was kept, or the way back is closed.
-        ApiError: No API server answers, and it is not known to be the only one.
+        ApiUnreachable: No API server answers, and it is not known to be the only one, or to be away.
     """
     view = app.reader
     say("reading the cluster")
@@ -73,22 +70,25 @@ def prepare(
     names = [n.name for n in cluster.nodes]
     if node not in names:
         raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(names)}")
+    answer = view.ask(node, queries.KEPT)
+    _refuse_at_work(node, answer)
     host = parse_look(node, view.ask(node, queries.LOOK))
-    if not host.control_plane:
+    # A way back that was cut short may have left it without an API server's manifest.
+    if not host.control_plane and not cluster.knew:
         raise BadUsage(
             f"{node} is no control plane: only those are taken back",
             remedy="a worker's kubelet may stay up to three minors behind; to go on, resume the upgrade",
         )
-    kept = _former(host, parse_kept(view.ask(node, queries.KEPT)))
+    kept = _former(host, parse_kept(answer))
     to = kept.version if kept else host.server
     if to is None:
         raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
     _refuse_newer(cluster.nodes, node, to)
-    if cluster.unseen:
-        say(f"not reached: {', '.join(cluster.unseen)}; no kubelet there may be newer than {to}")
     etcd = members(view, cluster.planes)
-    if cluster.away:
-        _refuse_several(node, etcd)
+    if cluster.knew:
+        _refuse_several(node, etcd, cluster.knew)
+        if cluster.knew.unseen:
+            say(f"not reached: {', '.join(cluster.knew.unseen)}; no kubelet there may be newer than {to}")
     if kept and kept.alone and _turns_back(host, kept, etcd):
         say(f"etcd of {node} stays as it is: with its data, what was written since would go back as well")
         kept = kept.without_etcd()
@@ -102,10 +102,10 @@ def prepare(
         flags=flags,
         drain_timeout_s=drain_timeout_s,
         data=data,
-        snapshot=bool(etcd.statuses) and not cluster.away,
+        snapshot=bool(etcd.statuses),
         etcd=str(kept.etcd or "") if kept else "",
         settings=settled,
-        away=app.machines.places()[node] if cluster.away else None,
+        away=bool(cluster.knew),
     )
     plan = rollback(node, to, kept, request)
     return Back(to, plan, losses)
@@ -119,60 +119,33 @@ def _cluster(app: App, node: str, say: Callable[[str], None]) -> _Cluster:
         if app.settings.dry_run is DryRun.NONE:
             app.refuse_if_held()
         nodes = app.reader.nodes()
-    except ApiError as err:
-        if not err.retryable:
-            raise
-        return _remembered(app, node, err, say)
+    except ApiUnreachable as err:
+        found = remembered(app, node, err, say)
+        return _Cluster(found.nodes, (node,), found)
     app.machines.know(nodes)
     return _Cluster(nodes, tuple(n.name for n in nodes if n.control_plane))
 
 
-def _remembered(app: App, node: str, why: ApiError, say: Callable[[str], None]) -> _Cluster:
-    """The cluster as the latest run from here knew it; kubelets by their hosts.
-
-    Raises:
-        ApiError: `why`, where no run knew it, or knew other control planes.
-        Locked: That run is at work.
-    """
-    server = app.session.server
-    found = (run for run in runs.known() if run.meta.get("server") == server and node in run.meta.get("hosts", {}))
-    run = next((run for run in found if _planes(run)), None)
-    if run is None or _planes(run) != {node}:
-        why.add_note(_not_the_only(node, _planes(run) if run else set()))
-        raise why
-    if not runs.unattended(run.run):
-        raise Locked(f"{run.run} is at work on that cluster", remedy="stop it with Ctrl-C, and try again")
-    say(f"no API server answers ({why}): hosts are those that {run.run} knew")
-    places = {name: Node.at(name, *place) for name, place in run.meta["hosts"].items()}
-    app.machines.know(list(places.values()))
-
-    def kubelet(name: str) -> str:
-        return str(parse_look(name, app.reader.ask(name, queries.LOOK)).running or "")
-
-    seen = each([name for name in places if name != node], kubelet)
-    nodes = [replace(places[one.item], kubelet_version=one.value) for one in seen if one.value is not None]
-    return _Cluster((places[node], *nodes), (node,), away=True, unseen=tuple(one.item for one in seen if one.error))
-
-
-def _planes(run: Contents) -> set[str]:
-    return {name for step in run.plan.steps() for name in step.params.get("control_planes", ())}
-
-
-def _not_the_only(node: str, planes: set[str]) -> str:
-    if not planes:
-        return "no upgrade from here knew this cluster; by hand: docs/upgrade.md, “By hand”"
-    if node not in planes:
-        return f"{node} was no control plane of it: {', '.join(sorted(planes))}"
-    others = ", ".join(sorted(planes - {node}))
-    return f"there are other control planes: {others}; see what keeps their API servers, or the load balancer"
-
-
-def _refuse_several(node: str, etcd: EtcdFacts) -> None:
-    """Raise where etcd knows more members: their API servers may serve, and their data are the cluster's."""
+def _refuse_several(node: str, etcd: EtcdFacts, knew: Remembered) -> None:
+    """Raise where there may be other members: their API servers may serve, and their data are the cluster's."""
     if len(etcd.members) > 1:
         raise Refused(
             f"{node} is one of {len(etcd.members)} members of etcd, and no API server answers",
             remedy="reach another control plane's: --kubeconfig; orchestrator etcd status shows the members",
+        )
+    if not etcd.members and knew.over:
+        raise Refused(
+            f"{node}: neither its API server nor etcd answers, and since {knew.run} ended well others may have joined",
+            remedy=f"see etcd's log on {node}; when it is the only member, {BY_HAND}",
+        )
+
+
+def _refuse_at_work(node: str, kept: str) -> None:
+    """Raise while kubeadm, or a command of some plan, works there: what it leaves is not known yet."""
+    if busy := parse_at_work(kept):
+        raise Refused(
+            f"{node}: still at work there: {', '.join(busy)}",
+            remedy="`orchestrator runs` has the run, and `orchestrator resume RUN` goes on with it; or wait",
         )
 
 
@@ -216,7 +189,7 @@ def _turns_back(host: HostFacts, kept: Former, etcd: EtcdFacts) -> bool:
     """
     older = kept.etcd
     running = host.components.get("etcd") or (host.manifests["etcd"].version if "etcd" in host.manifests else None)
-    if older is None or running is None or older.line == running.line:
+    if older is None or (running and older.line == running.line):
         return False
     storage = {s.storage_version for s in etcd.statuses if s.storage_version}
     return not (storage and all(v.startswith(f"{older.major}.{older.minor}.") for v in storage))

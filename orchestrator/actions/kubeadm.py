@@ -227,7 +227,12 @@ def advice(step: Step, run: str, *, control_plane: bool) -> str:
     rollback = f"orchestrator upgrade rollback {step.node}    # this control plane as it was before{alone}"
     lines = [f"orchestrator resume {run}    # looks again; what is not done yet is done again, with the same options"]
     if step.action == "kubeadm.rollback" or step.params.get("rollback"):
-        lines.append(f"orchestrator release {run}    # what this run cordoned back into service, as it is")
+        if not step.params.get("without_api"):  # then it cordoned nothing
+            lines.append(f"orchestrator release {run}    # what this run cordoned back into service, as it is")
+        if only and not step.params.get("without_api"):
+            lines.append(
+                f"orchestrator upgrade rollback {step.node}    # anew, when no API server comes back: it needs none"
+            )
         if only:
             lines.append(
                 f"ls -d {BACKUPS}/kubeadm-backup-*    # on {step.node}, as root: what kubeadm kept; when no API server"

@@ -76,7 +76,7 @@ def recorded(path: Path) -> Record | None:
 class Snapshot:
     """`etcd.snapshot`: a snapshot of the cluster's etcd is here, off the host, proven, and recorded.
 
-    Params: `plan`; `file`, its name here; `reason`, one of `backup.records.REASONS`.
+    Params: `plan`; `file`, its name here; `reason`, one of `backup.records.REASONS`; `without_api`, where that is away.
 
     Args:
         clock: For its time.
@@ -131,6 +131,8 @@ class Snapshot:
 
 def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, run: str) -> Record:
     try:
+        if step.params.get("without_api"):
+            view.glance()  # what is away is not waited for
         name = cluster_name(view.configuration())
     except ApiError:  # in a restore it may be away: what matters is in the member
         name = CLUSTER

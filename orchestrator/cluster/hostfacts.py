@@ -346,6 +346,11 @@ def parse_kept(answer: str) -> tuple[Kept, ...]:
     )
 
 
+def parse_at_work(answer: str) -> tuple[str, ...]:
+    """kubeadm, and commands of plans (`PLAN/STEP`), that run on a host, out of `queries.KEPT`; in words for people."""
+    return tuple(f"{section.words[0]} (process {section.words[1]})" for section in sections(answer).get("work", ()))
+
+
 def parse_watches(answer: str) -> int | None:
     """How many watches there are on pods and Services, out of `queries.WATCHES`; None when it cannot be told."""
     said = sections(answer).get("watches", [])

@@ -184,7 +184,7 @@ head requested; api get --raw /metrics | grep '^apiserver_requested_deprecated_a
 REQUESTED = Query("requested", _REQUESTED, 30.0)
 
 # Source: kubeadm 1.36 and 1.37: before it replaces a manifest, it moves the old one into a directory of that upgrade;
-# before it replaces a stacked etcd, it copies the member's data.
+# before it replaces a stacked etcd, it copies the member's data. `hosts.detached` says what `started` is.
 _KEPT = (
     FRAME
     + r"""
@@ -196,11 +196,21 @@ done
 for dir in /etc/kubernetes/tmp/kubeadm-backup-etcd-*; do
   [ -d "$dir/etcd/member" ] && head data "$dir/etcd" "$dir"
 done
+for pid in $(pidof kubeadm); do head work kubeadm "$pid"; done
+read -r now < /proc/sys/kernel/random/boot_id
+for file in /var/lib/orchestrator/*/*/started; do
+  dir=${file%/started}
+  if [ ! -f "$file" ] || [ -e "$dir/rc" ]; then continue; fi
+  read -r pid began boot < "$file" || continue
+  [ "$boot" = "$now" ] || continue
+  set -- $(cut -d" " -f3,22 "/proc/$pid/stat" 2> /dev/null)
+  if [ "${2:-}" = "$began" ] && [ "$1" != Z ]; then head work "${dir#/var/lib/orchestrator/}" "$pid"; fi
+done
 head end
 """
 )
 
-#: What kubeadm kept of what it replaced on a control plane. Takes no words.
+#: What kubeadm kept of what it replaced on a control plane, and what is at work there. Takes no words.
 KEPT = Query("kept", _KEPT, 30.0)
 
 # A repository is looked at beside the host's own lists, with the host's own keys and settings. The host moves its own

@@ -351,6 +351,21 @@ def locked(directory: Path) -> bool:
     return False
 
 
+def free(directory: Path) -> bool:
+    """Whether it is certain that no process works on the run."""
+    try:
+        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def _taken(directory: Path) -> int:
     """The descriptor that holds the run, which the kernel lets go of when the process ends, however it ends.
 

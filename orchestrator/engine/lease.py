@@ -110,7 +110,7 @@ class Lease:
         wait: Waits, in the keeper, until the event or for so many seconds; True when it was the event.
         turns_back: The run itself takes what the cluster stores back to an earlier time, and the lease with it: a
             record from before this run took it is not somebody else's, and is replaced.
-        over: Whether a run, by its name, is known to have no process any more: its lease is taken at once.
+        unattended: Whether a run, by its name, is known to have no process any more: its lease is taken at once.
     """
 
     def __init__(  # noqa: PLR0913  the last five are seldom given
@@ -126,7 +126,7 @@ class Lease:
         beside: Callable[[Callable[[], None]], None] = in_thread,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
         turns_back: bool = False,
-        over: Callable[[str], bool] = lambda _: False,
+        unattended: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._holder = holder
@@ -144,7 +144,7 @@ class Lease:
         self._why_lost = ""
         self._failing = False
         self._turns_back = turns_back
-        self._ended = over
+        self._unattended = unattended
         self._since = clock.wall()
 
     _record: LeaseRecord
@@ -236,7 +236,7 @@ class Lease:
             there = retry.call(retry.API_READ, self._store.read, clock=self._clock)
             if there is None:
                 continue
-            if there.run != self._run and not self._ended(there.run) and not self._abandoned(there):
+            if there.run != self._run and not self._unattended(there.run) and not self._abandoned(there):
                 continue
             if self._written(retry.API_WRITE, partial(self._replace, there)):
                 if there.run != self._run:

@@ -171,7 +171,7 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
         # A step may turn back what the cluster stores to an earlier time, the lease too; it says so itself.
         back = any(step.params.get("turns_back") for step in plan.steps())
         with Lease(
-            leases, holder, journal.run, clock, sink, beside=beside, turns_back=back, over=runs.unattended
+            leases, holder, journal.run, clock, sink, beside=beside, turns_back=back, unattended=runs.unattended
         ) as lease:
             if resumed:
                 journal.mark("resumed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import platform
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
+#: In a run's meta: the machine that it was started on; and node -> its address and provider id, of those it knew.
+MACHINE, HOSTS = "machine", "hosts"
 #: Ended runs that are kept.
 KEPT = 200
 
@@ -105,13 +108,30 @@ def unfinished(plan: Plan) -> str:
 
 
 def unattended(run: str) -> bool:
-    """Whether a run was started from here, and no process works on it: what it held, it holds no more.
+    """Whether a run was started on this machine, by us, and no process works on it: what it held, it holds no more.
+
+    Not where that cannot be told: a home that several machines share has the runs of all of them, and does not always
+    know who on another one has a file locked.
 
     Args:
         run: As somebody else wrote it: any text.
     """
     place = next((p for p in _places() if p.name == run), None)
-    return place is not None and (place / journal.LOCK).exists() and not journal.locked(place)
+    try:
+        return place is not None and journal.read(place).meta.get(MACHINE) == machine() and journal.free(place)
+    except (BadUsage, FactUnreadable):
+        return False
+
+
+def at_work(server: str) -> str:
+    """The id of a run on the cluster at that URL that a process works on; "" without one."""
+    busy = (run.run for run in known() if run.meta.get("server") == server and journal.locked(directory(run.run)))
+    return next(busy, "")
+
+
+def machine() -> str:
+    """This machine's name, for the runs that are started on it."""
+    return platform.node()
 
 
 def retain(kept: int = KEPT) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.versions import minor
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.errors import ApiUnreachable, LeaseLost
 from orchestrator.planners.upgrade import (
     FILE_S,
     GATE_S,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cluster.former import Former
     from orchestrator.cluster.versions import Version
+    from orchestrator.engine.plan import Past
 
 KIND = "rollback"
 
@@ -40,8 +42,8 @@ class Request:
         snapshot: Take one first: etcd answers.
         etcd: The version of its manifest that goes back; "" where it stays.
         settings: kubeadm's settings go back, too.
-        away: Where the node is (its address, its provider id) when its API server, the only one, is away: then there is
-            nobody to take pods off the node, and the run's lock is on the node's own disk. None when it answers.
+        away: Its API server, the only one, is away: nobody is there to take pods off the node, and the run's lock is on
+            the node's own disk.
     """
 
     name: str
@@ -53,7 +55,22 @@ class Request:
     snapshot: bool
     etcd: str
     settings: bool
-    away: tuple[str, str] | None = None
+    away: bool = False
+
+
+def way_back(plan: Plan, past: Past, err: Exception) -> str:
+    """The way out of an upgrade that ended because the only API server is away, and does not come back; "" else.
+
+    Args:
+        plan: What was carried out.
+        past: Its steps that were begun.
+        err: What ended it.
+    """
+    begun = [s for s in plan.steps() if s.action == "kubeadm.upgrade" and s.id in past]
+    only = [s.node for s in begun if s.params.get("control_planes") == [s.node]]
+    if not only or not isinstance(err, LeaseLost | ApiUnreachable):
+        return ""
+    return f"orchestrator upgrade rollback {only[0]}    # when its API server does not come back: it needs none"
 
 
 def rollback(node: str, to: Version, kept: Former | None, request: Request) -> Plan:
@@ -67,9 +84,7 @@ def rollback(node: str, to: Version, kept: Former | None, request: Request) -> P
         kept: Manifests to put back; None where they are those of `to` already.
         request: How.
     """
-    where: dict[str, Any] = {}
-    if request.away:
-        where = {"without_api": True, "address": request.away[0], "provider": request.away[1]}
+    where = {"without_api": True} if request.away else {}
 
     def step(action: str, params: Mapping[str, Any], timeout_s: float | None, more: str = "") -> Step:
         own = {} if action.startswith("node.") else {"plan": request.name}

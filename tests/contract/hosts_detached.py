@@ -8,7 +8,10 @@ from contextlib import suppress
 
 import pytest
 
+from orchestrator.cluster import queries
+from orchestrator.cluster.hostfacts import parse_at_work
 from orchestrator.engine.clock import SystemClock
+from orchestrator.engine.host import STATE
 from orchestrator.errors import CommandTimedOut, CommandVanished, HostError, Refused
 from orchestrator.hosts.detached import clean, run_detached, stop
 
@@ -180,6 +183,23 @@ def test_a_start_that_was_cut_short_is_taken_up(host, unit):
     host.run(["sh", "-c", f"mkdir -p {one.directory}; printf 'echo hello' > {one.directory}/argv"], timeout_s=LONG_S)
 
     assert detached(host, one, "echo", "hello").text == "hello"
+
+
+def test_who_looks_at_a_host_sees_what_is_at_work_there(host, unit):
+    one, seen = unit("a/b"), []
+    script = queries.KEPT.script.replace(STATE, one.root)
+
+    def at_work():
+        return parse_at_work(host.run(["sh", "-c", script, "sh"], timeout_s=LONG_S).text)
+
+    def begun(_):
+        seen.extend(at_work())
+        host.run(["touch", f"{one.root}/go"], timeout_s=LONG_S)
+
+    detached(host, one, "sh", "-c", f"echo begun; while [ ! -e {one.root}/go ]; do sleep 0.1; done", on_line=begun)
+
+    assert [each.partition(" (process ")[0] for each in seen] == [one.directory.removeprefix(f"{one.root}/")]
+    assert at_work() == ()
 
 
 def test_a_connection_that_is_cut_in_the_middle_neither_ends_nor_repeats_it(host, unit, cut):

@@ -73,6 +73,8 @@ def _kept(machine):
             parts.append(_section("manifest", f"{directory}/{name}.yaml", directory, text=f"image: {name}:{tag}"))
         copy = f"{BACKUPS}/kubeadm-backup-etcd-{when}"
         parts += [_section("data", f"{copy}/etcd", copy, text="")] if data else []
+    running = [e for e in machine.errands.values() if e.state == "running"]
+    parts += [_section("work", "kubeadm", "77", text="") for e in running if "kubeadm" in e.argv]
     return "".join([*parts, _section("end", text="")])
 
 

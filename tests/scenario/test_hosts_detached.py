@@ -16,6 +16,7 @@ from tests.contract.hosts_detached import (  # noqa: E402, F401  the others take
     test_a_unit_of_another_command_is_refused,
     test_it_is_ended_there_when_its_time_is_up_and_that_stays_known,
     test_the_same_unit_again_gives_the_same_result_without_another_run,
+    test_who_looks_at_a_host_sees_what_is_at_work_there,
 )
 
 

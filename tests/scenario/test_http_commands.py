@@ -16,10 +16,11 @@ import yaml
 
 from orchestrator.app import App, Settings
 from orchestrator.cli.main import main
+from orchestrator.cluster.model import Node
 from orchestrator.engine import runs
 from orchestrator.engine.events import Silent
 from orchestrator.engine.journal import Journal, read
-from orchestrator.engine.plan import Plan
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
 from orchestrator.errors import Refused
 from orchestrator.kube.lease import NAME
 from orchestrator.planners import nodes as planners
@@ -453,6 +454,24 @@ def test_who_follows_a_run_reaches_hosts_as_it_did(cluster, tmp_path, ssh):
     app.follow(read(tmp_path / "restore-1"))
 
     assert app.settings.ssh is ssh
+
+
+def test_a_run_notes_where_hosts_are_and_who_goes_on_without_an_api_server_finds_them(cluster, tmp_path):
+    api = cluster(nodes=two_nodes())
+    app, later = (App(Settings(str(api.kubeconfig(tmp_path))), Silent()) for _ in range(2))
+    app.machines.know([Node.at("n1", "198.18.0.11", "kind://docker/k/n1")])
+    step = Step("n1/cordon", "node.cordon", "n1", {"owner": "ann", "reason": "", "without_api": True}, 5.0)
+    plan = Plan("rollback", "back", (Wave((Lane("n1", (step,)),)),))
+    with Journal.create(tmp_path / "r", "r", plan, meta={"server": api.url, "hosts": app.machines.places()}):
+        pass
+
+    later.follow(read(tmp_path / "r"))
+    cordon = app.perform(planners.cordon(["n1"], owner="ann", reason=""), shown=lambda _: None)
+
+    assert later.machines.places() == {"n1": ("198.18.0.11", "kind://docker/k/n1")}
+    meta = read(runs.directory(cordon.run)).meta
+    assert {name: tuple(place) for name, place in meta["hosts"].items()} == app.machines.places()
+    assert runs.unattended(cordon.run)
 
 
 def test_runs_are_listed_for_people_and_for_programs(run, cluster):

@@ -211,7 +211,7 @@ def test_a_failure_says_what_runs(site):
     with pytest.raises(CommandFailed, match="no room") as caught:
         carried_out(StaticPods(), Hands(site, rc=5), step("kubeadm.rollback", **BACK))
     assert "now on cp-1: etcd v3.7.0; kube-apiserver v1.37.2" in caught.value.__notes__[0]
-    assert "rollback" not in caught.value.remedy
+    assert "as it was before" not in caught.value.remedy
     assert caught.value.remedy.splitlines()[0].startswith("orchestrator resume ")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.engine import runs
-from orchestrator.engine.journal import FILE, Journal
+from orchestrator.engine.journal import FILE, LOCK, Journal
 from orchestrator.errors import BadUsage
 from tests.fakes.deeds import plan
 
@@ -90,18 +90,53 @@ def test_a_run_that_a_process_works_on_is_running_and_not_over():
     assert (found.state, found.over) == ("running", False)
 
 
-def test_a_run_is_unattended_once_its_process_is_gone():
-    with Journal.create(runs.directory("drain-a"), "drain-a", PLAN, meta={}):
-        assert not runs.unattended("drain-a")
+def left(name="drain-a", **meta):
+    """A run of this machine whose process is gone."""
+    Journal.create(runs.directory(name), name, PLAN, meta={runs.MACHINE: runs.machine(), **meta}).close()
+    return runs.directory(name)
 
+
+def test_a_run_is_unattended_once_its_process_is_gone():
+    left()
     assert runs.unattended("drain-a")
+
+    with Journal.open(runs.directory("drain-a")):
+        assert not runs.unattended("drain-a")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "drain-b", "../runs/drain-a", "drain-a/"])
 def test_of_a_run_that_was_not_started_from_here_nobody_knows_whether_it_is_attended(name):
-    a_run("drain-a")
+    left()
 
     assert not runs.unattended(name)
+
+
+def test_a_run_of_another_machine_with_the_same_home_may_be_attended():
+    left(**{runs.MACHINE: "another"})
+
+    assert not runs.unattended("drain-a")
+
+
+def test_a_run_of_before_machines_were_noted_may_be_attended():
+    a_run("drain-a")
+
+    assert not runs.unattended("drain-a")
+
+
+def test_a_run_whose_lock_cannot_be_looked_at_may_be_attended():
+    place = left()
+    (place / LOCK).unlink()
+
+    assert not runs.unattended("drain-a")
+
+
+def test_a_run_on_a_cluster_is_at_work_while_a_process_works_on_it():
+    left("drain-a", server="https://a")
+    left("drain-b", server="https://b")
+
+    with Journal.open(runs.directory("drain-a")):
+        assert (runs.at_work("https://a"), runs.at_work("https://b")) == ("drain-a", "")
+    assert runs.at_work("https://a") == ""
 
 
 def test_a_damaged_run_is_listed_by_its_name_and_hides_no_other():

@@ -23,8 +23,8 @@ class Bench:
         self.keeper = None
         self.over = None
 
-    def lease(self, run="run-1", over=lambda _: False):
-        how = {"beside": self._beside, "wait": self._wait, "over": over}
+    def lease(self, run="run-1", unattended=lambda _: False):
+        how = {"beside": self._beside, "wait": self._wait, "unattended": unattended}
         return Lease(self.leases, "ann@laptop", run, self.clock, self.sink, **how)
 
     def _beside(self, work):
@@ -156,7 +156,7 @@ def test_a_run_takes_its_own_lease_from_before_a_crash_at_once(bench):
 def test_a_lease_that_is_good_still_is_taken_at_once_from_a_run_that_is_known_to_be_over(bench):
     bench.bobs(ago=1)
 
-    with bench.lease(over=lambda run: run == "run-9"):
+    with bench.lease(unattended=lambda run: run == "run-9"):
         assert bench.clock.now() == 0
         assert (bench.leases.record.holder, bench.leases.record.run) == ("ann@laptop", "run-1")
 
@@ -171,7 +171,7 @@ def test_a_run_that_is_known_to_be_over_and_is_resumed_meanwhile_keeps_its_lease
         bench.leases.put(replace(bobs, renewed=bench.clock.wall()))
         return next(over)
 
-    with pytest.raises(Locked, match="bob@desk"), bench.lease(over=looked):
+    with pytest.raises(Locked, match="bob@desk"), bench.lease(unattended=looked):
         pass
 
     assert bench.leases.record.run == "run-9"

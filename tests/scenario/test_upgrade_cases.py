@@ -12,8 +12,9 @@ from orchestrator.cluster.versions import Workers
 from orchestrator.engine import runs
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.errors import ApiForbidden, ApiUnreachable, BadUsage, HostUnreachable, Locked, Refused
+from orchestrator.errors import ApiForbidden, ApiThrottled, ApiUnreachable, BadUsage, HostUnreachable, Locked, Refused
 from tests.fakes.site import FakeSite, FakeSiteView
+from tests.fakes.site_machines import FakeErrand
 from tests.fakes.time import FakeClock
 from tests.fakes.world import FLAGS
 
@@ -513,36 +514,59 @@ def upgrading(tmp_path, monkeypatch, site):
     upgraded(site, "cp-1")
     del site.machines["cp-1"].components["kube-apiserver"]
 
-    def begun(name="upgrade-1", planes=("cp-1",), server=SERVER, at=1000.0):
+    def begun(name="upgrade-1", planes=("cp-1",), server=SERVER, at=1000.0, kind="upgrade", **meta):
         step = Step("gate", "cluster.gate", "cp-1", {"control_planes": list(planes)}, None)
-        plan = Plan("upgrade", "upgrade to v1.37.2", (Wave((Lane("cp-1", (step,)),)),))
-        meta = {"server": server, "hosts": PLACES}
-        return Journal.create(runs.directory(name), name, plan, meta=meta, wall=lambda: at)
+        plan = Plan(kind, "upgrade to v1.37.2", (Wave((Lane("cp-1", (step,)),)),))
+        noted = {"server": server, "hosts": PLACES, "kubeconfig": ["/there.conf"], "context": "there", **meta}
+        return Journal.create(runs.directory(name), name, plan, meta=noted, wall=lambda: at)
 
     return begun
 
 
-def test_the_only_control_plane_goes_back_though_its_api_server_is_away(site, upgrading, said):
-    upgrading().close()
+def silent(site):
+    """Its etcd answers nobody."""
+    del site.machines["cp-1"].components["etcd"]
 
-    found = rollbacks.prepare(application(site), "cp-1", flags=FLAGS, drain_timeout_s=60.0, say=said.append)
+
+def goes_back(site, said=None, app=None):
+    lines = said if said is not None else []
+    return rollbacks.prepare(
+        app or application(site), "cp-1", flags=FLAGS, drain_timeout_s=60.0, say=lines.append
+    )  # fmt: skip
+
+
+def test_the_only_control_plane_goes_back_though_its_api_server_is_away(site, upgrading, said):
+    upgrading(ssh=True).close()
+    app = application(site)
+
+    found = goes_back(site, said, app)
 
     actions = [step.action for step in found.plan.steps()]
-    assert [a for a in actions if a.startswith("node.") or a == "etcd.snapshot"] == []
-    assert {(s.params["address"], s.params["provider"]) for s in found.plan.steps()} == {PLACES["cp-1"]}
+    assert [action for action in actions if action.startswith("node.")] == []
     assert all(step.params["without_api"] for step in found.plan.steps())
-    assert "kubeadm.rollback" in actions
-    assert "cluster.gate" in actions
-    assert any("hosts are those that upgrade-1 knew" in line for line in said)
+    assert {"etcd.snapshot", "kubeadm.rollback", "cluster.gate"} <= {*actions}
+    assert any("nodes are those that upgrade-1 knew: cp-1, node-1, node-2" in line for line in said)
+    assert app.settings.ssh
+    assert app.machines.places() == PLACES
 
 
-def test_what_the_latest_run_knew_counts(site, upgrading):
+def test_who_holds_the_lock_cannot_be_asked_then(site, upgrading):
+    upgrading().close()
+    held = ApiUnreachable("no answer", remedy="see to it")
+
+    found = goes_back(site, app=application(site, dry_run=DryRun.NONE, held=held))
+
+    assert nodes_of(found.plan, "kubeadm.rollback") == ["cp-1"]
+
+
+def test_what_the_latest_upgrade_of_that_cluster_knew_counts(site, upgrading):
     upgrading("upgrade-1", at=1000.0).close()
     upgrading("upgrade-2", planes=("cp-1", "cp-2"), at=2000.0).close()
-    upgrading("upgrade-3", server="https://elsewhere:6443", at=3000.0).close()
+    upgrading("restore-1", kind="restore", at=3000.0).close()
+    upgrading("upgrade-3", server="https://elsewhere:6443", at=4000.0).close()
 
     with pytest.raises(ApiUnreachable) as caught:
-        back(site)
+        goes_back(site)
 
     assert "other control planes: cp-2" in caught.value.__notes__[0]
 
@@ -550,8 +574,13 @@ def test_what_the_latest_run_knew_counts(site, upgrading):
 @pytest.mark.parametrize(
     ("node", "planes", "server", "note"),
     [
-        ("cp-1", ("cp-1",), "https://elsewhere:6443", "docs/upgrade.md"),
-        ("cp-1", (), SERVER, "docs/upgrade.md"),
+        ("node-9", ("cp-1",), SERVER, "noted where node-9 is; by hand: docs/upgrade.md"),
+        (
+            "cp-1",
+            ("cp-1",),
+            "https://there:6443",
+            "of the cluster at https://there:6443; to use that, pass --kubeconfig",
+        ),
         ("node-1", ("cp-1",), SERVER, "node-1 was no control plane of it: cp-1"),
         ("cp-1", ("cp-1", "cp-2", "cp-3"), SERVER, "other control planes: cp-2, cp-3"),
     ],
@@ -567,7 +596,32 @@ def test_without_an_api_server_that_is_known_to_be_the_only_one_nothing_goes_bac
     assert note in caught.value.__notes__[0]
 
 
-def test_members_of_etcd_that_no_run_knew_close_the_way_back_without_an_api_server(tmp_path, monkeypatch, upgrading):
+def test_an_api_server_that_only_we_do_not_reach_is_not_away(site, upgrading):
+    upgrading().close()
+    site.machines["cp-1"].components["kube-apiserver"] = "1.37.2"
+    app = application(site, dry_run=DryRun.NONE, held=ApiUnreachable("no way there", remedy="see to it"))
+
+    with pytest.raises(ApiUnreachable) as caught:
+        goes_back(site, app=app)
+
+    assert "answers on cp-1 itself" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "err",
+    [
+        ApiForbidden("may not read leases", remedy="ask for the right", status=403),
+        ApiThrottled("too many requests", remedy="wait", status=429),
+    ],
+)
+def test_an_api_server_that_answers_is_not_away(site, upgrading, err):
+    upgrading().close()
+
+    with pytest.raises(type(err)):
+        goes_back(site, app=application(site, dry_run=DryRun.NONE, held=err))
+
+
+def test_members_of_etcd_that_no_run_knew_close_the_way_back_without_an_api_server(tmp_path, upgrading):
     three = FakeSite(FakeClock(), tmp_path / "three", planes=3, workers=2)
     upgraded(three, "cp-1")
     for machine in three.planes():
@@ -575,34 +629,80 @@ def test_members_of_etcd_that_no_run_knew_close_the_way_back_without_an_api_serv
     upgrading().close()
 
     with pytest.raises(Refused, match="one of 3 members of etcd"):
-        back(three)
+        goes_back(three)
 
 
-def test_a_run_that_is_at_work_on_the_cluster_is_not_worked_against(site, upgrading):
-    with upgrading(), pytest.raises(Locked, match="upgrade-1 is at work"):
-        back(site)
-
-
-def test_without_an_api_server_kubelets_are_asked_by_their_hosts(site, upgrading):
+def test_an_etcd_that_does_not_tell_of_members_goes_back_within_the_upgrade_that_found_it_alone(site, upgrading):
+    silent(site)
     upgrading().close()
-    site.machines["node-2"].running = "1.37.2"
+
+    found = goes_back(site)
+
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert step.params["data"].endswith("2026-11-24-10-00-00/etcd")
+    assert nodes_of(found.plan, "etcd.snapshot") == []
+
+
+def test_an_etcd_that_does_not_tell_of_members_may_have_others_once_the_upgrade_has_ended(site, upgrading):
+    silent(site)
+    with upgrading() as journal:
+        journal.mark("ended")
+
+    with pytest.raises(Refused, match="since upgrade-1 ended well others may have joined"):
+        goes_back(site)
+
+
+def test_what_a_way_back_that_was_cut_short_took_away_is_no_sign_of_a_worker(site, upgrading):
+    """It had set aside the manifests of the API server and etcd."""
+    silent(site)
+    for name in ("kube-apiserver", "etcd"):
+        del site.machines["cp-1"].manifests[name]
+    upgrading().close()
+
+    found = goes_back(site)
+
+    [step] = [s for s in found.plan.steps() if s.action == "kubeadm.rollback"]
+    assert step.params["data"].endswith("2026-11-24-10-00-00/etcd")
+    assert [path.rpartition("/")[2] for path in step.params["manifests"]] == [f"{name}.yaml" for name in STATIC]
+
+
+@pytest.mark.parametrize("name", ["upgrade-1", "upgrade-0"])
+def test_no_run_that_is_at_work_on_the_cluster_is_worked_against(site, upgrading, name):
+    upgrading().close()
+    busy = runs.directory(name)
+
+    with Journal.open(busy) if name == "upgrade-1" else upgrading(name, at=500.0), pytest.raises(Locked) as caught:
+        goes_back(site)
+
+    assert f"{name} is at work" in str(caught.value)
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_nothing_goes_back_under_a_kubeadm_that_is_at_work(site, upgrading, away):
+    upgrading().close()
+    if not away:
+        site.machines["cp-1"].components["kube-apiserver"] = "1.37.2"
+    site.machines["cp-1"].errands["a"] = FakeErrand(("kubeadm", "upgrade", "apply"))
+
+    with pytest.raises(Refused, match=r"still at work there: kubeadm \(process 77\)"):
+        goes_back(site)
+
+
+@pytest.mark.parametrize("which", ["running", "installed"])
+def test_without_an_api_server_kubelets_are_asked_by_their_hosts(site, upgrading, which):
+    upgrading().close()
+    if which == "running":
+        site.machines["node-2"].running = "1.37.2"
+    else:
+        site.machines["node-2"].packages["kubelet"].version = "1.37.2"
 
     with pytest.raises(Refused, match=r"newer than its API server: node-2 \(v1.37.2\)"):
-        back(site)
+        goes_back(site)
 
 
 def test_a_host_that_is_not_reached_is_said_when_there_is_no_api_server(site, upgrading, said):
     upgrading().close()
-    app = asking(site, lambda node, _: LOST if node == "node-2" else None)
 
-    rollbacks.prepare(app, "cp-1", flags=FLAGS, drain_timeout_s=60.0, say=said.append)
+    goes_back(site, said, asking(site, lambda node, _: LOST if node == "node-2" else None))
 
     assert any("not reached: node-2; no kubelet there may be newer than v1.36.3" in line for line in said)
-
-
-def test_an_api_server_that_refuses_us_is_not_away(site, upgrading):
-    upgrading().close()
-    refused = ApiForbidden("may not read leases", remedy="ask for the right", status=403)
-
-    with pytest.raises(ApiForbidden):
-        back(site, app=application(site, dry_run=DryRun.NONE, held=refused))

@@ -340,18 +340,23 @@ def test_a_control_plane_that_never_gets_well_is_told_with_what_runs_there_and_t
     assert "as root" not in caught.value.remedy
 
 
-def test_a_gate_on_the_way_back_does_not_advise_the_way_back(world):
+ANEW, BY_HAND = "orchestrator upgrade rollback cp-1", "ls -d /etc/kubernetes/tmp/kubeadm-backup-*"
+
+
+@pytest.mark.parametrize(
+    ("without_api", "ways"),
+    [(False, ["orchestrator release run-1", ANEW, BY_HAND]), (True, [BY_HAND])],
+    ids=["begun with an API server", "begun without one"],
+)
+def test_a_gate_on_the_way_back_of_the_only_control_plane_advises_what_needs_no_api_server(world, without_api, ways):
     stage = gate(world, "cp-1", "components", lasts_s=LASTS_S)
-    stage.change(rollback=True)
+    stage.change(rollback=True, **({"without_api": True} if without_api else {}))
 
     with pytest.raises(GoalNotReached) as caught:
         stage.apply()
 
-    assert [line.partition("    #")[0] for line in caught.value.remedy.splitlines()] == [
-        "orchestrator resume run-1",
-        "orchestrator release run-1",
-        "ls -d /etc/kubernetes/tmp/kubeadm-backup-*",
-    ]
+    told = [line.partition("    #")[0] for line in caught.value.remedy.splitlines()]
+    assert told == ["orchestrator resume run-1", *ways]
 
 
 # ---- what was noted ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app import _reaching, default_owner
+from orchestrator.app import default_owner, reaching
 from orchestrator.errors import (
     ApiConflict,
     ApiError,
@@ -115,7 +115,7 @@ def test_what_several_commands_need_is_named_once():
     ],
 )
 def test_how_a_cluster_is_reached_again_is_told_as_it_was_reached(files, context, remedy):
-    assert _reaching(files, context) == remedy
+    assert reaching(files, context) == remedy
 
 
 def test_an_owner_is_a_user_at_a_host(monkeypatch):

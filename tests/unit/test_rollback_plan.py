@@ -1,10 +1,14 @@
 """The way back of one control plane, as a plan."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.cluster.former import Former
 from orchestrator.cluster.versions import parse
-from orchestrator.planners.rollback import Request, rollback
+from orchestrator.engine.plan import Lane, Plan, Step, Wave
+from orchestrator.errors import ApiUnreachable, LeaseLost, Refused
+from orchestrator.planners.rollback import Request, rollback, way_back
 
 OLD = parse("1.36.3")
 FILES = {
@@ -77,12 +81,39 @@ def test_ids_are_unique_and_the_node_returns_as_its_cordon_found_it():
 
 
 def test_without_an_api_server_nothing_is_asked_of_it_before_its_static_pods_are_back():
-    found = plan(away=("198.18.0.11", "kind://docker/k/cp-1"), snapshot=False)
+    found = plan(away=True)
 
     order = actions(found)
     assert not {name for name in order if name.startswith("node.")}
     assert order.index("kubeadm.rollback") < order.index("cluster.gate") < order.index("kubeadm.settings")
-    assert {(s.params["address"], s.params["provider"]) for s in found.steps()} == {
-        ("198.18.0.11", "kind://docker/k/cp-1")
-    }
     assert all(step.params["without_api"] for step in found.steps())
+
+
+UPGRADE = Step("1/cp-1/kubeadm.upgrade", "kubeadm.upgrade", "cp-1", {"control_planes": ["cp-1"]}, None)
+
+
+def upgrading(step=UPGRADE):
+    return Plan("upgrade", "upgrade to v1.37.2", (Wave((Lane(step.node, (step,)),)),))
+
+
+@pytest.mark.parametrize("err", [LeaseLost("in vain", remedy="look"), ApiUnreachable("no answer", remedy="wait")])
+def test_an_upgrade_that_lost_the_only_api_server_is_told_the_way_back_that_needs_none(err):
+    assert way_back(upgrading(), {UPGRADE.id: {}}, err).startswith("orchestrator upgrade rollback cp-1 ")
+
+
+@pytest.mark.parametrize(
+    ("found", "past", "err"),
+    [
+        (upgrading(), {}, LeaseLost("in vain", remedy="look")),
+        (upgrading(), {UPGRADE.id: {}}, Refused("no", remedy="look")),
+        (upgrading(replace(UPGRADE, node="node-1")), {UPGRADE.id: {}}, LeaseLost("in vain", remedy="look")),
+        (
+            upgrading(replace(UPGRADE, params={"control_planes": ["cp-1", "cp-2"]})),
+            {UPGRADE.id: {}},
+            LeaseLost("in vain", remedy="look"),
+        ),
+    ],
+    ids=["not begun", "another end", "a worker", "others serve"],
+)
+def test_whose_api_server_is_not_the_only_one_or_not_away_is_told_no_such_way(found, past, err):
+    assert way_back(found, past, err) == ""
