@@ -78,6 +78,7 @@ _RETURN = (
     PLACES
     + r"""
 for name in "$@"; do [ ! -f "$aside/$name.yaml" ] || mv -- "$aside/$name.yaml" "$pods/$name.yaml"; done
+awake
 rmdir -- "$aside" 2> /dev/null || true
 """
 )

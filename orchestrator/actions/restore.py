@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.actions.etcdcare import FULL
+from orchestrator.actions.kubelets import KUBELET
 from orchestrator.actions.members import members
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import serves, troubles
@@ -32,7 +33,8 @@ SEND_S = 1800.0
 # A data directory that is a mount point cannot be renamed: its contents are moved then, within it. With a `target` the
 # old data stay where they are, and the manifest is pointed to the restored ones: the three lines that kubeadm makes of
 # its `dataDir`, and no other byte. Source: kubeadm 1.36 and 1.37, `phases/etcd/local.go`, `GetEtcdPodSpec`.
-PLACES = r"""set -eu; umask 077
+PLACES = (
+    r"""set -eu; umask 077
 plan=$1 data=$2 target=$3; shift 3
 pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan kept=/etc/kubernetes/etcd.yaml.before-$plan
 inside=; if mountpoint -q "$data"; then inside=yes; fi
@@ -57,6 +59,8 @@ entries() {
 }
 over() { entries "$1" | while read -r each; do mv -- "$each" "$2/"; done; }
 """
+    + KUBELET
+)
 
 # Whether a snapshot can be restored below a directory: twice its size, and a new log, which is two files of 64 MB.
 ROOM = r"""
@@ -106,13 +110,15 @@ RAISE = PLACES + "stage=$back target=\n" + _RESTORED
 STOP = (
     PLACES
     + r"""
+halt
 mkdir -p -m 700 "$aside"
 for name in "$@"; do [ ! -f "$pods/$name.yaml" ] || mv -- "$pods/$name.yaml" "$aside/$name.yaml"; done
 n=0
 for name in "$@"; do
+  end_by_hand TERM "$name"
   while pidof "$name" > /dev/null; do
     n=$((n + 1)); [ "$n" -lt 240 ] || { echo "$name does not end" >&2; exit 6; }
-    [ "$name" = etcd ] || [ "$n" -lt 8 ] || pkill -KILL -x "$name" || true
+    [ "$name" = etcd ] || [ "$n" -lt 8 ] || pkill -KILL -x "$(printf %.15s "$name")" || true
     [ "$name" != etcd ] || [ "$n" -lt 60 ] || pkill -KILL -x "$name" || true
     sleep 0.5
   done
@@ -127,6 +133,7 @@ START = (
     PLACES
     + r"""
 for name in "$@"; do [ -f "$pods/$name.yaml" ] || mv -- "$aside/$name.yaml" "$pods/$name.yaml"; done
+awake
 backs_off() {
   journalctl --quiet --unit=kubelet --since=-30s --output=cat 2> /dev/null |
     grep -q "back-off .* restarting failed container=$1 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.actions.kubeadm import advice, behind, misfits, restarts, state_of, versions
+from orchestrator.actions.kubelets import KUBELET
 from orchestrator.actions.members import until_spared
 from orchestrator.actions.packages import INSTALL, install, looked, standing, target, traced, unfit
 from orchestrator.actions.site import Errand
@@ -29,9 +30,16 @@ if TYPE_CHECKING:
 # Source: etcd's documentation, "Disaster recovery", revision difference; `etcdutl snapshot restore --help`.
 _STATIC_PODS = (
     DATA_OF
+    + KUBELET
     + r"""set -eu; umask 077
-data=$1 mark=$2
+data=$1 mark=$2 tools=
 shift 2
+leave() {
+  [ -z "$tools" ] || ctr --namespace k8s.io images unmount "$tools" > /dev/null 2>&1 || true
+  [ -z "$tools" ] || rmdir -- "$tools" || true
+  awake
+}
+trap leave EXIT; trap 'exit 143' HUP INT TERM
 manifests=/etc/kubernetes/manifests keep="/etc/kubernetes/tmp/rollback-$mark"
 backup="$keep/back"
 mkdir -p "$backup"
@@ -44,8 +52,10 @@ done
 gone() {
   for name in "$@"; do
     i=0
+    end_by_hand TERM "$name"
     while pidof "$name" > /dev/null; do
       i=$((i + 1)); [ "$i" -lt 240 ] || { echo "$name does not end" >&2; exit 5; }
+      [ "$i" -lt 60 ] || end_by_hand KILL "$name"
       sleep 0.5
     done
   done
@@ -56,7 +66,6 @@ restored() {
   image=$(sed -n 's/^ *\(- \)\{0,1\}image: *//p' "$backup/etcd.yaml")
   tools=$(mktemp -d /var/tmp/orchestrator.XXXXXX)
   ctr --namespace k8s.io images mount "$image" "$tools" > /dev/null
-  trap 'ctr --namespace k8s.io images unmount "$tools" > /dev/null 2>&1; rmdir -- "$tools"' EXIT
   rm -rf -- "$1"
   "$tools/usr/local/bin/etcdutl" snapshot restore "$data/member/snap/db" --data-dir "$1" --skip-hash-check \
     --bump-revision 1000000000 --mark-compacted --name "$(flag name)" \
@@ -69,6 +78,7 @@ if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
   inside=; beside=$live.; if mountpoint -q "$live"; then inside=yes; beside=$live/.; fi
   new=${beside}new-$mark before=${beside}before-$mark
   [ -e "$keep/data-restored" ] || { restored "$new"; sync; : > "$keep/data-restored"; }
+  halt
   aside kube-apiserver; aside etcd
   gone kube-apiserver etcd
   if [ -n "$inside" ]; then
@@ -85,10 +95,12 @@ fi
 # It was only stopped, for etcd's data: its manifest stays what it is.
 server=kube-apiserver.yaml
 if [ -e "$keep/$server" ] && [ ! -e "$backup/$server" ]; then collect "$keep/$server"; fi
+halt
 for file in "$backup"/*.yaml; do
   name=$(basename -- "$file" .yaml)
   cmp -s -- "$file" "$manifests/$name.yaml" && continue
   [ -e "$keep/$name.yaml" ] || aside "$name"
+  ! halted || gone "$name"
   cp -- "$file" "$manifests/.$name.new"; chmod 600 "$manifests/.$name.new"; sync
   mv -- "$manifests/.$name.new" "$manifests/$name.yaml"
 done

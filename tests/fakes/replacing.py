@@ -96,6 +96,8 @@ spec:
         self.program("pidof", _PIDOF.replace("ROOT", str(self.root)))
         self.program("mountpoint", f"[ -e {self.root}/mounted ]")
         self.program("pkill", "exit 1")
+        self.program("systemctl", '[ "$1" != show ] || echo 7')
+        self.program("journalctl", 'echo \'"SyncLoop ADD" source="api"\'')
         self.program("sync", "exit 0")
 
     def program(self, name, text):

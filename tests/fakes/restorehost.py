@@ -104,9 +104,23 @@ class RestoreHost:
             f'[ "$1" != -s ] || shift; [ ! -e {self.root}/run/backs-off ] || exit 1; '
             f"[ -e {self.manifests}/$1.yaml ] || [ -e {self.root}/run/$1 ] && echo 1",
         )
-        self._program("journalctl", f"cat {self.root}/run/backs-off")
-        self._program("systemctl", f'echo "$*" >> {self.root}/run/told; rm -f {self.root}/run/backs-off')
-        self._program("pkill", f'for name; do :; done; rm -f "{self.root}/run/$name"; touch "{self.root}/run/killed"')
+        self._program(
+            "journalctl",
+            f'case "$*" in *_PID=*) [ -e {self.root}/run/deaf ] || echo \'"SyncLoop ADD" source="api"\';; '
+            f"*) cat {self.root}/run/backs-off;; esac",
+        )
+        self._program(
+            "systemctl",
+            f"run={self.root}/run; "
+            'case "$1" in is-active) [ ! -e $run/halted ]; exit;; show) echo 7; exit;; '
+            'stop) touch $run/halted;; *) rm -f $run/backs-off $run/halted;; esac; echo "$*" >> $run/told',
+        )
+        # What a kubelet that has heard of nothing still has, it starts again.
+        self._program(
+            "pkill",
+            f"run={self.root}/run; for name; do :; done; touch $run/killed; "
+            'if [ -e $run/deaf ] && [ ! -e $run/halted ]; then exit; fi; rm -f "$run/$name"*',
+        )
         self._program("mountpoint", "true" if mount else "false")
         self._program("sleep", "exec /bin/sleep 0.01")
         self._program("nice", 'shift 2; exec "$@"')
@@ -132,6 +146,18 @@ class RestoreHost:
     def stubborn(self, name):
         """A process that does not end by itself."""
         (self.root / "run" / name).touch()
+
+    def deaf(self):
+        """The kubelet has not heard of the API's pods since it was started: it ends no static pod by itself."""
+        (self.root / "run/deaf").touch()
+        for path in self.manifests.iterdir():
+            self.stubborn(path.stem)
+
+    @property
+    def told(self):
+        """What systemd was told to do."""
+        told = self.root / "run/told"
+        return told.read_text().splitlines() if told.exists() else []
 
     def backs_off(self, name):
         """The kubelet starts nothing until it is restarted, or the reason is gone, and says so of this one."""

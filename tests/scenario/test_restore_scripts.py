@@ -312,8 +312,21 @@ def test_a_kubelet_that_backs_off_from_what_is_to_start_is_restarted_once(tmp_pa
         with pytest.raises(CommandFailed, match="etcd does not start"):
             restored.apply(start)
 
-    told = restored.host.root / "run/told"
-    assert (told.read_text() if told.exists() else "") == ("restart kubelet\n" if restarted else "")
+    assert restored.host.told == (["restart kubelet"] if restarted else [])
+
+
+def test_a_kubelet_that_would_start_again_what_is_to_end_is_stopped_until_manifests_are_in_place(tmp_path):
+    """It was started while its API server was away."""
+    restored = Restored(tmp_path)
+    restored.host.deaf()
+    steps = restored.steps("restore.start")
+    stops = [step for step in steps if step.action == "restore.stop"]
+    restored.do(steps[: steps.index(stops[-1]) + 1])
+
+    assert restored.host.told == ["stop kubelet"]
+    assert not list(restored.host.manifests.iterdir())
+    restored.do(steps[steps.index(stops[-1]) + 1 :])
+    assert restored.host.told == ["stop kubelet", "start kubelet"]
 
 
 # ---- killed in the middle ---------------------------------------------------------------------------------------

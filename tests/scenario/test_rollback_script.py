@@ -95,6 +95,30 @@ def test_a_second_time_changes_nothing(host):
     assert host.tree() == once
 
 
+@pytest.mark.parametrize("data", [COPY, ""])
+def test_a_kubelet_that_would_start_again_what_is_to_end_is_stopped_meanwhile(host, data):
+    """It was started while its API server was away."""
+    host.deaf()
+
+    done = host.back(data)
+
+    assert done.rc == 0, done.stderr
+    assert host.told == ["stop kubelet", "start kubelet"]
+    assert not [name for name in ("etcd", "kube-apiserver") if (host.root / "run" / name).exists()]
+    assert (host.manifests / "kube-apiserver.yaml").read_text() == "older"
+    assert host.db() == ("copy" if data else "old")
+
+
+def test_a_kubelet_that_was_stopped_is_started_where_the_rest_fails(tmp_path):
+    host = Host(tmp_path)
+    host.deaf()
+    host.fail("mv", "*etcd.before-*")
+
+    assert host.back().rc != 0
+
+    assert host.told == ["stop kubelet", "start kubelet"]
+
+
 @pytest.mark.matrix
 def test_killed_at_every_call_it_comes_to_the_same_end(tmp_path):
     for mount in (False, True):
