@@ -335,7 +335,7 @@ def test_a_control_plane_whose_only_api_server_does_not_come_back_is_taken_back_
         stopped = operator.stderr
         shown = operator(*ROLLBACK, old_plane, "--dry-run", code=3, timeout_s=PATIENCE_S)
         done = operator(*ROLLBACK, old_plane, "--yes", timeout_s=PATIENCE_S)
-        again = operator(*ROLLBACK, old_plane, "--yes", code=20, timeout_s=PATIENCE_S)
+        again = operator(*ROLLBACK, old_plane, "--yes", "--ssh", code=20, timeout_s=PATIENCE_S)
         renew(site)
         unharmed(client, watch)
 
