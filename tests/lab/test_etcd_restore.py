@@ -1,15 +1,17 @@
 """A real cluster taken back to a snapshot, and back from that again, with a client that asks its API all the time."""
 
 import json
+import shutil
+import subprocess
 import time
 
 import pytest
 
-from lab import docker
+from lab import docker, ssh
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
 from tests.api.command import Command
-from tests.lab.real import CONTROL_PLANE, deployment, pod, serving, until
+from tests.lab.real import CONTROL_PLANE, begin, deployment, pod, serving, until
 
 pytestmark = pytest.mark.lab
 #: Half of what the textbook's procedure took in the lab.
@@ -86,6 +88,14 @@ def works(real, place, name):
     real.until_ready(*(n["metadata"]["name"] for n in real.read("nodes")["items"]))
 
 
+def booted():
+    """The boot that the control plane is in, once its kubelet has started; "" before, and while it is not reached."""
+    ask = "systemctl is-active --quiet kubelet && cat /proc/sys/kernel/random/boot_id"
+    process = begin("ssh", CONTROL_PLANE, "--", ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    out, _ = process.communicate(timeout=60)
+    return out.decode().strip() if process.returncode == 0 else ""
+
+
 def ready_of(place, name):
     conditions = place.pods().get(name, {}).get("status", {}).get("conditions", ())
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
@@ -160,6 +170,29 @@ def test_what_fails_before_etcd_is_started_is_swung_back(real, place, orchestrat
     assert "swung back" in done.stderr
     assert list((orchestrator.home / "state/orchestrator/snapshots/staging").iterdir()) == []
     assert objects(real, "namespaces", "secrets", "deployments") == between
+
+
+@pytest.mark.lab_full
+def test_a_host_that_booted_with_a_broken_etcd_is_restored(real, place, orchestrator, world, tmp_path):
+    """Its kubelet has heard of no pod of the API, so it would end no static pod, and start each again."""
+    changed(real, place)
+    before = booted()
+    real.ssh(
+        CONTROL_PLANE,
+        "truncate -s 100k /var/lib/etcd/member/snap/db; pkill -KILL -x etcd; sleep 1; systemctl reboot; true",
+    )
+    until("it to boot, and its kubelet to start", lambda: booted() not in ("", before))
+    # Without an API the way to a host is the record's.
+    (tmp_path / ".ssh").mkdir()
+    shutil.copy(ssh.config(real.cluster), tmp_path / ".ssh/config")
+
+    done = orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+
+    assert "the API does not answer" in done.stderr
+    assert objects(real, *KINDS) == world
+    works(real, place, "after-boot")
+    orchestrator("etcd", "restore", "--confirm", "last", "--yes", "--ssh")
+    assert beside(real) == []
 
 
 @pytest.mark.parametrize(
