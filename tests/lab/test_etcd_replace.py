@@ -15,7 +15,7 @@ from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
 from orchestrator.kube.lease import NAME, NAMESPACE
 from tests.api.command import PROGRAM, Command
-from tests.lab.real import Real, until
+from tests.lab.real import Real, lab, until
 from tests.lab.upgrading import OLD, ended, own_cluster, told_in, until_told
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
@@ -37,6 +37,7 @@ OUTDATED = r"""
 mv /etc/kubernetes/manifests/etcd.yaml /root/etcd.yaml; while pidof etcd > /dev/null; do sleep 0.2; done
 rm -rf /var/lib/etcd/member; mv /root/old /var/lib/etcd/member; mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml
 """
+BOOTED = "truncate -s 100k /var/lib/etcd/member/snap/db; kill -9 $(pidof etcd); sleep 1; systemctl reboot; true"
 LEFT = "ls -d /var/lib/etcd.* /etc/kubernetes/orchestrator-* /var/lib/orchestrator 2> /dev/null || true"
 
 
@@ -156,6 +157,22 @@ def test_a_member_whose_data_are_gone_is_replaced_while_the_api_serves(site):
     assert "they cannot be used again" in refused.stderr
     site.command(*REPLACE, "--confirm", run, "--yes", "--ssh")
     assert {plane: site.access.ssh(plane, LEFT).split() for plane in site.planes} == {p: [] for p in site.planes}
+
+
+def test_a_member_that_was_broken_when_its_host_booted_is_replaced(site):
+    """Its kubelet asks the API server of its own host, so it has heard of no pod, and would end no static pod."""
+    node = site.victim()
+    site.written("before-boot")
+    site.break_(node, BOOTED)
+    asked = "systemctl is-active kubelet 2> /dev/null || true"
+    until("its kubelet", lambda: lab("ssh", node, "--", asked, code=None).stdout == b"active\n")
+
+    site.command(*REPLACE, node, "--yes", "--ssh", timeout_s=600)
+
+    assert all(site.has(plane, "before-boot") for plane in site.planes)
+    site.real.until_ready(node)
+    site.command(*REPLACE, "--confirm", "last", "--yes", "--ssh")
+    assert site.access.ssh(node, LEFT).split() == []
 
 
 def test_killed_at_each_step_a_member_of_an_old_state_is_replaced(site):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import time
 
 import pytest
@@ -11,7 +10,7 @@ from lab import docker, ssh
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
 from tests.api.command import Command
-from tests.lab.real import CONTROL_PLANE, begin, deployment, pod, serving, until
+from tests.lab.real import CONTROL_PLANE, deployment, lab, pod, serving, until
 
 pytestmark = pytest.mark.lab
 #: Half of what the textbook's procedure took in the lab.
@@ -91,9 +90,7 @@ def works(real, place, name):
 def booted():
     """The boot that the control plane is in, once its kubelet has started; "" before, and while it is not reached."""
     ask = "systemctl is-active --quiet kubelet && cat /proc/sys/kernel/random/boot_id"
-    process = begin("ssh", CONTROL_PLANE, "--", ask, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    out, _ = process.communicate(timeout=60)
-    return out.decode().strip() if process.returncode == 0 else ""
+    return lab("ssh", CONTROL_PLANE, "--", ask, code=None).stdout.decode().strip()
 
 
 def ready_of(place, name):
