@@ -11,6 +11,8 @@ from lab.api import objects, tier
 from lab.api.client import Client
 from tests.api.command import Command
 
+HERE = Path(__file__).parent
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: commands that the tests start would ignore Ctrl-C as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,6 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 for name in [n for n in os.environ if n.startswith("ORCHESTRATOR_") and not n.startswith("ORCHESTRATOR_LAB")]:
     del os.environ[name]
+
+
+def pytest_collection_modifyitems(items):
+    """Side by side by `--dist loadgroup`: what has the real cluster, and what has processes on loopback."""
+    for item in items:
+        group = "cluster" if "lab" in item.path.relative_to(HERE).parts else "processes"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module")

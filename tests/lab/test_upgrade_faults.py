@@ -336,8 +336,8 @@ def test_a_control_plane_whose_only_api_server_does_not_come_back_is_taken_back_
         shown = operator(*ROLLBACK, old_plane, "--dry-run", code=3, timeout_s=PATIENCE_S)
         done = operator(*ROLLBACK, old_plane, "--yes", timeout_s=PATIENCE_S)
         again = operator(*ROLLBACK, old_plane, "--yes", "--ssh", code=20, timeout_s=PATIENCE_S)
-        renew(site)
         unharmed(client, watch)
+    renew(site)
 
     running, host = site.running(), site.host(old_plane)
     progress.say(f"{stopped[-1500:]}\n{shown.stdout}{shown.stderr}\n{done.stdout}{done.stderr}\n{again.stderr}")
