@@ -199,9 +199,14 @@ class Locked(OrchestratorError):
 
 
 class LeaseLost(OrchestratorError):
-    """This run held the cluster and cannot prove that it still does. No further effect was started."""
+    """This run held the cluster and cannot prove that it still does. No further effect was started.
+
+    Attributes:
+        unanswered: No API server answered; nobody is known to have taken it.
+    """
 
     exit_code = 21
+    unanswered: bool = False
 
 
 class GoalNotReached(OrchestratorError):

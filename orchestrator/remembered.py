@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Runs whose hosts are all nodes of the cluster.
 KINDS = ("upgrade", "rollback")
+#: A run that was begun so long ago at most has found control planes as they are.
+LATELY_S = 86400.0
 BY_HAND = "by hand: docs/upgrade.md, “By hand”"
 
 
@@ -33,7 +35,7 @@ class Remembered:
         nodes: The control plane, and those whose kubelets are known.
         unseen: Nodes whose hosts are not reached.
         run: Who knew it.
-        over: That run has ended well: since then, control planes may have joined.
+        over: That run is not under way: since then, control planes may have joined.
     """
 
     nodes: tuple[Node, ...]
@@ -75,7 +77,14 @@ def remembered(app: App, node: str, why: ApiUnreachable, say: Callable[[str], No
 
     seen = each([name for name in places if name != node], kubelet)
     nodes = [replace(places[one.item], kubelet_version=one.value) for one in seen if one.value is not None]
-    return Remembered((places[node], *nodes), tuple(one.item for one in seen if one.error), run.run, run.ended)
+    unseen = tuple(one.item for one in seen if one.error)
+    return Remembered((places[node], *nodes), unseen, run.run, not _under_way(app, run, node))
+
+
+def _under_way(app: App, run: Contents, node: str) -> bool:
+    """Whether a run has begun with that control plane, not long ago, and has not ended."""
+    begun = any(s.node == node and s.action.startswith("kubeadm.") and s.id in run.past for s in run.plan.steps())
+    return begun and not run.ended and app.clock.wall() - run.started < LATELY_S
 
 
 def _latest(app: App, node: str, why: ApiUnreachable) -> Contents:

@@ -135,7 +135,7 @@ def _refuse_several(node: str, etcd: EtcdFacts, knew: Remembered) -> None:
         )
     if not etcd.members and knew.over:
         raise Refused(
-            f"{node}: neither its API server nor etcd answers, and since {knew.run} ended well others may have joined",
+            f"{node}: neither its API server nor etcd answers, and since {knew.run} others may have joined the cluster",
             remedy=f"see etcd's log on {node}; when it is the only member, {BY_HAND}",
         )
 

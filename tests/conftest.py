@@ -23,6 +23,7 @@ for name in [n for n in os.environ if n.startswith("ORCHESTRATOR_") and not n.st
     del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items):
     """Side by side by `--dist loadgroup`: what has the real cluster, and what has processes on loopback."""
     for item in items:

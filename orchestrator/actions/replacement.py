@@ -115,7 +115,6 @@ class _OnHost:
         return {
             **restore.standing(found),
             "there": "there" in found,
-            "pods": sorted(each.words[0] for each in found.get("pod", ())),
             "manifest": manifest[0].text if manifest else "",
             "place": list(manifest[0].words) if manifest else [],
             "lacks": sorted({each.words[0] for each in found.get("lacks", ())}),
@@ -165,17 +164,10 @@ def ask(view: Site, others: Sequence[str]) -> tuple[str, EtcdFacts]:
 
 
 class Stop(_OnHost, restore.Stop):
-    """`member.stop`: as `restore.stop`; the kubelet has also done with its pod of etcd, so that none is started again.
+    """`member.stop`: as `restore.stop`.
 
     Params: `plan`, `data`; `names`.
     """
-
-    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when nothing of them is left."""
-        decision = restore.Stop.decide(self, now, step, past)
-        if isinstance(decision, Done) and "etcd" in step.params["names"] and now["pods"]:
-            return Needed("the kubelet has not done with its pod of etcd")
-        return decision
 
 
 class Aside(_OnHost):
@@ -426,6 +418,8 @@ class Return(_OnHost):
         """Done when none of them is aside."""
         del past
         waiting = [name for name in step.params["names"] if name in now["aside"]]
+        if not waiting and now["halted"]:
+            return Needed("start the kubelet")
         return Needed(f"start {', '.join(waiting)}") if waiting else Done("static pods are in their directory")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:

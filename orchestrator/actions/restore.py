@@ -110,16 +110,16 @@ RAISE = PLACES + "stage=$back target=\n" + _RESTORED
 STOP = (
     PLACES
     + r"""
-halt
 mkdir -p -m 700 "$aside"
+halt
 for name in "$@"; do [ ! -f "$pods/$name.yaml" ] || mv -- "$pods/$name.yaml" "$aside/$name.yaml"; done
+for name in "$@"; do end_by_hand TERM "$name"; done
 n=0
 for name in "$@"; do
-  end_by_hand TERM "$name"
   while pidof "$name" > /dev/null; do
     n=$((n + 1)); [ "$n" -lt 240 ] || { echo "$name does not end" >&2; exit 6; }
-    [ "$name" = etcd ] || [ "$n" -lt 8 ] || pkill -KILL -x "$(printf %.15s "$name")" || true
-    [ "$name" != etcd ] || [ "$n" -lt 60 ] || pkill -KILL -x "$name" || true
+    [ "$name" = etcd ] || [ "$n" -lt 8 ] || end_by_hand KILL "$name"
+    [ "$name" != etcd ] || [ "$n" -lt 60 ] || end_by_hand KILL "$name"
     sleep 0.5
   done
 done
@@ -213,6 +213,7 @@ def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
     before = found["before"][0].text.strip() if "before" in found else ""
     return {
         **names,
+        "halted": "halted" in found,
         "processes": sorted({each.words[0] for each in found.get("process", ())}),
         "beside": "beside" in found,
         "staged": "staged" in found,
@@ -304,6 +305,8 @@ class Start(OnHost):
             return Blocked(
                 f"{step.node} has no manifest of {', '.join(step.params['names'])}", "look in /etc/kubernetes"
             )
+        if not waiting and now["halted"]:  # a command that stopped it was cut short
+            return Needed("start the kubelet")
         return Needed(f"start {', '.join(waiting)}") if waiting else Done(f"running: {', '.join(known)}")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:

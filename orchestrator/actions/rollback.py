@@ -49,13 +49,15 @@ for given; do
   elif [ -f "$given" ]; then collect "$given"
   elif [ ! -f "$backup/$(basename -- "$given")" ]; then echo "$given is gone" >&2; exit 7; fi
 done
+# An API server whose etcd's data are replaced need not take leave of anybody.
 gone() {
+  for name in "$@"; do end_by_hand TERM "$name"; done
+  i=0
   for name in "$@"; do
-    i=0
-    end_by_hand TERM "$name"
+    patience=60; if [ -n "$data" ] && [ "$name" = kube-apiserver ]; then patience=8; fi
     while pidof "$name" > /dev/null; do
       i=$((i + 1)); [ "$i" -lt 240 ] || { echo "$name does not end" >&2; exit 5; }
-      [ "$i" -lt 60 ] || end_by_hand KILL "$name"
+      [ "$i" -lt "$patience" ] || end_by_hand KILL "$name"
       sleep 0.5
     done
   done
@@ -78,7 +80,7 @@ if [ -n "$data" ] && [ ! -e "$keep/data-replaced" ]; then
   inside=; beside=$live.; if mountpoint -q "$live"; then inside=yes; beside=$live/.; fi
   new=${beside}new-$mark before=${beside}before-$mark
   [ -e "$keep/data-restored" ] || { restored "$new"; sync; : > "$keep/data-restored"; }
-  halt
+  systemctl stop kubelet
   aside kube-apiserver; aside etcd
   gone kube-apiserver etcd
   if [ -n "$inside" ]; then
@@ -95,13 +97,17 @@ fi
 # It was only stopped, for etcd's data: its manifest stays what it is.
 server=kube-apiserver.yaml
 if [ -e "$keep/$server" ] && [ ! -e "$backup/$server" ]; then collect "$keep/$server"; fi
-halt
+differ=
 for file in "$backup"/*.yaml; do
   name=$(basename -- "$file" .yaml)
-  cmp -s -- "$file" "$manifests/$name.yaml" && continue
-  [ -e "$keep/$name.yaml" ] || aside "$name"
-  ! halted || gone "$name"
-  cp -- "$file" "$manifests/.$name.new"; chmod 600 "$manifests/.$name.new"; sync
+  cmp -s -- "$file" "$manifests/$name.yaml" || differ="$differ $name"
+done
+[ -n "$differ" ] || exit 0
+systemctl stop kubelet
+for name in $differ; do [ -e "$keep/$name.yaml" ] || aside "$name"; done
+gone $differ
+for name in $differ; do
+  cp -- "$backup/$name.yaml" "$manifests/.$name.new"; chmod 600 "$manifests/.$name.new"; sync
   mv -- "$manifests/.$name.new" "$manifests/$name.yaml"
 done
 """

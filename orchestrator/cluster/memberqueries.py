@@ -5,16 +5,10 @@ from __future__ import annotations
 from orchestrator.cluster.frame import Query
 from orchestrator.cluster.restorequeries import RESTORE
 
-# A static pod is gone when the kubelet has removed its directory, or is stopped itself (`actions.kubelets`): until then
-# it may start a container once more.
-# Source: kubelet: a pod's logs are in /var/log/pods/NAMESPACE_NAME_UID, its directory is /var/lib/kubelet/pods/UID.
 _MEMBER = (
     RESTORE.script
     + r"""
 [ ! -d "$data" ] || head there
-for log in /var/log/pods/kube-system_etcd-*_*; do
-  if [ -d "/var/lib/kubelet/pods/${log##*_}" ] && systemctl is-active --quiet kubelet; then head pod "${log##*_}"; fi
-done
 for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
   if [ -f "$file" ]; then head etcd "$file" $(stat -c '%a %U:%G' "$file"); body < "$file"; fi
 done
@@ -28,6 +22,6 @@ head whole
 """
 )
 
-#: As `RESTORE`; whether the data directory is there, whether the kubelet has a pod of etcd, the manifest of etcd
-#: wherever it is, and which of its certificates and keys are not there. Takes the plan's name and the data directory.
+#: As `RESTORE`; whether the data directory is there, the manifest of etcd wherever it is, and which of its certificates
+#: and keys are not there. Takes the plan's name and the data directory.
 MEMBER_HOST = Query("member", _MEMBER, 30.0)

@@ -16,6 +16,7 @@ ask aside sh -c 'cd "$1" && ls ./*.yaml' sh "$aside"
 for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do
   for pid in $(pidof "$name"); do head process "$name" "$pid"; done
 done
+systemctl is-active --quiet kubelet || head halted
 kept=/etc/kubernetes/etcd.yaml.before-$plan
 old() { head before "$1"; du -s -B1 "$1" 2> /dev/null | cut -f1 | body; }
 if [ -n "$target" ]; then

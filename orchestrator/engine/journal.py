@@ -48,7 +48,7 @@ class Contents:
 
     Attributes:
         run: The run's id.
-        meta: Who asked for what, of which cluster.
+        meta: Who asked for what, of which cluster; the machine is that on which it was begun or resumed last.
         past: Facts of each started step as they were found first.
         done: Steps that finished.
         last: The kind of the last record that tells how the run stands, a key of STATES.
@@ -137,8 +137,10 @@ def _contents(records: list[Record]) -> Contents:
         raise ValueError(f"its format is {head['format']}, this version reads {FORMAT}")
     past: dict[str, Facts] = {}
     done: set[str] = set()
-    last = ""
+    last, meta = "", dict(head["meta"])
     for record in records:
+        if record["kind"] == "resumed" and "machine" in record:
+            meta["machine"] = record["machine"]
         match record["kind"]:
             case "started":
                 past.setdefault(record["step"], record["before"])
@@ -150,9 +152,7 @@ def _contents(records: list[Record]) -> Contents:
                 last = kind
             case kind:
                 raise ValueError(f"a record of an unknown kind, {kind!r}")
-    return Contents(
-        head["run"], Plan.from_json(head["plan"]), head["meta"], past, frozenset(done), last, float(head["at"])
-    )
+    return Contents(head["run"], Plan.from_json(head["plan"]), meta, past, frozenset(done), last, float(head["at"]))
 
 
 def synced(fd: int, line: bytes) -> None:

@@ -142,7 +142,7 @@ class Lease:
         self._over = threading.Event()
         self._confirmed = self._confirmed_wall = 0.0
         self._why_lost = ""
-        self._failing = False
+        self._failing = self._unanswered = False
         self._turns_back = turns_back
         self._unattended = unattended
         self._since = clock.wall()
@@ -182,11 +182,13 @@ class Lease:
         if not self._why_lost and self._unconfirmed_s() >= self._valid_s:
             self._prove(deadline, clock or self._clock)
         if self._why_lost:
-            raise LeaseLost(
+            lost = LeaseLost(
                 f"run {self._run} no longer holds the cluster: {self._why_lost}; no further change was started",
                 remedy=f"see that no other run is at work: `kubectl get lease -n kube-system`; "
                 f"then `orchestrator resume {self._run}`",
             )
+            lost.unanswered = self._unanswered
+            raise lost
 
     def _prove(self, deadline: float | None, clock: Clock) -> None:
         """Renew it, or lose it."""
@@ -199,7 +201,7 @@ class Lease:
         try:
             retry.call(retry.LEASE_PROVE, attempt, clock=clock, deadline=deadline)
         except ApiError as err:
-            self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s: {err}")
+            self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s: {err}", unanswered=True)
 
     def confirm(self, deadline: float | None = None, clock: Clock | None = None) -> None:
         """Before a step: as `guard`, and renewed if that was not done just now.
@@ -312,7 +314,7 @@ class Lease:
                 return
             if not self._renew(deadline=self._end):
                 self._wait(self._over, CONFIRMED_S)
-        self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s")
+        self._lose(f"it could not be renewed for {self._unconfirmed_s():.0f} s", unanswered=True)
 
     def _look_out(self, until: float) -> None:
         """Watch until it is time to renew; a watch that breaks leaves it to the renewal to find out."""
@@ -389,9 +391,9 @@ class Lease:
             mine = there if there.run == self._run else self._fresh()
             self._record = replace(mine, resource_version=there.resource_version, uid=there.uid)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, *, unanswered: bool = False) -> None:
         if not self._why_lost:
-            self._why_lost = why
+            self._why_lost, self._unanswered = why, unanswered
             if not self._over.is_set():
                 self._emit("lease.lost", why=why)
 

@@ -174,7 +174,7 @@ def execute(  # noqa: PLR0913  the runner takes everything it needs itself, so n
             leases, holder, journal.run, clock, sink, beside=beside, turns_back=back, unattended=runs.unattended
         ) as lease:
             if resumed:
-                journal.mark("resumed")
+                journal.mark("resumed", machine=runs.machine())
             run.carry_out(lease)
             journal.mark("ended", outcome="finished")
     except Exception as err:

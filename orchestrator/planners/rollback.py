@@ -68,7 +68,8 @@ def way_back(plan: Plan, past: Past, err: Exception) -> str:
     """
     begun = [s for s in plan.steps() if s.action == "kubeadm.upgrade" and s.id in past]
     only = [s.node for s in begun if s.params.get("control_planes") == [s.node]]
-    if not only or not isinstance(err, LeaseLost | ApiUnreachable):
+    away = isinstance(err, ApiUnreachable) or (isinstance(err, LeaseLost) and err.unanswered)
+    if not only or not away:
         return ""
     return f"orchestrator upgrade rollback {only[0]}    # when its API server does not come back: it needs none"
 

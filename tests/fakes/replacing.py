@@ -37,7 +37,7 @@ _PIDOF = r"""
 manifest=ROOT/etc/kubernetes/manifests/$1.yaml
 [ -f "$manifest" ] || exit 1
 [ "$1" != etcd ] || [ ! -e ROOT/refuses ] || grep -q -F -- "$(cat ROOT/joins)" "$manifest" || exit 1
-echo 7
+echo 4194401  # none that there could be
 """
 
 
@@ -95,9 +95,12 @@ spec:
         self.bin.mkdir(parents=True)
         self.program("pidof", _PIDOF.replace("ROOT", str(self.root)))
         self.program("mountpoint", f"[ -e {self.root}/mounted ]")
-        self.program("pkill", "exit 1")
-        self.program("systemctl", '[ "$1" != show ] || echo 7')
-        self.program("journalctl", 'echo \'"SyncLoop ADD" source="api"\'')
+        # Processes are as manifests are; the kubelet is stopped until it is started again.
+        self.program(
+            "systemctl",
+            f'case "$1" in is-active) [ ! -e {self.root}/halted ];; stop) touch {self.root}/halted;; '
+            f"start) rm -f {self.root}/halted;; esac",
+        )
         self.program("sync", "exit 0")
 
     def program(self, name, text):

@@ -46,6 +46,9 @@ status: {{}}
 """
 #: Programs that change something, or make it last.
 CHANGING = ("mv", "cp", "rm", "mkdir", "rmdir", "chmod", "chown", "sync", "find", "awk")
+STATIC = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+#: In the place of the shell's own.
+KILL = "kill-there"
 #: No script makes so many of them.
 MOST = 60
 MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
@@ -65,7 +68,8 @@ class Below(HereAsRoot):
     def _moved(self, word):
         for each in MOVED:
             word = word.replace(each, f"{self._root}{each}") if str(self._root) not in word else word
-        return f"PATH={self._root}/bin:$PATH\n{word}" if "\n" in word else word
+        own = f'PATH={self._root}/bin:$PATH\nkill() {{ {self._root}/bin/{KILL} "$@"; }}\n'
+        return f"{own}{word}" if "\n" in word else word
 
 
 class RestoreHost:
@@ -98,28 +102,32 @@ class RestoreHost:
         self.kept = directory / "kept"
 
     def _programs(self, *, mount):
-        """A kubelet runs what is in its directory; what is stubborn runs until it is killed."""
+        """A kubelet runs what is in its directory; what is stubborn runs until it is killed.
+
+        While the kubelet is stopped, what ran goes on until somebody ends it. Numbers of processes are none that there
+        could be.
+        """
+        run = f"run={self.root}/run; "
+        numbers = "".join(f"{name}) n={number};; " for number, name in enumerate(STATIC, 4_194_401))
+        names = "".join(f"{number}) n={name};; " for number, name in enumerate(STATIC, 4_194_401))
         self._program(
             "pidof",
-            f'[ "$1" != -s ] || shift; [ ! -e {self.root}/run/backs-off ] || exit 1; '
-            f"[ -e {self.manifests}/$1.yaml ] || [ -e {self.root}/run/$1 ] && echo 1",
+            f'{run}[ "$1" != -s ] || shift; [ ! -e $run/backs-off ] || exit 1; n=4194499; case $1 in {numbers}esac; '
+            f"if [ -e $run/halted ]; then at=$run/alive-$1; else at={self.manifests}/$1.yaml; fi; "
+            '[ -e "$at" ] || [ -e "$run/$1" ] || exit 1; echo $n',
         )
         self._program(
-            "journalctl",
-            f'case "$*" in *_PID=*) [ -e {self.root}/run/deaf ] || echo \'"SyncLoop ADD" source="api"\';; '
-            f"*) cat {self.root}/run/backs-off;; esac",
+            KILL,
+            f"{run}case $2 in {names}*) exit 1;; esac; touch $run/killed; "
+            '[ "$1" = -KILL ] || [ ! -e "$run/$n" ] || exit 0; rm -f "$run/$n" "$run/alive-$n"',
         )
+        self._program("journalctl", f"cat {self.root}/run/backs-off")
         self._program(
             "systemctl",
-            f"run={self.root}/run; "
-            'case "$1" in is-active) [ ! -e $run/halted ]; exit;; show) echo 7; exit;; '
-            'stop) touch $run/halted;; *) rm -f $run/backs-off $run/halted;; esac; echo "$*" >> $run/told',
-        )
-        # What a kubelet that has heard of nothing still has, it starts again.
-        self._program(
-            "pkill",
-            f"run={self.root}/run; for name; do :; done; touch $run/killed; "
-            'if [ -e $run/deaf ] && [ ! -e $run/halted ]; then exit; fi; rm -f "$run/$name"*',
+            f'{run}case "$1" in is-active) [ ! -e $run/halted ]; exit;; '
+            f'stop) [ -e $run/halted ] || for file in {self.manifests}/*.yaml; do [ ! -e "$file" ] || '
+            'touch "$run/alive-$(basename -- "$file" .yaml)"; done; touch $run/halted;; '
+            'start) rm -f $run/halted $run/alive-*;; restart) rm -f $run/backs-off;; esac; echo "$*" >> $run/told',
         )
         self._program("mountpoint", "true" if mount else "false")
         self._program("sleep", "exec /bin/sleep 0.01")
@@ -146,12 +154,6 @@ class RestoreHost:
     def stubborn(self, name):
         """A process that does not end by itself."""
         (self.root / "run" / name).touch()
-
-    def deaf(self):
-        """The kubelet has not heard of the API's pods since it was started: it ends no static pod by itself."""
-        (self.root / "run/deaf").touch()
-        for path in self.manifests.iterdir():
-            self.stubborn(path.stem)
 
     @property
     def told(self):

@@ -12,7 +12,7 @@ from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed, FactUnreadable, HostError
 from orchestrator.planners import restore
 from orchestrator.planners.restore import Plane, Request
-from tests.fakes.restorehost import MANIFEST, MOST, RestoreHost
+from tests.fakes.restorehost import MANIFEST, MOST, STATIC, RestoreHost
 from tests.fakes.time import FakeClock
 
 ACTIONS = {
@@ -305,6 +305,7 @@ def test_a_kubelet_that_backs_off_from_what_is_to_start_is_restarted_once(tmp_pa
     *before, start = restored.steps("restore.start")
     restored.do(before)
     restored.host.backs_off(name)
+    told = len(restored.host.told)
 
     if restarted:
         restored.apply(start)
@@ -312,21 +313,34 @@ def test_a_kubelet_that_backs_off_from_what_is_to_start_is_restarted_once(tmp_pa
         with pytest.raises(CommandFailed, match="etcd does not start"):
             restored.apply(start)
 
-    assert restored.host.told == (["restart kubelet"] if restarted else [])
+    assert restored.host.told[told:] == ["start kubelet", *(["restart kubelet"] if restarted else [])]
 
 
-def test_a_kubelet_that_would_start_again_what_is_to_end_is_stopped_until_manifests_are_in_place(tmp_path):
-    """It was started while its API server was away."""
+def test_while_static_pods_are_ended_no_kubelet_starts_them_again(tmp_path):
     restored = Restored(tmp_path)
-    restored.host.deaf()
     steps = restored.steps("restore.start")
-    stops = [step for step in steps if step.action == "restore.stop"]
-    restored.do(steps[: steps.index(stops[-1]) + 1])
+    last = max(n for n, step in enumerate(steps) if step.action == "restore.stop")
+    restored.do(steps[: last + 1])
 
-    assert restored.host.told == ["stop kubelet"]
+    assert restored.host.told == ["stop kubelet", "start kubelet"] * 2
     assert not list(restored.host.manifests.iterdir())
-    restored.do(steps[steps.index(stops[-1]) + 1 :])
-    assert restored.host.told == ["stop kubelet", "start kubelet"]
+
+
+@pytest.mark.matrix
+def test_a_stop_that_is_cut_short_anywhere_leaves_no_kubelet_stopped_once_it_is_released(tmp_path):
+    reference = Restored(tmp_path / "0")
+    [*before, stop] = reference.steps("restore.stop")[: len(reference.steps("restore.stop"))]
+    for call in range(1, MOST):
+        restored = Restored(tmp_path / str(call))
+        restored.do(before)
+        if restored.apply(stop, killed_at=call):
+            break
+        past = [step.id for step in [*before, stop]]
+        restored.do(restored.steps("", back=True, past=past))
+
+        assert not (restored.host.root / "run/halted").exists(), call
+        assert sorted(path.stem for path in restored.host.manifests.iterdir()) == sorted(STATIC), call
+    assert call > 2
 
 
 # ---- killed in the middle ---------------------------------------------------------------------------------------

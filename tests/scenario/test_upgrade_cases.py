@@ -504,6 +504,7 @@ def test_a_held_cluster_is_refused_for_the_way_back_too(site):
 # ---- back, without an API server ------------------------------------------------------------------------------------
 
 
+NOW = FakeClock().wall()
 PLACES = {"cp-1": ("198.18.0.11", "kind://docker/k/cp-1"), "node-1": ("198.18.0.12", ""), "node-2": ("198.18.0.13", "")}
 
 
@@ -514,11 +515,14 @@ def upgrading(tmp_path, monkeypatch, site):
     upgraded(site, "cp-1")
     del site.machines["cp-1"].components["kube-apiserver"]
 
-    def begun(name="upgrade-1", planes=("cp-1",), server=SERVER, at=1000.0, kind="upgrade", **meta):
-        step = Step("gate", "cluster.gate", "cp-1", {"control_planes": list(planes)}, None)
+    def begun(name="upgrade-1", planes=("cp-1",), server=SERVER, at=NOW, kind="upgrade", *, under_way=True, **meta):
+        step = Step("kubeadm", "kubeadm.upgrade", "cp-1", {"control_planes": list(planes)}, None)
         plan = Plan(kind, "upgrade to v1.37.2", (Wave((Lane("cp-1", (step,)),)),))
         noted = {"server": server, "hosts": PLACES, "kubeconfig": ["/there.conf"], "context": "there", **meta}
-        return Journal.create(runs.directory(name), name, plan, meta=noted, wall=lambda: at)
+        journal = Journal.create(runs.directory(name), name, plan, meta=noted, wall=lambda: at)
+        if under_way:
+            journal.started("kubeadm", {})
+        return journal
 
     return begun
 
@@ -560,10 +564,10 @@ def test_who_holds_the_lock_cannot_be_asked_then(site, upgrading):
 
 
 def test_what_the_latest_upgrade_of_that_cluster_knew_counts(site, upgrading):
-    upgrading("upgrade-1", at=1000.0).close()
-    upgrading("upgrade-2", planes=("cp-1", "cp-2"), at=2000.0).close()
-    upgrading("restore-1", kind="restore", at=3000.0).close()
-    upgrading("upgrade-3", server="https://elsewhere:6443", at=4000.0).close()
+    upgrading("upgrade-1", at=NOW - 30).close()
+    upgrading("upgrade-2", planes=("cp-1", "cp-2"), at=NOW - 20).close()
+    upgrading("restore-1", kind="restore", at=NOW - 10).close()
+    upgrading("upgrade-3", server="https://elsewhere:6443", at=NOW).close()
 
     with pytest.raises(ApiUnreachable) as caught:
         goes_back(site)
@@ -643,12 +647,14 @@ def test_an_etcd_that_does_not_tell_of_members_goes_back_within_the_upgrade_that
     assert nodes_of(found.plan, "etcd.snapshot") == []
 
 
-def test_an_etcd_that_does_not_tell_of_members_may_have_others_once_the_upgrade_has_ended(site, upgrading):
+@pytest.mark.parametrize("why", ["ended", "long ago", "not begun there"])
+def test_an_etcd_that_does_not_tell_of_members_may_have_others_when_no_upgrade_is_under_way(site, upgrading, why):
     silent(site)
-    with upgrading() as journal:
-        journal.mark("ended")
+    with upgrading(at=NOW - (100_000.0 if why == "long ago" else 0.0), under_way=why != "not begun there") as journal:
+        if why == "ended":
+            journal.mark("ended")
 
-    with pytest.raises(Refused, match="since upgrade-1 ended well others may have joined"):
+    with pytest.raises(Refused, match="since upgrade-1 others may have joined"):
         goes_back(site)
 
 
@@ -671,7 +677,7 @@ def test_no_run_that_is_at_work_on_the_cluster_is_worked_against(site, upgrading
     upgrading().close()
     busy = runs.directory(name)
 
-    with Journal.open(busy) if name == "upgrade-1" else upgrading(name, at=500.0), pytest.raises(Locked) as caught:
+    with Journal.open(busy) if name == "upgrade-1" else upgrading(name, at=NOW - 40), pytest.raises(Locked) as caught:
         goes_back(site)
 
     assert f"{name} is at work" in str(caught.value)

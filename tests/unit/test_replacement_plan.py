@@ -119,8 +119,9 @@ def step(plan, action, more=""):
 
 def host(**changes):
     known = {
-        "manifests": ["kube-apiserver", "etcd"], "aside": [], "processes": ["etcd"], "staged": False, "before": False,
-        "before_bytes": 0, "member": True, "there": True, "pods": ["u1"], "manifest": MANIFEST,
+        "manifests": ["kube-apiserver", "etcd"], "aside": [], "halted": False, "processes": ["etcd"], "staged": False,
+        "before": False,
+        "before_bytes": 0, "member": True, "there": True, "manifest": MANIFEST,
         "place": ["/etc/kubernetes/manifests/etcd.yaml", "600", "root:root"], "lacks": [],
     }  # fmt: skip
     return {**known, **changes}
@@ -141,12 +142,11 @@ STOPPED = {"manifests": ["kube-apiserver"], "aside": ["etcd"], "processes": []}
     ("now", "kind"),
     [
         (host(), Needed),
-        (host(**STOPPED), Needed),  # the kubelet may start it once more
-        (host(**STOPPED, pods=[]), Done),
-        (host(processes=[], pods=[]), Needed),  # it would be started again
+        (host(**STOPPED), Done),
+        (host(processes=[]), Needed),  # it would be started again
     ],
 )
-def test_stopped_means_no_manifest_no_process_and_no_pod_of_the_kubelets(plan, now, kind):
+def test_stopped_means_no_manifest_and_no_process(plan, now, kind):
     assert isinstance(actions.Stop().decide(now, step(plan, "member.stop", "etcd"), BEGUN), kind)
 
 
@@ -311,6 +311,7 @@ def test_static_pods_are_put_back_and_nobody_waits_for_one_that_was_ill(plan, as
     back = step(nodes.release("run-1", plan, past_until(plan, 5)), "member.return")
 
     assert isinstance(actions.Return().decide(host(aside=aside, processes=[]), back, {}), kind)
+    assert isinstance(actions.Return().decide(host(aside=aside, halted=True), back, {}), Needed)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,8 @@ def test_where_no_member_answers_nothing_is_kept_first():
 
 def facts(**changes):
     known = {
-        "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"], "staged": False,
+        "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"],
+        "halted": False, "staged": False,
         "beside": False, "before": False, "before_bytes": 0, "member": True, "pointed": True, "raised": False,
         "old": "", "here": False,
     }  # fmt: skip
@@ -288,6 +289,7 @@ def test_data_change_places_only_where_neither_etcd_nor_an_api_server_runs(plan)
         (facts(manifests=[], aside=["etcd"], processes=[]), Needed),
         (facts(processes=[]), Needed),
         (facts(), Done),
+        (facts(halted=True), Needed),  # what stopped the kubelet was cut short
         (facts(manifests=[], processes=[]), Blocked),  # there is none to start
     ],
 )

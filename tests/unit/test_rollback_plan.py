@@ -96,7 +96,13 @@ def upgrading(step=UPGRADE):
     return Plan("upgrade", "upgrade to v1.37.2", (Wave((Lane(step.node, (step,)),)),))
 
 
-@pytest.mark.parametrize("err", [LeaseLost("in vain", remedy="look"), ApiUnreachable("no answer", remedy="wait")])
+def lost(*, unanswered=True):
+    err = LeaseLost("in vain", remedy="look")
+    err.unanswered = unanswered
+    return err
+
+
+@pytest.mark.parametrize("err", [lost(), ApiUnreachable("no answer", remedy="wait")])
 def test_an_upgrade_that_lost_the_only_api_server_is_told_the_way_back_that_needs_none(err):
     assert way_back(upgrading(), {UPGRADE.id: {}}, err).startswith("orchestrator upgrade rollback cp-1 ")
 
@@ -104,16 +110,17 @@ def test_an_upgrade_that_lost_the_only_api_server_is_told_the_way_back_that_need
 @pytest.mark.parametrize(
     ("found", "past", "err"),
     [
-        (upgrading(), {}, LeaseLost("in vain", remedy="look")),
+        (upgrading(), {}, lost()),
         (upgrading(), {UPGRADE.id: {}}, Refused("no", remedy="look")),
-        (upgrading(replace(UPGRADE, node="node-1")), {UPGRADE.id: {}}, LeaseLost("in vain", remedy="look")),
+        (upgrading(), {UPGRADE.id: {}}, lost(unanswered=False)),
+        (upgrading(replace(UPGRADE, node="node-1")), {UPGRADE.id: {}}, lost()),
         (
             upgrading(replace(UPGRADE, params={"control_planes": ["cp-1", "cp-2"]})),
             {UPGRADE.id: {}},
-            LeaseLost("in vain", remedy="look"),
+            lost(),
         ),
     ],
-    ids=["not begun", "another end", "a worker", "others serve"],
+    ids=["not begun", "another end", "somebody took it", "a worker", "others serve"],
 )
 def test_whose_api_server_is_not_the_only_one_or_not_away_is_told_no_such_way(found, past, err):
     assert way_back(found, past, err) == ""
