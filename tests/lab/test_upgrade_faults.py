@@ -350,6 +350,7 @@ def test_a_control_plane_whose_only_api_server_does_not_come_back_is_taken_back_
     assert {version for version, _ in site.kubelets().values()} == {f"v{OLD}"}
     assert site.real.read("namespace", "kube-system")["metadata"]["uid"] == known
     site.real.kubectl("uncordon", old_plane)
+    site.access.ssh(old_plane, "rm -rf /var/lib/orchestrator")
 
 
 # ---- workers --------------------------------------------------------------------------------------------------------
