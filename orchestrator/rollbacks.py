@@ -20,6 +20,7 @@ from orchestrator.remembered import BY_HAND, Remembered, remembered
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from orchestrator.actions.site import Site
     from orchestrator.app import App
     from orchestrator.cluster.hostfacts import Kept
     from orchestrator.cluster.model import Node
@@ -70,20 +71,7 @@ def prepare(
     names = [n.name for n in cluster.nodes]
     if node not in names:
         raise BadUsage(f"there is no node {node!r}", remedy=f"known nodes: {', '.join(names)}")
-    answer = view.ask(node, queries.KEPT)
-    _refuse_at_work(node, answer)
-    host = parse_look(node, view.ask(node, queries.LOOK))
-    # A way back that was cut short may have left it without an API server's manifest.
-    if not host.control_plane and not cluster.knew:
-        raise BadUsage(
-            f"{node} is no control plane: only those are taken back",
-            remedy="a worker's kubelet may stay up to three minors behind; to go on, resume the upgrade",
-        )
-    kept = _former(host, parse_kept(answer))
-    to = kept.version if kept else host.server
-    if to is None:
-        raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
-    _refuse_newer(cluster.nodes, node, to)
+    host, kept, to = _target(view, node, cluster)
     etcd = members(view, cluster.planes)
     if cluster.knew:
         _refuse_several(node, etcd, cluster.knew)
@@ -109,6 +97,30 @@ def prepare(
     )
     plan = rollback(node, to, kept, request)
     return Back(to, plan, losses)
+
+
+def _target(view: Site, node: str, cluster: _Cluster) -> tuple[HostFacts, Former | None, Version]:
+    """The control plane as it is, what it goes back to, and of which version that is.
+
+    Raises:
+        BadUsage: It is no control plane.
+        Refused: Something is at work there, nothing was kept, or a kubelet would be newer than its API server.
+    """
+    answer = view.ask(node, queries.KEPT)
+    _refuse_at_work(node, answer)
+    host = parse_look(node, view.ask(node, queries.LOOK))
+    # A way back that was cut short may have left it without an API server's manifest.
+    if not host.control_plane and not cluster.knew:
+        raise BadUsage(
+            f"{node} is no control plane: only those are taken back",
+            remedy="a worker's kubelet may stay up to three minors behind; to go on, resume the upgrade",
+        )
+    kept = _former(host, parse_kept(answer))
+    to = kept.version if kept else host.server
+    if to is None:
+        raise Refused(f"{node}: no version to go back to is known", remedy="see /etc/kubernetes/tmp there")
+    _refuse_newer(cluster.nodes, node, to)
+    return host, kept, to
 
 
 # ---- the cluster, with its API or without ---------------------------------------------------------------------------
