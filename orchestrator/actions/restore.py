@@ -107,6 +107,7 @@ _STAGE = PLACES + _RESTORED
 RAISE = PLACES + "stage=$back target=\n" + _RESTORED
 
 # An API server takes half a minute to leave by itself, for watches that nobody ends; its etcd is about to be replaced.
+# The kubelet is started again when that one has ended, too, which comes right after.
 STOP = (
     PLACES
     + r"""
@@ -123,6 +124,7 @@ for name in "$@"; do
     sleep 0.5
   done
 done
+case " $* " in *" etcd "*) ;; *) trap - EXIT ;; esac
 """
 )
 
