@@ -17,6 +17,7 @@ from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import quorum, serves
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.frame import sections
+from orchestrator.cluster.hostfacts import parse_api
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
@@ -143,7 +144,8 @@ def _prepared(
         dead=wish.dead,
         shown=_shown(found, wish),
     )
-    planes = [_plane(node, hosts[node.name]) for node in nodes]
+    hears = together(names, lambda one: parse_api(view.ask(one, queries.API, "0"))[1] is not None)
+    planes = [_plane(node, hosts[node.name], hears=hears[node.name]) for node in nodes]
     warnings = _warnings(wish, source, snapshot, record)
     return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
 
@@ -192,10 +194,10 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _plane(node: Node, host: EtcdHost) -> planner.Plane:
+def _plane(node: Node, host: EtcdHost, *, hears: bool) -> planner.Plane:
     assert host.place is not None  # noqa: S101  `_refuse` saw to it
     address = node.addresses.get("InternalIP", "")
-    return planner.Plane(node.name, host.name, host.peer_urls[0], host.place.path, address, node.provider_id)
+    return planner.Plane(node.name, host.name, host.peer_urls[0], host.place.path, address, node.provider_id, hears)
 
 
 def _refuse(hosts: Mapping[str, EtcdHost], snapshot: Snapshot, record: Record | None, wish: Wish) -> None:

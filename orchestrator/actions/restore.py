@@ -111,10 +111,11 @@ RAISE = PLACES + "stage=$back target=\n" + _RESTORED
 STOP = (
     PLACES
     + r"""
+who=$1; shift
 mkdir -p -m 700 "$aside"
-halt
+[ "$who" = kubelet ] || halt
 for name in "$@"; do [ ! -f "$pods/$name.yaml" ] || mv -- "$pods/$name.yaml" "$aside/$name.yaml"; done
-for name in "$@"; do end_by_hand TERM "$name"; done
+[ "$who" = kubelet ] || for name in "$@"; do end_by_hand TERM "$name"; done
 n=0
 for name in "$@"; do
   while pidof "$name" > /dev/null; do
@@ -275,7 +276,7 @@ class Stage(OnHost):
 class Stop(OnHost):
     """`restore.stop`: static pods are out of the kubelet's directory, and their processes gone.
 
-    Params: `plan`, `data`; `names`.
+    Params: `plan`, `data`; `names`; `by_kubelet`, where it is known to end them by itself, and goes on.
     """
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
@@ -288,7 +289,8 @@ class Stop(OnHost):
         """Move the manifests aside and see the processes off."""
         del now
         run.guard()
-        scripted(hands, step, STOP, step.params["names"])
+        who = "kubelet" if step.params.get("by_kubelet") else "hand"
+        scripted(hands, step, STOP, [who, *step.params["names"]])
 
 
 class Start(OnHost):

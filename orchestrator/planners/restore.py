@@ -39,6 +39,7 @@ class Plane:
         peer: Its member's peer URL.
         data: Its data directory, as the host has it.
         address, provider: Where the host is, for a resume while the API is away.
+        hears: Its own API server serves, so that its kubelet has heard of its pods, and ends static pods by itself.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plane:
     data: str
     address: str = ""
     provider: str = ""
+    hears: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ def restore(planes: Sequence[Plane], request: Request) -> Plan:
         [(p.name, "restore.stage", {**common, "name": p.member, "peer": p.peer}, STAGE_S) for p in planes],
         of={"cluster_name": request.cluster},
     )
-    build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
-    stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
+    build.stop(planes, SERVERS)
+    stopped = build.stop(planes, ("etcd",))
     build.wave([(p.name, "restore.swap", {"stopped": stopped[p.name]}, SWAP_S) for p in planes])
     build.up(request.revision)
     if request.target:
@@ -119,7 +121,10 @@ def back(run: str, plan: Plan, past: Past) -> Plan:
     touched = any(s.id in past for s in plan.steps() if s.action.startswith("restore."))
     if not stages or not touched:
         return Plan("release", f"release {run}", ())
-    planes = [Plane(s.node, s.params["name"], s.params["peer"], s.params["data"], **_where(s)) for s in stages]
+    planes = [
+        Plane(s.node, s.params["name"], s.params["peer"], s.params["data"], s.params["address"], s.params["provider"])
+        for s in stages
+    ]
     target = stages[0].params.get("target", "")
     build = _Build(stages[0].params["plan"], tuple(planes), {"of_run": run}, target=target)
     stopped = dict.fromkeys((p.name for p in planes), "")
@@ -225,6 +230,12 @@ class _Build:
     def each(self, action: str, params: Mapping[str, Any], timeout_s: float) -> dict[str, str]:
         """The same on every control plane."""
         return self.wave([(name, action, params, timeout_s) for name in self._planes])
+
+    def stop(self, planes: Sequence[Plane], names: Sequence[str]) -> dict[str, str]:
+        """Static pods ended on every control plane."""
+        return self.wave(
+            [(p.name, "restore.stop", {"names": list(names), "by_kubelet": p.hears}, STOP_S) for p in planes]
+        )
 
     def up(self, revision: int) -> None:
         """etcd, its quorum, API servers, then who writes through them."""

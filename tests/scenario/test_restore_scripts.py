@@ -27,12 +27,12 @@ LAYOUTS = {"swap": {}, "mount point": {"mount": True}, "new path": {"target": TA
 class Restored:
     """A host, and the plan of a restore of it."""
 
-    def __init__(self, directory, *, mount=False, target=""):
+    def __init__(self, directory, *, mount=False, target="", hears=False):
         self.host = RestoreHost(directory, mount=mount)
         self.target = target
         (self.host.kept / "staging").mkdir(parents=True)
         (self.host.kept / "staging/x.db").write_bytes(b"new")
-        plane = Plane("cp-1", "m1", "https://198.18.0.1:2380", "/var/lib/etcd")
+        plane = Plane("cp-1", "m1", "https://198.18.0.1:2380", "/var/lib/etcd", hears=hears)
         request = Request(PLAN, "prod", "staging/x.db", "prod-1", 1000, 1500, "t", "cp-1", target=target)
         self.plan = restore.restore([plane], request)
         self.host.bring_etcdutl(PLAN)
@@ -323,6 +323,16 @@ def test_while_static_pods_are_ended_no_kubelet_starts_them_again(tmp_path):
     restored.do(steps[: last + 1])
 
     assert restored.host.told == ["stop kubelet", "stop kubelet", "start kubelet"]
+    assert not list(restored.host.manifests.iterdir())
+
+
+def test_a_kubelet_that_ends_static_pods_by_itself_goes_on(tmp_path):
+    restored = Restored(tmp_path, hears=True)
+    steps = restored.steps("restore.start")
+    last = max(n for n, step in enumerate(steps) if step.action == "restore.stop")
+    restored.do(steps[: last + 1])
+
+    assert restored.host.told == []
     assert not list(restored.host.manifests.iterdir())
 
 
