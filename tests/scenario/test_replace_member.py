@@ -214,7 +214,7 @@ def test_a_script_that_was_killed_anywhere_ends_as_if_it_was_not(world, plan, at
         text = _DIES.replace("COUNT", str(count)).replace("AT", str(at)).replace("REAL", f"/bin/{name}")
         site.program(name, text)
     host = site.host_of(site.machines[LOST], Life())
-    for script, words in ((restore.STOP, ["etcd"]), (actions._ASIDE, [])):
+    for script, words in ((restore.STOP, ["hand", "etcd"]), (actions._ASIDE, [])):
         argv = ["sh", "-c", script, "sh", "replace-1", "/var/lib/etcd", "", *words]
         while host.run(argv, timeout_s=30.0).rc != 0:
             assert int(count.read_text()) == at
