@@ -338,10 +338,23 @@ class Journal:
 
 def locked(directory: Path) -> bool:
     """Whether a process works on the run."""
+    return bool(_held(directory))
+
+
+def free(directory: Path) -> bool:
+    """Whether it is certain that no process works on the run."""
+    try:
+        return _held(directory) is False
+    except OSError:
+        return False
+
+
+def _held(directory: Path) -> bool | None:
+    """Whether a process holds the run; None where its lock cannot be opened."""
     try:
         fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -349,21 +362,6 @@ def locked(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def free(directory: Path) -> bool:
-    """Whether it is certain that no process works on the run."""
-    try:
-        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
 
 
 def _taken(directory: Path) -> int:

@@ -135,8 +135,8 @@ def back(run: str, plan: Plan, past: Past) -> Plan:
     if raised:
         _raised(build, stages, source)
     if served:
-        build.each("restore.stop", {"names": list(SERVERS)}, STOP_S)
-        stopped = build.each("restore.stop", {"names": ["etcd"]}, STOP_S)
+        build.stop(planes, SERVERS)
+        stopped = build.stop(planes, ("etcd",))
     how = {"raised": raised, "served": served}
     build.wave([(p.name, "restore.back", {"stopped": stopped[p.name], **how}, SWAP_S) for p in planes])
     build.up(0)
