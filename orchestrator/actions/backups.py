@@ -196,7 +196,7 @@ class Store:
             data, file = Part(file=place.file, size_bytes=draft.size_bytes, sha256=draft.sha256), path
             record = msgspec.structs.replace(draft, data=data, pin=step.params["pin"])
         else:
-            file, sealed = self._seal(step, path)
+            file, sealed = self._seal(step, path, draft)
             ending = file.name.partition(PLAIN)[2]
             data = _part(f"{draft.name}{PLAIN}{ending}", sealed)
             record = msgspec.structs.replace(
@@ -210,16 +210,17 @@ class Store:
         store.put_bytes(records.encode(record), place.record_name(record))
         run.emit("etcd.stored", destination=store.url, file=data.file, size_bytes=data.size_bytes)
 
-    def _seal(self, step: Step, path: Path) -> tuple[Path, Sealed]:
+    def _seal(self, step: Step, path: Path, draft: Record) -> tuple[Path, Sealed]:
         """The file as it is stored; made once by a process: what an earlier one left may be half of it."""
         if step.id not in self._sealed:
             level, recipients = step.params["level"], step.params["recipients"]
             target = path.with_name(path.name + (".zst" if level is not None else "") + (".age" if recipients else ""))
             if target == path:
-                self._sealed[step.id] = path, measured(path)
+                self._sealed[step.id] = path, Sealed(draft.size_bytes, draft.sha256)
             else:
                 target.unlink(missing_ok=True)
-                self._sealed[step.id] = target, seal(path, target, level=level, recipients=recipients)
+                sealed = seal(path, target, level=level, recipients=recipients, sha256=draft.sha256)
+                self._sealed[step.id] = target, sealed
         return self._sealed[step.id]
 
     def _recovery(self, hands: SiteHands, step: Step, store: Destination, draft: Record) -> Part | None:

@@ -57,7 +57,9 @@ class Sealed:
     sha256: str
 
 
-def seal(source: Path, target: Path, *, level: int | None, recipients: Sequence[str]) -> Sealed:
+def seal(
+    source: Path, target: Path, *, level: int | None, recipients: Sequence[str], sha256: str | None = None
+) -> Sealed:
     """`source`, compressed and then encrypted, as `target`.
 
     Args:
@@ -65,19 +67,27 @@ def seal(source: Path, target: Path, *, level: int | None, recipients: Sequence[
         target: Does not exist yet.
         level: Of zstd; None for no compression.
         recipients: Public keys, as of `check_recipients`; none for no encryption.
+        sha256: Of `source` when it was proven, in hex; None where nobody knows it.
 
     Raises:
         StoreError: `source` cannot be read, or `target` not be written.
-        SnapshotInvalid: `source` changed under it.
+        SnapshotInvalid: `source` changed under it, or since it was proven.
     """
     keys = [_recipient(text) for text in recipients]
+    read = hashlib.sha256()
     with _opened(source) as file, _Sink(target) as sink:
-        reader = _Pieces(_plain(file) if level is None else _compressed(file, level))
+        pieces = _counted(_plain(file), read)
+        reader = _Pieces(pieces if level is None else _compressed(pieces, file, level))
         if keys:
             _encrypt(reader, sink, keys, source)
         else:
             while piece := reader.read(PIECE_BYTES):
                 sink.write(piece)
+        if sha256 is not None and read.hexdigest() != sha256:
+            raise SnapshotInvalid(
+                f"{source} was changed: SHA-256 {read.hexdigest()[:16]}…, and {sha256[:16]}… when it was proven",
+                remedy="check memory and disk of this machine, then start a new backup",
+            )
         return sink.finish()
 
 
@@ -329,17 +339,23 @@ def _plain(file: io.BufferedReader) -> Iterator[bytes]:
         raise _unreadable(Path(file.name), err) from err
 
 
-def _compressed(file: io.BufferedReader, level: int) -> Iterator[bytes]:
-    """One frame that tells its size and ends with a checksum of what it holds."""
+def _counted(pieces: Iterator[bytes], total: hashlib._Hash) -> Iterator[bytes]:
+    for piece in pieces:
+        total.update(piece)
+        yield piece
+
+
+def _compressed(pieces: Iterator[bytes], file: io.BufferedReader, level: int) -> Iterator[bytes]:
+    """`pieces` of a file as one frame that tells its size and ends with a checksum of what it holds."""
     import zstandard  # noqa: PLC0415
 
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
     try:
-        with compressor.stream_reader(file, size=os.fstat(file.fileno()).st_size, read_size=PIECE_BYTES) as frame:
-            while piece := frame.read(PIECE_BYTES):
-                yield piece
-    except OSError as err:
-        raise _unreadable(Path(file.name), err) from err
+        frame = compressor.compressobj(size=os.fstat(file.fileno()).st_size)
+        for piece in pieces:
+            if out := frame.compress(piece):  # an empty one would be the end
+                yield out
+        yield frame.flush()
     except zstandard.ZstdError as err:
         raise SnapshotInvalid(
             f"{file.name} changed while it was compressed ({err})", remedy="stop what writes to it, then repeat"

@@ -105,7 +105,7 @@ def test_a_snapshot_is_saved_at_the_pace_of_a_part_of_a_processor_where_systemd_
 
     saved = [line for line in units.splitlines() if "snapshot save" in line]
     assert len(saved) == (0 if old else 1)
-    assert all("CPUQuota=20%" in line and "UMask=0077" in line for line in saved)
+    assert all("CPUQuota=10%" in line and "UMask=0077" in line for line in saved)
     assert len(listed(orchestrator, store)) == 1
     assert left_on_the_host(real) == []
 

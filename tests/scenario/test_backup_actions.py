@@ -170,6 +170,16 @@ def test_a_snapshot_that_was_cut_after_it_was_proven_is_taken_again(world):
     assert stage_of(world, "etcd.snapshot").decide() == Needed("none of this plan yet")
 
 
+def test_one_that_was_changed_under_the_process_that_proved_it_is_taken_again(world):
+    stage = stage_of(world, "etcd.snapshot")
+    stage.apply()
+    changed = bytearray(staged(world).read_bytes())
+    changed[100] ^= 1
+    staged(world).write_bytes(changed)
+
+    assert stage.decide() == Needed("none of this plan yet")
+
+
 def test_alarms_of_etcd_do_not_spoil_a_snapshot(world):
     world.site.alarms = [{"memberID": 1, "alarm": 1}]
 
@@ -390,6 +400,20 @@ def test_one_that_was_cut_where_it_is_stored_is_stored_again(world):
     assert stage.apply() == Done("at every destination")
 
     assert good(world.destination("a")) == [record.name]
+
+
+@pytest.mark.parametrize(("level", "encrypted"), [(None, False), (3, False), (None, True), (3, True)])
+def test_one_that_was_changed_before_it_is_stored_is_stored_nowhere(world, recipients, level, encrypted):
+    """By a disk, or by memory."""
+    taken(world)
+    changed = bytearray(staged(world).read_bytes())
+    changed[100] ^= 1
+    staged(world).write_bytes(changed)
+
+    with pytest.raises((StoreError, SnapshotInvalid), match=r"was (changed|read back)"):
+        stage_of(world, "etcd.store", level=level, recipients=recipients if encrypted else []).apply()
+
+    assert names_in(world) == []
 
 
 def test_data_without_their_record_are_not_taken_for_a_stored_snapshot(world):

@@ -422,7 +422,7 @@ def test_a_source_that_shrinks_or_grows_meanwhile_is_told_of(tmp_path, length):
             yield piece
 
     with (tmp_path / "plain").open("rb") as file:
-        frame = shaken(module._compressed(file, 3))
+        frame = shaken(module._compressed(module._plain(file), file, 3))
         with pytest.raises(SnapshotInvalid, match="changed while it was compressed"):
             list(frame)
 
