@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,17 +10,15 @@ from typing import TYPE_CHECKING
 
 from lab import gobuild
 from lab.errors import LabError
+from lab.loopback import ADDRESS, free_port, listens
 from lab.processes import TIED_TO_US, Daemon, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ADDRESS = "127.0.0.1"
 REGION = "lab-1"
 START_S = 20
-#: Below the range that the kernel takes the ports of outgoing connections from.
-_PORTS = range(20000, 32000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +85,7 @@ class Server:
     def _listens(self) -> bool:
         if self._daemon.pid() is None:
             raise LabError(f"the S3 server ended:\n{self._daemon.last_words()}", remedy=f"see {self._daemon.log}")
-        with socket.socket() as probe:
-            return probe.connect_ex((ADDRESS, self.port)) == 0
+        return listens(self.port)
 
 
 @contextmanager
@@ -98,7 +93,7 @@ def running(directory: Path, *, tls: bool = False) -> Iterator[Server]:
     """A server in a new directory for as long as the context lasts; it ends with this process, however that ends."""
     (directory / "buckets").mkdir(parents=True, mode=0o700)
     certificate = _certified(directory) if tls else None
-    made = Server(directory, _free_port(), "lab-access", "lab-secret-of-the-lab", certificate)
+    made = Server(directory, free_port(), "lab-access", "lab-secret-of-the-lab", certificate)
     made.start()
     try:
         yield made
@@ -118,14 +113,3 @@ def _certified(directory: Path) -> Path:
 
 def _key(certificate: Path) -> Path:
     return certificate.with_suffix(".key")
-
-
-def _free_port() -> int:
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind((ADDRESS, port))
-            except OSError:
-                continue
-            return port
-    raise LabError("no port is free on loopback", remedy="stop what listens there: `ss -ltnp`")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import random
 import signal
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +13,15 @@ from typing import TYPE_CHECKING
 
 from lab import host
 from lab.errors import LabError
+from lab.loopback import ADDRESS, free_port, listens
 from lab.processes import TIED_TO_US, Daemon, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ADDRESS = "127.0.0.1"
 PACKAGES = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
 PROGRAM = "/usr/sbin/sshd"
 START_S = 10
-#: Below the range that the kernel takes the ports of outgoing connections from.
-_PORTS = range(20000, 32000)
 #: As root it wants this directory to be there. Source: sshd(8), FILES.
 _PRIVILEGES = Path("/run/sshd")
 
@@ -92,13 +88,12 @@ class Sshd:
         """Start it, and wait until it listens."""
         self.daemon.start([*TIED_TO_US, PROGRAM, "-D", "-e", "-f", str(self.directory / "sshd_config")])
 
-        def listens() -> bool:
+        def started() -> bool:
             if self.daemon.pid() is None:
                 raise LabError(f"sshd ended:\n{self.daemon.last_words()}", remedy=f"see {self.daemon.log}")
-            with socket.socket() as probe:
-                return probe.connect_ex((ADDRESS, self.port)) == 0
+            return listens(self.port)
 
-        wait_for("sshd to listen", listens, timeout_s=START_S, pause_s=0.02, remedy=f"see {self.daemon.log}")
+        wait_for("sshd to listen", started, timeout_s=START_S, pause_s=0.02, remedy=f"see {self.daemon.log}")
 
     def stop(self) -> None:
         """No new connections; those that there are go on."""
@@ -122,7 +117,7 @@ def create(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Sshd:
     """A server in an empty directory: all its files, nothing started."""
     host.ensure_tools(PACKAGES)
     directory.mkdir(parents=True, mode=0o700)
-    made = Sshd(directory, _free_port(), kinds)
+    made = Sshd(directory, free_port(), kinds)
     for path, kind in ((made.client_key, "ed25519"), *((made.host_key(kind), kind) for kind in kinds)):
         run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)])
     made.authorized_keys.write_text(made.client_key.with_suffix(".pub").read_text())
@@ -157,17 +152,6 @@ def running(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Iterat
     finally:
         made.cut()
         made.stop()
-
-
-def _free_port() -> int:
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind((ADDRESS, port))
-            except OSError:
-                continue
-            return port
-    raise LabError("no port is free on loopback", remedy="stop what listens there: `ss -ltnp`")
 
 
 def _parents() -> Iterator[tuple[str, str]]:

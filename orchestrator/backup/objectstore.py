@@ -272,7 +272,8 @@ def explain(text: str, cloud: str) -> tuple[str, str]:
     server = match[0] if (match := re.search(r"https?://[^/\s?\")]+", first)) else "the store"
     code, said = _tag(first, "Code"), _tag(first, "Message")
     if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in first:
-        return f"there is no such bucket at {server}", "make the bucket, or correct its name"
+        place = "container" if cloud == "az" else "bucket"
+        return f"there is no such {place} at {server}", f"make the {place}, or correct its name"
     if any(each in text for each in _METADATA):
         return "no credentials were found, in the environment or of this machine", _CREDENTIALS[cloud]
     if code:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lab import s3
+from lab import loopback, s3
 from orchestrator.backup.stores import Stored, open_store
 from orchestrator.errors import StoreError
 from tests.scenario.test_stores import BIG, Contract, digest, names_in
@@ -32,7 +32,7 @@ def cloud(server, monkeypatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     # Without credentials obstore asks the machine's cloud for some: let that be nobody.
-    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://{s3.ADDRESS}:9")
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://{loopback.ADDRESS}:9")
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
@@ -196,7 +196,7 @@ def test_without_credentials_it_says_which_variables_to_set(bucket, cloud, sourc
 
 
 def test_a_server_where_nothing_listens_is_told_of_soon(cloud, source, tmp_path):
-    cloud.setenv("AWS_ENDPOINT_URL", f"http://{s3.ADDRESS}:9")
+    cloud.setenv("AWS_ENDPOINT_URL", f"http://{loopback.ADDRESS}:9")
     store = open_store("s3://bucket/p", host=None)
     began = time.monotonic()
 
@@ -214,8 +214,8 @@ def test_a_name_that_nobody_knows_is_told_of(cloud, source, tmp_path):
 
 
 def test_a_server_that_says_nothing_is_given_up_within_a_minute(cloud, source, tmp_path):
-    with socket.create_server((s3.ADDRESS, 0)) as silent:
-        cloud.setenv("AWS_ENDPOINT_URL", f"http://{s3.ADDRESS}:{silent.getsockname()[1]}")
+    with socket.create_server((loopback.ADDRESS, 0)) as silent:
+        cloud.setenv("AWS_ENDPOINT_URL", f"http://{loopback.ADDRESS}:{silent.getsockname()[1]}")
         store = open_store("s3://bucket/p", host=None)
         began = time.monotonic()
 
