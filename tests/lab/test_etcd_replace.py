@@ -38,6 +38,21 @@ mv /etc/kubernetes/manifests/etcd.yaml /root/etcd.yaml; while pidof etcd > /dev/
 rm -rf /var/lib/etcd/member; mv /root/old /var/lib/etcd/member; mv /root/etcd.yaml /etc/kubernetes/manifests/etcd.yaml
 """
 BOOTED = "truncate -s 100k /var/lib/etcd/member/snap/db; kill -9 $(pidof etcd); sleep 1; systemctl reboot; true"
+#: A value changes in the database that etcd has mapped, as by a disk or by memory.
+SPOILT = r"""
+db=/var/lib/etcd/member/snap/db
+grep -abo right-as-rain $db | cut -d: -f1 | while read -r at; do
+  printf wrong | dd of=$db bs=1 seek="$at" conv=notrunc status=none
+done
+grep -q wrong-as-rain $db
+"""
+#: What the leader asks for when its check of the members finds one that differs.
+#: Source: etcd, `corrupt.go`, `triggerCorruptAlarm`; "gRPC gateway".
+ALARM = r"""
+p=/etc/kubernetes/pki/etcd
+curl -sS --fail --cacert $p/ca.crt --cert $p/server.crt --key $p/server.key \
+  https://127.0.0.1:2379/v3/maintenance/alarm -d '{"action": "ACTIVATE", "memberID": "%d", "alarm": "CORRUPT"}'
+"""
 LEFT = "ls -d /var/lib/etcd.* /etc/kubernetes/orchestrator-* /var/lib/orchestrator 2> /dev/null || true"
 
 
@@ -173,6 +188,27 @@ def test_a_member_that_was_broken_when_its_host_booted_is_replaced(site):
     site.real.until_ready(node)
     site.command(*REPLACE, "--confirm", "last", "--yes", "--ssh")
     assert site.access.ssh(node, LEFT).split() == []
+
+
+def test_a_member_whose_data_are_corrupt_is_replaced_though_its_alarm_bars_all_writes(site):
+    node = site.victim()
+    other = next(plane for plane in site.planes if plane != node)
+    site.real.kubectl("create", "configmap", "weather", "--from-literal=it=right-as-rain")
+    until("it there", lambda: site.has(node, "weather"))
+    site.access.ssh(node, SPOILT)
+    site.access.ssh(other, ALARM % int(site.members()[node]["id"], 16))
+    barred = site.access.attempt("create", "configmap", "barred")
+    spoilt = site.command("etcd", "backup", "--to", f"{site.command.home}/spoilt", "--ssh", code=20)
+
+    done = site.command(*REPLACE, node, "--yes", "--ssh", timeout_s=600)
+
+    progress.say(done.stderr)
+    assert "corrupt" in barred.stderr
+    assert "one of them is corrupt" in spoilt.stderr
+    key = "get /registry/configmaps/default/weather --consistency=s"
+    assert all("right-as-rain" in site.ctl(plane, key) for plane in site.planes)
+    site.written("after-the-alarm")
+    site.real.until_ready(node)
 
 
 def test_killed_at_each_step_a_member_of_an_old_state_is_replaced(site):
