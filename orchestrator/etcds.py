@@ -56,9 +56,20 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
         others, more = _asked(view, [n.name for n in nodes if n.name not in planes])
         found |= {name: host for name, host in others.items() if host.how}
         unreached |= more
-    external = next((host.servers for host in found.values() if host.external), "")
+    return _of(view, cluster_name(configuration), at, found, unreached)
+
+
+def look(view: Site, names: Sequence[str], cluster: str, at: float) -> Etcd:
+    """As `read`, of hosts that are known without the API; that none of them could be asked is an answer, too."""
+    found, unreached = _asked(view, names, all_may_be_off=True)
+    return _of(view, cluster, at, found, unreached)
+
+
+def _of(view: Site, cluster: str, at: float, found: dict[str, EtcdHost], unreached: dict[str, str]) -> Etcd:
+    ours = any(host.how for host in found.values())
+    external = "" if ours else next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
-    return Etcd(cluster_name(configuration), at, found, members(view, members_at), external, unreached)
+    return Etcd(cluster, at, found, members(view, members_at), external, unreached)
 
 
 def hashes_at(view: Site, names: Sequence[str], revision: int) -> dict[str, int | None]:
@@ -118,16 +129,18 @@ def disarm(app: App, say: Callable[[str], None]) -> Plan:
     return planner.disarm(care(found), revision=revision)
 
 
-def _asked(view: Site, names: list[str]) -> tuple[dict[str, EtcdHost], dict[str, str]]:
+def _asked(
+    view: Site, names: Sequence[str], *, all_may_be_off: bool = False
+) -> tuple[dict[str, EtcdHost], dict[str, str]]:
     """What each host tells, and why others could not be asked: one that is off is no reason to know nothing.
 
     Raises:
-        HostError: None of them could be asked.
+        HostError: None of them could be asked, unless `all_may_be_off`.
     """
     outcomes = each(names, lambda name: parse_host(name, view.ask(name, queries.ETCD_HOST)))
     found = {o.item: o.value for o in outcomes if o.value is not None}
     failed = [o for o in outcomes if o.error is not None]
     for outcome in failed:
-        if outcome.error and (not found or not isinstance(outcome.error, HostError)):
+        if outcome.error and (not (found or all_may_be_off) or not isinstance(outcome.error, HostError)):
             raise outcome.error
     return found, {o.item: str(o.error) for o in failed}

@@ -8,17 +8,16 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from orchestrator import drills
 from orchestrator.actions.backups import STAGING
+from orchestrator.away import of_record
 from orchestrator.backup import records
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import quorum, serves
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.hostfacts import parse_api
-from orchestrator.cluster.model import Node
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
 from orchestrator.engine.together import together
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.backup.records import Record
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.cluster.etcdhosts import EtcdHost
+    from orchestrator.cluster.model import Node
     from orchestrator.engine.plan import Plan
     from orchestrator.library import Library, Proven
 
@@ -180,7 +180,7 @@ def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], Non
         if record is None:
             raise
         say(f"the API does not answer ({err}): control planes are those of the snapshot's record")
-        found = tuple(Node.at(p.name, _host(p.peer_urls[0])) for p in record.members)
+        found = of_record(record)
     for name in wish.dead:
         if name not in {n.name for n in found}:
             raise BadUsage(f"--dead={name} is no control plane", remedy=f"one of: {', '.join(n.name for n in found)}")
@@ -188,10 +188,6 @@ def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], Non
     if not left:
         raise Refused("no control plane is left to restore on", remedy="rebuild one first, under its old name")
     return left
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or ""
 
 
 def _plane(node: Node, host: EtcdHost, *, hears: bool) -> planner.Plane:

@@ -13,6 +13,7 @@ from orchestrator.cli.options import (
     Context,
     DryRunChoice,
     DryRunOption,
+    From,
     Kubeconfig,
     LogFormat,
     LogFormatOption,
@@ -40,6 +41,11 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NAME", help="A control plane to ask, without the API; repeatable."),
+    ] = None,
+    source: From = None,
     ssh: Ssh = False,
     output: OutputOption = Output.TABLE,
     log_format: LogFormatOption = LogFormat.TEXT,
@@ -48,16 +54,19 @@ def status(
 ) -> None:
     """Show each member of etcd: version, addresses, certificates, data, health, sizes, latencies.
 
-    Members are asked directly, and their hosts looked at; no etcdctl is needed on a host.
+    Members are asked directly, and their hosts looked at; no etcdctl is needed on a host. Where the API does not
+    answer, control planes are those of the newest snapshot of this cluster, or of a run from here.
     """
-    from orchestrator import etcds  # noqa: PLC0415
+    from orchestrator import away  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show  # noqa: PLC0415
+    from orchestrator.library import Library, home  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
     from orchestrator.report import etcd as report  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format, patience_s=PATIENCE_S, ssh=ssh)
-    found = etcds.survey(app)
+    names = tuple(dict.fromkeys(name.removeprefix("node/") for name in node or ()))
+    found = away.survey(app, Library(app, [*(source or ()), str(home())]), names, say)
     show(output, "EtcdStatus", bodies.body(report.document(found)), report.table(found))
 
 

@@ -110,7 +110,7 @@ class Etcd:
     """A cluster's etcd.
 
     Attributes:
-        cluster: The cluster's name, of kubeadm's configuration.
+        cluster: The cluster's name, of kubeadm's configuration; "" where that is not known.
         at: Seconds since the epoch.
         hosts: By node, of the control planes, and of whoever else has a member.
         facts: The members, asked directly.
@@ -145,7 +145,15 @@ class Etcd:
     def troubles(self) -> tuple[str, ...]:
         """All that is not as it should be."""
         facts = self.facts
-        return etcd.troubles(facts.members, facts.statuses, facts.health) if facts.members else ()
+        if facts.members:
+            return etcd.troubles(facts.members, facts.statuses, facts.health)
+        # Without a quorum no member lists the members, though each tells how it is itself.
+        return tuple(f"{name}: etcd runs, but {host.health or 'lists no members'}" for name, host in self.running)
+
+    @property
+    def running(self) -> tuple[tuple[str, EtcdHost], ...]:
+        """Hosts on which there is a process."""
+        return tuple((name, host) for name, host in self.hosts.items() if host.runs)
 
 
 def parse_host(node: str, answer: str) -> EtcdHost:

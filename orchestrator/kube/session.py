@@ -7,10 +7,12 @@ Nothing is retried here: `kube.cluster` retries, by the named policies.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -94,6 +96,18 @@ class Session:
     def client_certificate(self) -> str | None:
         """Path of the client certificate in use, or None."""
         return self._configuration.cert_file or None
+
+    @property
+    def authority(self) -> str:
+        """SHA-256 of the certificates that the server's own is checked by, in hex; "" where there are none to read.
+
+        Source: kubeadm writes the bytes of `/etc/kubernetes/pki/ca.crt` into its kubeconfigs.
+        """
+        path = self._configuration.ssl_ca_cert
+        try:
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+        except OSError:
+            return ""
 
     @property
     def bearer_token(self) -> str:

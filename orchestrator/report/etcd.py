@@ -20,13 +20,11 @@ _LABEL = 14
 
 def table(found: Etcd) -> str:
     """Members, then where everything is on each host."""
-    lines = [f"{'cluster':<{_LABEL}}{found.cluster}"]
+    lines = [f"{'cluster':<{_LABEL}}{found.cluster or 'its name is not known'}"]
     if found.external:
         lines += wrapped(f"{'etcd':<{_LABEL}}on other machines: {found.external}", _LABEL)
     if not found.facts.members:
-        stopped = [name for name, host in found.hosts.items() if host.how == "stopped"]
-        told = f"no member answers; stopped on {', '.join(stopped)}" if stopped else "no member on these hosts"
-        lines.append(f"{'members':<{_LABEL}}{told}")
+        lines.append(f"{'members':<{_LABEL}}{_silent(found)}")
     else:
         lines += ["", "MEMBERS", *columns(_HEAD, (_row(found, m) for m in found.facts.members))]
     attention = [f"{node} could not be asked: {why}" for node, why in found.unreached.items()]
@@ -37,6 +35,18 @@ def table(found: Etcd) -> str:
         if host.how:
             lines += ["", *_host(host, found.at)]
     return "\n".join(lines)
+
+
+def _silent(found: Etcd) -> str:
+    """Where etcd is, when none of its members tells."""
+    if found.unreached and not found.hosts:
+        return "no host could be asked"
+    states = (
+        ("runs on", [name for name, _ in found.running]),
+        ("stopped on", [name for name, host in found.hosts.items() if host.how == "stopped"]),
+    )
+    told = [f"{what} {', '.join(names)}" for what, names in states if names]
+    return "; ".join(["no member answers", *told]) if told else "no member on these hosts"
 
 
 _HEAD = ("NODE", "MEMBER", "ROLE", "VERSION", "HEALTH", "SIZE", "IN USE", "QUOTA", "RAFT INDEX")
@@ -55,9 +65,11 @@ def _row(found: Etcd, member: Member) -> tuple[str, ...]:
 
 
 def _host(host: EtcdHost, at: float) -> Iterator[str]:
-    flags, place = host.flags, host.place
+    flags, place, manifest = host.flags, host.place, host.manifest
     yield f"{host.node}  ({host.how}{', etcd ' + host.version if host.version else ''})"
     rows = [
+        ("process", "none; its manifest is there" if host.how == "stopped" else ""),
+        ("image", manifest.image if manifest and host.how == "stopped" else ""),
         ("clients", flags.get("listen-client-urls", "")),
         ("peers", flags.get("listen-peer-urls", "")),
         ("certificate", flags.get("cert-file", "")),

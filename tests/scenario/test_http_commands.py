@@ -525,6 +525,17 @@ def test_progress_for_programs_is_one_json_object_a_line(run, cluster):
     assert all(e["level"] in ("debug", "info", "warning", "error") and e["at"].endswith("Z") for e in events)
 
 
+def test_the_status_of_etcd_without_an_api_and_without_anything_known_says_how_to_name_hosts(run, cluster):
+    cluster().on("GET", "/api/v1/nodes", said(401, "Unauthorized"))
+
+    result = run("etcd", "status")
+
+    assert result.code == 12
+    assert (
+        "remedy: or name control planes, which are asked over SSH: orchestrator etcd status --node NAME" in result.err
+    )
+
+
 def test_status_for_people_names_cluster_nodes_and_etcd(run, cluster):
     api = cluster(nodes=two_nodes(), pods=[wire.pod("a")], budgets=[wire.budget()])
 

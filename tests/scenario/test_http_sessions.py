@@ -1,6 +1,7 @@
 """Which cluster is meant, with which credentials, and what is said when that does not work."""
 
 import base64
+import hashlib
 import json
 import os
 import sys
@@ -314,6 +315,25 @@ def test_a_server_with_a_certificate_of_the_authority_is_trusted(tmp_path, certi
         answer = server.session(tmp_path).send("GET", NODE, timeout_s=5.0)
 
     assert answer.status == 200
+
+
+def test_the_authority_of_a_kubeconfig_is_known_by_the_sum_of_its_certificate(tmp_path):
+    (tmp_path / "ca.crt").write_bytes(b"ca.crt")
+    held = {"certificate-authority-data": base64.b64encode(b"ca.crt").decode()}
+    wanted = hashlib.sha256(b"ca.crt").hexdigest()
+
+    for cluster, sum_ in [(held, wanted), ({"certificate-authority": str(tmp_path / "ca.crt")}, wanted), ({}, "")]:
+        path = written(tmp_path / "k", server="https://127.0.0.1:1", cluster=cluster)
+        assert connect(path, None).authority == sum_
+
+
+def test_an_authority_whose_file_is_gone_is_none(tmp_path):
+    (tmp_path / "ca.crt").write_bytes(b"ca.crt")
+    held = {"certificate-authority": str(tmp_path / "ca.crt")}
+    session = connect(written(tmp_path / "k", server="https://127.0.0.1:1", cluster=held), None)
+    (tmp_path / "ca.crt").unlink()
+
+    assert session.authority == ""
 
 
 def test_a_server_of_another_authority_is_not_trusted(tmp_path, certificates):

@@ -1,0 +1,114 @@
+"""etcd looked at while the API is away: where control planes are is known from snapshots' records, or from runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from orchestrator import etcds
+from orchestrator.cluster.model import Node
+from orchestrator.engine import runs
+from orchestrator.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestrator.app import App
+    from orchestrator.backup.records import Record
+    from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.engine.journal import Contents
+    from orchestrator.library import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Hosts that had etcd.
+
+    Attributes:
+        source: Who says so, for people.
+        cluster: The cluster's name, "" where that is not known.
+    """
+
+    nodes: tuple[Node, ...]
+    source: str
+    cluster: str = ""
+
+
+def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str], None]) -> Etcd:
+    """As `etcds.survey`, also where the API does not answer; that no host can be asked is an answer then.
+
+    Args:
+        app: The cluster.
+        library: Where snapshots are looked for.
+        named: Control planes to ask; then the API is not asked at all.
+        say: Told where control planes are known from.
+
+    Raises:
+        ApiError: It does not answer, and nothing is known of where control planes are.
+        Refused: It answers, and the cluster has no control plane.
+        HostError: It answers, and no host could be asked.
+    """
+    if named:
+        noted: dict[str, tuple[str, str]] = next((run.meta[runs.HOSTS] for run in _runs(app)), {})
+        nodes = tuple(Node.at(name, *noted.get(name, (name,))) for name in named)
+        return _ask(app, Known(nodes, "--node"), "the API is not asked", say)
+    try:
+        return etcds.survey(app)
+    except ApiError as err:
+        known = _of_snapshot(app, library, say) or _of_run(app)
+        if known is None:
+            err.remedy += "\nor name control planes, which are asked over SSH: orchestrator etcd status --node NAME"
+            raise
+        return _ask(app, known, f"the API does not answer ({err})", say)
+
+
+def of_record(record: Record) -> tuple[Node, ...]:
+    """The hosts of the members that there were when a snapshot was taken; one that had never started has no name."""
+    return tuple(Node.at(p.name, urlsplit(p.peer_urls[0]).hostname or "") for p in record.members if p.name)
+
+
+def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
+    names = [node.name for node in known.nodes]
+    say(f"{why}: control planes are those of {known.source}: {', '.join(names)}")
+    app.machines.know(known.nodes)
+    return etcds.look(app.reader, names, known.cluster, app.clock.wall())
+
+
+def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Known | None:
+    """By the newest snapshot of this cluster: its authority is the kubeconfig's, or a run on this server took it."""
+    took = {run.run for run in _runs(app)}
+    mine = {app.session.authority} - {""}
+    found, failed = library.catalogues()
+    for url, err in failed:
+        say(f"{url} could not be read: {err}")
+    held = (h.record for each in found for h in each.held)
+    ours = [r for r in held if r.members and (r.authority in mine or r.run in took)]
+    newest = max(ours, key=lambda r: r.at, default=None)
+    return Known(of_record(newest), f"snapshot {newest.name}", newest.cluster) if newest else None
+
+
+def _of_run(app: App) -> Known | None:
+    """By the newest run whose plan names control planes; else by the newest, of all hosts that it knew."""
+    noted = list(_runs(app))
+    for run in noted:
+        if planes := _planes(run):
+            return _noted(app, run, planes)
+    return _noted(app, noted[0], sorted(noted[0].meta[runs.HOSTS])) if noted else None
+
+
+def _noted(app: App, run: Contents, names: Sequence[str]) -> Known:
+    if run.meta.get("ssh"):
+        app.settings = replace(app.settings, ssh=True)
+    return Known(tuple(Node.at(name, *run.meta[runs.HOSTS][name]) for name in names), f"run {run.run}")
+
+
+def _planes(run: Contents) -> list[str]:
+    named = {name for step in run.plan.steps() for name in step.params.get("control_planes", ())}
+    return sorted(named & run.meta[runs.HOSTS].keys())
+
+
+def _runs(app: App) -> Iterator[Contents]:
+    """Runs on this cluster that noted where hosts are, the newest first."""
+    server = app.session.server
+    return (run for run in runs.known() if run.meta.get("server") == server and run.meta.get(runs.HOSTS))
