@@ -75,8 +75,9 @@ def nodes(situation: Situation) -> Iterator[Finding]:
 def etcd(situation: Situation) -> Iterator[Finding]:
     """Members, what is left when one stops, alarms, sizes and versions."""
     facts, planes = situation.etcd, situation.planes
+    static = any("etcd" in host.manifests for host in planes)
     if not facts.members:
-        if any("etcd" in host.manifests for host in planes):
+        if static:
             text = "no etcd member could be asked, though control planes have one"
             remedy = "crictl ps -a --name etcd on a control plane"
             yield Finding("EtcdHealth", Severity.FORBIDDEN, CLUSTER, text, remedy)
@@ -94,9 +95,14 @@ def etcd(situation: Situation) -> Iterator[Finding]:
     for trouble in members.troubles(facts.members, facts.statuses, facts.health):
         remedy = "repair that member first: etcdctl member list, crictl logs of its etcd"
         yield Finding("EtcdHealth", Severity.ERROR, CLUSTER, f"etcd: {trouble}", remedy)
-    yield from _quorum(situation)
     yield from _sizes(situation)
-    yield from _etcd_versions(situation)
+    if static:
+        yield from _quorum(situation)
+        yield from _etcd_versions(situation)
+    elif planes:
+        text = "etcd is no static pod: kubeadm neither upgrades nor copies it, and this upgrade takes no snapshot of it"
+        remedy = "take one first: orchestrator etcd backup"
+        yield Finding("ExternalEtcd", Severity.WARNING, CLUSTER, text, remedy)
 
 
 def _snapshot_command(host: HostFacts) -> str:

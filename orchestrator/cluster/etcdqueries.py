@@ -6,32 +6,54 @@ from orchestrator.cluster.frame import DATA_OF, FRAME, Query
 
 # The member of etcd that runs on a host, and etcd's own programs, which are in its container and seldom elsewhere. What
 # they write is on the host, for only their root is looked through. Source: proc(5), `/proc/PID/root`. `started_by`
-# is a command that takes the client as its words, where it is not started as it is.
+# is a command that takes the client as its words, where it is not started as it is. `etcdctl` leaves no variable
+# behind: the scripts around it have a `file` of their own, which they remove.
+# Source of `flag`: etcd's documentation, "Configuration options": a flag wins over its variable; with --config-file
+# both are ignored, and keys of that file are flags' names, those of TLS in two sections of their own. Where nothing is
+# said it listens to clients on http://localhost:2379.
 MEMBER = r"""
 started_by=
 pid=$(pidof -s etcd) || pid=
 root=; [ -z "$pid" ] || root="/proc/$pid/root"
-flag() {
+given() {
   value=$(tr '\0' '\n' < "/proc/$pid/cmdline" | sed -n -e "s/^--*$1=//p" -e "/^--*$1\$/{n;p;}" | tail -n 1)
   name=ETCD_$(echo "$1" | tr a-z- A-Z_)
   [ -n "$value" ] || value=$(tr '\0' '\n' < "/proc/$pid/environ" | sed -n "s/^$name=//p" | tail -n 1)
   echo "$value"
+}
+settings=; [ -z "$pid" ] || settings=$(given config-file 2> /dev/null)
+flag() {
+  if [ -z "$settings" ]; then given "$1"; return; fi
+  case $1 in
+    peer-cert-file|peer-key-file|peer-trusted-ca-file) set -- "${1#peer-}" peer-transport-security ;;
+    cert-file|key-file|trusted-ca-file|client-cert-auth) set -- "$1" client-transport-security ;;
+  esac
+  awk -v key="$1:" -v wanted="${2:-}" '
+    /^[^ #]/ { section = "" }
+    /^[^ #]+: *(#.*)?$/ { section = substr($1, 1, length($1) - 1) }
+    $1 == key && section == wanted {
+      sub(/^[^:]*: */, ""); sub(/ +#.*/, ""); gsub(/^["\047]|["\047] *$/, ""); print; exit
+    }' "$root$settings"
 }
 tool() {
   for dir in "$root/usr/local/bin" "$root/usr/bin" "$root/bin" /usr/local/bin /usr/bin; do
     if [ -x "$dir/$1" ]; then echo "$dir/$1"; return; fi
   done
 }
-etcdctl() {
+etcdctl() (
   urls=$(flag listen-client-urls | tr , '\n')
   url=$(echo "$urls" | grep -E '//(127\.0\.0\.1|localhost|\[::1\])[:/]' | sed 1q)
   [ -n "$url" ] || url=$(flag advertise-client-urls | cut -d, -f1)
+  [ -n "$url" ] || url=http://localhost:2379
   set -- --endpoints="$url" --command-timeout="${patience:-5s}" -w json "$@"
   case $url in https:*)
-    set -- --cacert="$root$(flag trusted-ca-file)" --cert="$root$(flag cert-file)" --key="$root$(flag key-file)" "$@"
+    for each in trusted-ca-file=cacert cert-file=cert key-file=key; do
+      file=$(flag "${each%=*}")
+      [ -z "$file" ] || set -- "--${each#*=}=$root$file" "$@"
+    done
   esac
   $started_by "$(tool etcdctl)" "$@"
-}
+)
 """
 
 # Where a static pod does not run there is its image: `mount_of NAME` mounts it at `$mount`, which is empty where that
@@ -64,17 +86,12 @@ packed() {
 # whose images have no shell. An answer of some members comes with an exit code of 1.
 _ETCD = (
     FRAME
+    + MEMBER
     + r"""
 here='--etcd-servers=https://\(127\.0\.0\.1\|localhost\|\[::1\]\):'
 if [ -f /etc/kubernetes/manifests/etcd.yaml ] || grep -q -s -e "$here" /etc/kubernetes/manifests/kube-apiserver.yaml
 then head stacked; fi
-pid=$(pidof -s etcd) || exit 0
-bin="/proc/$pid/root/usr/local/bin"; [ -x "$bin/etcdctl" ] || bin="/proc/$pid/root/usr/bin"
-pki=/etc/kubernetes/pki/etcd
-etcdctl() {
-  "$bin/etcdctl" --endpoints=https://127.0.0.1:2379 --cacert="$pki/ca.crt" --cert="$pki/server.crt" \
-    --key="$pki/server.key" --command-timeout=5s -w json "$@"
-}
+[ -n "$pid" ] || exit 0
 ask members etcdctl member list
 ask status etcdctl endpoint status --cluster
 ask health etcdctl endpoint health --cluster

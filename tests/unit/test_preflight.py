@@ -228,6 +228,18 @@ def test_an_etcd_elsewhere_is_said_not_to_be_looked_at():
     assert found(situation(worker(), etcd=EtcdFacts()), "ExternalEtcd", "EtcdHealth") == []
 
 
+def test_an_etcd_that_is_no_static_pod_is_looked_at_and_said_not_to_be_touched():
+    bare = plane(manifests={n: m for n, m in plane().manifests.items() if n != "etcd"})
+    facts = replace(etcd(2, version="3.5.21"), alarms=("NOSPACE on member ff",))
+    old = situation(bare, worker(), to=(parse("v1.34.1"),), etcd=facts)
+
+    assert "takes no snapshot" in only(old, "ExternalEtcd").text
+    assert only(old, "ExternalEtcd").remedy == "take one first: orchestrator etcd backup"
+    assert only(old, "EtcdAlarm")
+    assert found(old, "EtcdQuorum", "EtcdVersion") == []
+    assert found(situation(worker(), etcd=etcd()), "ExternalEtcd") == []
+
+
 GB = 2**30
 
 
