@@ -170,7 +170,7 @@ class App:
         """The hosts behind the nodes."""
         from orchestrator.site import Machines  # noqa: PLC0415
 
-        return Machines(self._host_of, self.clock, runs.root().parent / "snapshots", self.elsewhere)
+        return Machines(self._host_of, self.clock, runs.snapshots(), self.elsewhere)
 
     @cached_property
     def pool(self) -> Pool:

@@ -68,6 +68,15 @@ def of_record(record: Record) -> tuple[Node, ...]:
     return tuple(Node.at(p.name, urlsplit(p.peer_urls[0]).hostname or "") for p in record.members if p.name)
 
 
+def ours(app: App, found: Sequence[Record]) -> list[Record]:
+    """Those of this cluster: their authority is the kubeconfig's; without any, what runs on this server took."""
+    authority = app.session.authority
+    if same := [r for r in found if authority and r.authority == authority]:
+        return same
+    took = {run.run for run in _runs(app)} if found else ()
+    return [r for r in found if r.run in took]
+
+
 def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
     names = [node.name for node in known.nodes]
     say(f"{why}: control planes are those of {known.source}: {', '.join(names)}")
@@ -76,15 +85,12 @@ def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
 
 
 def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Known | None:
-    """By the newest snapshot of this cluster: its authority is the kubeconfig's, or a run on this server took it."""
-    took = {run.run for run in _runs(app)}
-    mine = {app.session.authority} - {""}
+    """By the newest snapshot of this cluster."""
     found, failed = library.catalogues()
     for url, err in failed:
         say(f"{url} could not be read: {err}")
-    held = (h.record for each in found for h in each.held)
-    ours = [r for r in held if r.members and (r.authority in mine or r.run in took)]
-    newest = max(ours, key=lambda r: r.at, default=None)
+    held = ours(app, [h.record for each in found for h in each.held if h.record.members])
+    newest = max(held, key=lambda r: r.at, default=None)
     return Known(of_record(newest), f"snapshot {newest.name}", newest.cluster) if newest else None
 
 

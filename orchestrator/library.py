@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def home() -> Path:
     """Where snapshots of this user are kept unless another destination is named."""
-    return runs.root().parent / "snapshots"
+    return runs.snapshots()
 
 
 class Library:

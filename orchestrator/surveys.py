@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.cluster.overview import Status, overview
+from orchestrator.cluster.overview import Backup, Status, overview
 from orchestrator.cluster.unmanaged import UnmanagedPods, unmanaged
+from orchestrator.engine import runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,22 @@ def status(app: App) -> Status:
         seen=seen,
         serving_end=told.serving_certificate_end(),
         credentials=told.credentials(),
+        backup=last_backup(app),
     )
+
+
+def last_backup(app: App) -> Backup:
+    """The newest snapshot of the cluster in this user's own directory; destinations elsewhere are not asked."""
+    if not runs.snapshots().is_dir():
+        return Backup()
+    from orchestrator.away import ours  # noqa: PLC0415  not for those who make no backups here
+    from orchestrator.library import Library  # noqa: PLC0415
+
+    found, failed = Library(app, [str(runs.snapshots())]).catalogues()
+    now = app.clock.wall()  # one that is dated in the future was so by a wrong clock
+    whole = [h.record for each in found for h in each.held if not h.wrong and h.record.at <= now]
+    newest = max(ours(app, whole), key=lambda record: record.at, default=None)
+    return Backup(newest.name, newest.at) if newest else Backup(unread="; ".join(str(err) for _, err in failed))
 
 
 def unmanaged_pods(app: App, nodes: Sequence[str]) -> UnmanagedPods:

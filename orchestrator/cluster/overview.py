@@ -185,6 +185,21 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class Backup:
+    """The newest snapshot of the cluster that is whole in this user's own directory.
+
+    Attributes:
+        name: "" when none is known.
+        at: When it was taken, in seconds since the epoch; None when none is known.
+        unread: Why the directory could not be read; "" when it could.
+    """
+
+    name: str = ""
+    at: float | None = None
+    unread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """A cluster at a glance, and how it is reached.
 
@@ -202,6 +217,7 @@ class Status:
     seen: Overview
     serving_end: float | None
     credentials: Credentials
+    backup: Backup = Backup()
 
 
 def overview(

@@ -51,6 +51,11 @@ def root() -> Path:
     return own("XDG_STATE_HOME", ".local", "state") / "runs"
 
 
+def snapshots() -> Path:
+    """Where this user's snapshots of etcd are kept, unless another place is named."""
+    return root().parent / "snapshots"
+
+
 def directory(run: str) -> Path:
     """The directory of a run."""
     return root() / run

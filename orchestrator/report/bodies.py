@@ -64,7 +64,7 @@ def cluster_status(status: Status) -> shapes.ClusterStatus:
         certificates=shapes.CertificatesShape(
             iso(status.serving_end), shapes.CredentialsShape(credentials.kind, iso(credentials.end), credentials.renews)
         ),
-        backup=shapes.BackupShape(None),
+        backup=shapes.BackupShape(iso(status.backup.at), status.backup.name),
     )  # fmt: skip
 
 

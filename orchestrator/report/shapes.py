@@ -163,6 +163,7 @@ class BackupShape(Shape):
     """The last verified backup."""
 
     last_verified: str | None
+    name: str
 
 
 class ClusterStatus(Shape):

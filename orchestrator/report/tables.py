@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.cluster.applications import Application
     from orchestrator.cluster.checkup import Credentials, Finding
     from orchestrator.cluster.model import Pod
-    from orchestrator.cluster.overview import Etcd, NodeState, Overview, Status
+    from orchestrator.cluster.overview import Backup, Etcd, NodeState, Overview, Status
     from orchestrator.cluster.unmanaged import Consequence, Unmanaged, UnmanagedPods
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def status(found: Status, *, everything: bool) -> str:
         ("applications", _applications_line(seen)),
         ("etcd", _etcd_line(seen.etcd)),
         ("certificates", f"API server's {_end(found.serving_end, at)}; {_credentials(found.credentials, at)}"),
-        ("last backup", "none known"),
+        ("last backup", _backup_line(found.backup, at)),
     )
     lines = [line for label, text in head for line in wrapped(f"{label:<{_LABEL}}{text}", _LABEL)]
     sections = (
@@ -53,6 +53,12 @@ def status(found: Status, *, everything: bool) -> str:
         ("APPLICATIONS", _applications_table(seen.applications, rows)),
     )
     return "\n".join(lines + [line for title, section in sections if section for line in ("", title, *section)])
+
+
+def _backup_line(last: Backup, at: float) -> str:
+    if last.unread:
+        return f"not known: {last.unread}"
+    return f"{ago(at - last.at)} ago, {last.name}" if last.at is not None else "none known here"
 
 
 def _nodes_line(seen: Overview) -> str:

@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator import away, etcds
+from orchestrator import away, etcds, surveys
 from orchestrator.backup.records import Peer
 from orchestrator.cluster.model import Node
+from orchestrator.cluster.overview import Backup
 from orchestrator.engine import runs
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.errors import ApiUnreachable, BackupError, HostError
+from orchestrator.errors import ApiUnreachable, BackupError, HostError, StoreError
+from orchestrator.library import Library
 from orchestrator.report import etcd as report
 from tests.fakes.site_world import Desk
 
@@ -235,3 +237,40 @@ def test_a_control_plane_without_etcd_makes_no_external_one_of_the_others(three)
     three.site.external = "https://198.18.0.11:2379,https://198.18.0.12:2379"
 
     assert survey(three).external == ""
+
+
+# ---- the last backup, in `status` -------------------------------------------------------------------------------
+
+
+def test_the_newest_whole_snapshot_of_the_cluster_here_is_the_last_backup(three):
+    def held(ago_s, **changes):
+        return three.world.hold(runs.snapshots(), ago_s, **changes)
+
+    held(7200.0)
+    wanted = held(3600.0)
+    held(1800.0, authority="0" * 64)
+    held(-60.0)
+    broken = held(60.0)
+    (runs.snapshots() / broken.data.file).unlink()
+
+    assert surveys.last_backup(three.app) == Backup(wanted.name, wanted.at)
+
+
+def test_without_a_directory_of_snapshots_there_is_none_and_nothing_is_loaded(three):
+    three.app = None
+
+    assert surveys.last_backup(three.app) == Backup()
+
+
+def test_a_directory_without_one_of_the_cluster_has_none(three):
+    three.world.hold(runs.snapshots(), 60.0, authority="0" * 64)
+
+    assert surveys.last_backup(three.app) == Backup()
+
+
+def test_a_directory_that_cannot_be_read_is_told(three, monkeypatch):
+    runs.snapshots().mkdir()
+    failed = (("/x", StoreError("/x cannot be read", remedy="look")),)
+    monkeypatch.setattr(Library, "catalogues", lambda self: ((), failed))
+
+    assert surveys.last_backup(three.app).unread == "/x cannot be read"

@@ -17,7 +17,7 @@ from orchestrator.cluster.model import (
     Taint,
     Workload,
 )
-from orchestrator.cluster.overview import Status, overview
+from orchestrator.cluster.overview import Backup, Status, overview
 from orchestrator.cluster.unmanaged import UnmanagedPods, unmanaged
 from orchestrator.report import bodies, shapes, tables
 from orchestrator.report.text import WIDTH, ago, columns, count, limited, names
@@ -79,6 +79,18 @@ def test_an_empty_cluster_is_told_without_empty_sections():
     assert "kubelets      none" in text
     assert "ATTENTION" not in text
     assert "APPLICATIONS" not in text
+
+
+@pytest.mark.parametrize(
+    ("backup", "text"),
+    [
+        (Backup(), "last backup none known here"),
+        (Backup("prod-20270115T090000Z-r7", NOW - 7200), "last backup 2 h ago, prod-20270115T090000Z-r7"),
+        (Backup(unread="/x cannot be read"), "last backup not known: /x cannot be read"),
+    ],
+)
+def test_the_last_backup_is_told_with_its_age_and_name(backup, text):
+    assert text in flat(shown(status(backup=backup)))
 
 
 def test_the_head_counts_what_there_is():
