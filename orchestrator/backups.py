@@ -13,7 +13,6 @@ from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed
 from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
-from orchestrator.cluster.etcd import serves
 from orchestrator.engine import runs
 from orchestrator.errors import ApiError, BackupError, HostError, Refused
 from orchestrator.library import Library, home
@@ -90,7 +89,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         say(f"{err}; {node} was named")
     for alarm in found.facts.alarms:
         say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
-    _refuse_full(found, node)
+    _refuse_full(found)
     for url in (u for u in where if recipients and placed(u).file):
         say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
     if wish.recovery and not recipients:
@@ -130,15 +129,18 @@ def unfinished() -> tuple[str, ...]:
 def _source(found: Etcd, wanted: str) -> str:
     """The node of a healthy member, a follower where there is one. Source: a learner cannot be read from."""
     if found.external:
+        if found.sources and wanted in ("", found.through):
+            return found.through
         raise Refused(
-            f"etcd is on other machines ({found.external}), which cannot be reached from here",
-            remedy="back it up there: etcdctl snapshot save; `orchestrator etcd verify FILE` proves it",
+            f"etcd is on other machines ({found.external}), and "
+            f"{wanted or 'no control plane'} reaches no member that is well",
+            remedy="have etcdctl on a control plane, or back it up there: etcdctl snapshot save; "
+            "`orchestrator etcd verify FILE` proves it",
         )
     able: dict[str, bool] = {}
-    for member in found.facts.members:
+    for member in found.sources:
         status, node = found.status_of(member), found.node_of(member)
-        # Want of space is no reason: it is when a snapshot is wanted most.
-        if status and node and not member.learner and serves(found.health_of(member)):
+        if status and node:
             able[node] = status.leader == status.id
     if wanted and wanted not in able:
         known = ", ".join(able) or "none"
@@ -176,12 +178,12 @@ def _superseded() -> None:
                     file.unlink(missing_ok=True)
 
 
-def _refuse_full(found: Etcd, node: str) -> None:
-    status = found.hosts[node].status
+def _refuse_full(found: Etcd) -> None:
+    size = max((s.db_size_bytes for s in found.facts.statuses), default=0)
     place = home()
     while not place.exists():  # a dry run makes nothing
         place = place.parent
-    free, needed = shutil.disk_usage(place).free, _ROOM * (status.db_size_bytes if status else 0)
+    free, needed = shutil.disk_usage(place).free, _ROOM * size
     if free < needed:
         raise Refused(
             f"{place} has {free} bytes free; a snapshot on its way needs {needed:.0f}",

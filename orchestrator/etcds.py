@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from orchestrator.actions.members import members
+from orchestrator.actions.members import elsewhere, members
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcd import NOSPACE
 from orchestrator.cluster.etcdhosts import Etcd, parse_hash, parse_host
@@ -69,7 +69,12 @@ def _of(view: Site, cluster: str, at: float, found: dict[str, EtcdHost], unreach
     ours = any(host.how for host in found.values())
     external = "" if ours else next((host.servers for host in found.values() if host.external), "")
     members_at = [name for name, host in found.items() if host.runs]
-    return Etcd(cluster, at, found, members(view, members_at), external, unreached)
+    if not external:
+        return Etcd(cluster, at, found, members(view, members_at), unreached=unreached)
+    for through in (name for name, host in found.items() if host.external):
+        if (facts := elsewhere(view, through)).members:
+            return Etcd(cluster, at, found, facts, external, through, unreached)
+    return Etcd(cluster, at, found, members(view, ()), external, unreached=unreached)
 
 
 def hashes_at(view: Site, names: Sequence[str], revision: int) -> dict[str, int | None]:

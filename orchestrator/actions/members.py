@@ -40,6 +40,16 @@ def members(site: Site, control_planes: Iterable[str]) -> EtcdFacts:
     return EtcdFacts(stacked=stacked)
 
 
+def elsewhere(site: Site, node: str) -> EtcdFacts:
+    """Members on other machines, as a control plane's API server reaches them; none where no client is on its host.
+
+    Raises:
+        FactUnreadable: etcd answered in a form that is not known.
+        HostError: The host could not be asked.
+    """
+    return parse_etcd(site.ask(node, queries.ETCD_ELSEWHERE))
+
+
 def until_spared(hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
     """Return once etcd on the step's node may restart: the others are a quorum without it.
 

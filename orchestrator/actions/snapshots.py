@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator import __version__
-from orchestrator.actions.members import members
+from orchestrator.actions.members import elsewhere, members
 from orchestrator.actions.packages import looked
 from orchestrator.backup import records
 from orchestrator.backup.directory import DirectoryStore
@@ -13,7 +13,7 @@ from orchestrator.backup.records import Part, Peer, Record
 from orchestrator.backup.snapshot import examine, intact
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_host
-from orchestrator.cluster.etcdqueries import MEMBER
+from orchestrator.cluster.etcdqueries import ELSEWHERE, MEMBER
 from orchestrator.cluster.kubeadm import CLUSTER, cluster_name
 from orchestrator.engine.host import STATE, demand
 from orchestrator.engine.plan import Done, Needed
@@ -41,9 +41,10 @@ FETCH_S = 1800.0
 _SAVE = (
     "set -u; umask 077"
     + MEMBER
+    + ELSEWHERE
     + r"""
 file=$1 patience=$2 needed=$3 share=$4
-[ -n "$pid" ] || { echo "no etcd runs on this host" >&2; exit 3; }
+[ -n "$pid$remote" ] || { echo "no etcd runs on this host" >&2; exit 3; }
 [ -n "$(tool etcdctl)" ] || { echo "there is no etcdctl, neither on this host nor in etcd's container" >&2; exit 4; }
 dir=$(dirname -- "$file")
 unit="orchestrator-snapshot-$(basename -- "$dir")"
@@ -109,7 +110,7 @@ class Snapshot:
         path = f"{STATE}/{step.params['plan']}/{step.params['file'].rpartition('/')[2]}"
         host, timeout_s = hands.host(step.node), step.timeout_s or FETCH_S
         found = parse_host(step.node, hands.ask(step.node, queries.ETCD_HOST))
-        needed = int(_ROOM * found.status.db_size_bytes) if found.status else 0
+        needed = int(_ROOM * _size_bytes(hands, found))
         share = "" if step.params["reason"] == "pre-restore" else _SHARE
         words = [path, f"{timeout_s:.0f}s", str(needed), share]
         done = host.run(["sh", "-c", _SAVE, "sh", *words], timeout_s=timeout_s, repeatable=True)
@@ -135,6 +136,13 @@ class Snapshot:
         return self._proven.get(path) == _version(path)
 
 
+def _size_bytes(view: Site, found: EtcdHost) -> int:
+    """Of the database, of the largest where it is on other machines; 0 when nobody tells."""
+    if found.external:
+        return max((s.db_size_bytes for s in elsewhere(view, found.node).statuses), default=0)
+    return found.status.db_size_bytes if found.status else 0
+
+
 def _version(path: Path) -> tuple[int, ...]:
     """Of a file: another one after anything was written to it, or it was replaced."""
     found = path.stat()
@@ -148,7 +156,7 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
         name = cluster_name(view.configuration())
     except ApiError:  # in a restore it may be away: what matters is in the member
         name = CLUSTER
-    facts = members(view, (step.node,))
+    facts = elsewhere(view, step.node) if found.external else members(view, (step.node,))
     cluster_id = next((s.cluster for s in facts.statuses), 0)
     return Record(
         name=records.named(name, at, proven.revision),
@@ -159,7 +167,7 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
         cluster_id=f"{cluster_id:x}",
         authority=found.authority,
         node=step.node,
-        etcd=found.version,
+        etcd=found.version or next((s.version for s in facts.statuses), ""),
         storage=proven.storage,
         kubernetes=str(looked(view, step.node).server or ""),
         revision=proven.revision,

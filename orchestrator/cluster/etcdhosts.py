@@ -115,6 +115,7 @@ class Etcd:
         hosts: By node, of the control planes, and of whoever else has a member.
         facts: The members, asked directly.
         external: What API servers use where etcd is on other machines: their `--etcd-servers`.
+        through: The control plane from whose host that one was asked; "" when it was not.
         unreached: Node -> why its host could not be asked.
     """
 
@@ -123,6 +124,7 @@ class Etcd:
     hosts: Mapping[str, EtcdHost]
     facts: EtcdFacts
     external: str = ""
+    through: str = ""
     unreached: Mapping[str, str] = field(default_factory=dict)
 
     def node_of(self, member: Member) -> str:
@@ -149,6 +151,12 @@ class Etcd:
             return etcd.troubles(facts.members, facts.statuses, facts.health)
         # Without a quorum no member lists the members, though each tells how it is itself.
         return tuple(f"{name}: etcd runs, but {host.health or 'lists no members'}" for name, host in self.running)
+
+    @property
+    def sources(self) -> tuple[Member, ...]:
+        """Members that a snapshot can be taken of: want of space is no reason not to, it is when it is wanted most."""
+        voters = (m for m in self.facts.members if not m.learner)
+        return tuple(m for m in voters if self.status_of(m) and etcd.serves(self.health_of(m)))
 
     @property
     def running(self) -> tuple[tuple[str, EtcdHost], ...]:

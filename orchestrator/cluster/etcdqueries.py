@@ -56,6 +56,32 @@ etcdctl() (
 )
 """
 
+# Where etcd is on other machines, it is asked as the API server of this host asks it: `remote` has its URLs, `endpoint`
+# one of them that is well, if any is. To be put behind `MEMBER`; nothing changes where etcd runs, or should, here.
+# Source: kube-apiserver's `--etcd-…` flags; etcdctl, `endpoint health`: a learner is not well.
+ELSEWHERE = r"""
+server() {
+  sed -n 's/^ *- "\{0,1\}--'"$1"'=\([^" ]*\)"\{0,1\}$/\1/p' /etc/kubernetes/manifests/kube-apiserver.yaml 2> /dev/null
+}
+remote=; endpoint=
+if [ -z "$pid" ] && [ ! -f /etc/kubernetes/manifests/etcd.yaml ]; then remote=$(server etcd-servers | tr , ' '); fi
+case $remote in *//127.*|*//localhost*|*'//[::1]'*) remote= ;; esac
+[ -n "$(tool etcdctl)" ] || remote=
+if [ -n "$remote" ]; then
+  flag() {
+    case $1 in
+      advertise-client-urls) echo "$endpoint" ;;
+      trusted-ca-file) server etcd-cafile ;;
+      cert-file) server etcd-certfile ;;
+      key-file) server etcd-keyfile ;;
+    esac
+  }
+  for endpoint in $remote; do
+    if etcdctl endpoint health > /dev/null 2>&1; then break; fi
+  done
+fi
+"""
+
 # Where a static pod does not run there is its image: `mount_of NAME` mounts it at `$mount`, which is empty where that
 # cannot be; `unpacked` has `tool` look into etcd's; `packed` ends all of it.
 # Source: ctr(8), `images mount`: a read-only view at a directory.
@@ -82,6 +108,13 @@ packed() {
 }
 """
 
+_MEMBERS = """
+ask members etcdctl member list
+ask status etcdctl endpoint status --cluster
+ask health etcdctl endpoint health --cluster
+ask alarms etcdctl alarm list
+"""
+
 # The client of the member's own version, out of the running container. Source: seen on etcd 3.6 and 3.7 of kubeadm,
 # whose images have no shell. An answer of some members comes with an exit code of 1.
 _ETCD = (
@@ -92,16 +125,16 @@ here='--etcd-servers=https://\(127\.0\.0\.1\|localhost\|\[::1\]\):'
 if [ -f /etc/kubernetes/manifests/etcd.yaml ] || grep -q -s -e "$here" /etc/kubernetes/manifests/kube-apiserver.yaml
 then head stacked; fi
 [ -n "$pid" ] || exit 0
-ask members etcdctl member list
-ask status etcdctl endpoint status --cluster
-ask health etcdctl endpoint health --cluster
-ask alarms etcdctl alarm list
 """
+    + _MEMBERS
 )
 
 #: Every etcd member, asked directly by one that runs on this host; nothing of them where none does, but that one
 #: should. Takes no words.
 ETCD = Query("etcd", _ETCD, 60.0)
+
+#: As `ETCD`, of an etcd on other machines; nothing where it is on this one, or no client is. Takes no words.
+ETCD_ELSEWHERE = Query("etcd-elsewhere", FRAME + MEMBER + ELSEWHERE + '[ -n "$remote" ] || exit 0' + _MEMBERS, 120.0)
 
 # What else there is to know of the member on a host: how it was started, where its data are, what it measured.
 # Source: proc(5); etcd takes each flag from its environment too, as ETCD_NAME; kubeadm's hostPath of `etcd-data` is

@@ -6,14 +6,15 @@ its own in `/var/tmp`, which it removes.
 
 from __future__ import annotations
 
-from orchestrator.cluster.etcdqueries import ETCD, ETCD_HASH, ETCD_HOST, ETCD_KEYS
+from orchestrator.cluster.etcdqueries import ETCD, ETCD_ELSEWHERE, ETCD_HASH, ETCD_HOST, ETCD_KEYS
 from orchestrator.cluster.frame import DATA_OF, FRAME, OWN_API, Query
 from orchestrator.cluster.memberqueries import MEMBER_HOST
 from orchestrator.cluster.rebuildqueries import KUBELETS, REBUILD
 from orchestrator.cluster.restorequeries import RESTORE
 
 __all__ = [
-    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ENDPOINT", "ETCD", "ETCD_HASH", "ETCD_HOST", "ETCD_KEYS", "EXAMINE",
+    "ALL", "API", "BESIDE", "CLOCK", "EDITED", "ENDPOINT", "ETCD", "ETCD_ELSEWHERE", "ETCD_HASH", "ETCD_HOST",
+    "ETCD_KEYS", "EXAMINE",
     "KEPT", "KUBELETS", "LOOK", "MEMBER_HOST", "OFFERS", "PREFLIGHT", "REBUILD", "REQUESTED", "RESTORE", "STATIC_PODS",
     "WATCHES", "Query",
 ]  # fmt: skip
@@ -300,6 +301,7 @@ EDITED = Query("edited", _EDITED, 60.0)
 
 #: All there are: nothing else may be asked.
 ALL = (
-    LOOK, CLOCK, EXAMINE, ETCD, ETCD_HOST, ETCD_HASH, ETCD_KEYS, RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, ENDPOINT,
+    LOOK, CLOCK, EXAMINE, ETCD, ETCD_ELSEWHERE, ETCD_HOST, ETCD_HASH, ETCD_KEYS,
+    RESTORE, MEMBER_HOST, REBUILD, KUBELETS, API, ENDPOINT,
     STATIC_PODS, WATCHES, REQUESTED, KEPT, OFFERS, PREFLIGHT, EDITED,
 )  # fmt: skip

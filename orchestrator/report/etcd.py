@@ -22,7 +22,8 @@ def table(found: Etcd) -> str:
     """Members, then where everything is on each host."""
     lines = [f"{'cluster':<{_LABEL}}{found.cluster or 'its name is not known'}"]
     if found.external:
-        lines += wrapped(f"{'etcd':<{_LABEL}}on other machines: {found.external}", _LABEL)
+        through = f"; asked from {found.through}" if found.through else ""
+        lines += wrapped(f"{'etcd':<{_LABEL}}on other machines: {found.external}{through}", _LABEL)
     if not found.facts.members:
         lines.append(f"{'members':<{_LABEL}}{_silent(found)}")
     else:

@@ -65,6 +65,7 @@ class FakeSite(FakeCluster):
         revision: Of etcd.
         alarms: Of etcd, as etcdctl tells them.
         external: `--etcd-servers` of API servers whose etcd is on other machines.
+        clients: Control planes that have a client of that one.
         full: Destinations that have no room.
         ahead_s: The cluster's clocks are ahead of the operator's.
         lagging_s: Node -> its clock is behind the cluster's others.
@@ -85,7 +86,7 @@ class FakeSite(FakeCluster):
             self._add(f"node-{number}", version, plane=False)
         self.leader = "cp-1"
         self.authority = hashlib.sha256(b"ca.crt").hexdigest()
-        self.revision, self.alarms, self.external = 1 + len(KEYS), [], ""
+        self.revision, self.alarms, self.external, self.clients = 1 + len(KEYS), [], "", ()
         self.full = set()
         self.ahead_s, self.lagging_s = 0.0, {}
         self.breaks = {"here": 0, "endpoint": 0}
@@ -162,9 +163,9 @@ class FakeSite(FakeCluster):
 
     # ---- etcd, and where its backups go -----------------------------------------------------------------------------
 
-    def use_external_etcd(self, servers):
-        """It is on other machines."""
-        self.external = servers
+    def use_external_etcd(self, servers, clients=()):
+        """It is on other machines; these control planes have a client, and reach it."""
+        self.external, self.clients = servers, clients
         for machine in self.planes():
             machine.manifests.pop("etcd")
             machine.components.pop("etcd")

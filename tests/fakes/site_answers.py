@@ -20,6 +20,7 @@ def answer(machine, query, words, since):
         queries.EXAMINE: lambda: _look(machine) + _section("disk", "/", text="overlay 100000000000 1 90000000000 1% /"),
         queries.CLOCK: lambda: _section("clock", text=f"{machine.site.wall() + machine.ahead_s:.3f}"),
         queries.ETCD: lambda: _etcd(machine),
+        queries.ETCD_ELSEWHERE: lambda: _etcd_elsewhere(machine),
         queries.ETCD_HOST: lambda: _etcd_host(machine),
         queries.ETCD_HASH: lambda: _etcd_hash(machine, int(words[0])),
         queries.API: lambda: _api(machine, float(words[0]), since),
@@ -174,6 +175,26 @@ def _etcd(machine):
     said += _section("status", text=json.dumps(statuses)) + _section("health", text=json.dumps(health))
     cut_short, alarms = machine.faults.get("etcd") == "cut short", json.dumps({"alarms": machine.site.alarms})
     return said + _section("alarms", text="" if cut_short else alarms)
+
+
+def _etcd_elsewhere(machine):
+    """One member for each URL; the first leads."""
+    site = machine.site
+    if machine.name not in site.clients:
+        return ""
+    urls = site.external.split(",")
+    members = [
+        {"ID": n, "name": f"e{n}", "peerURLs": [f"{url}0"], "clientURLs": [url]} for n, url in enumerate(urls, 1)
+    ]
+    one = {"version": "3.5.26", "dbSize": 20480, "leader": 1, "raftIndex": 9, "raftAppliedIndex": 9}
+    statuses = [
+        {"Endpoint": url, "Status": one | {"header": {"cluster_id": ID, "member_id": n, "revision": site.revision}}}
+        for n, url in enumerate(urls, 1)
+    ]
+    ill = machine.faults.get("etcd") == "unhealthy"
+    health = [{"endpoint": url, "health": not ill} for url in urls]
+    said = _section("members", text=json.dumps({"members": members})) + _section("status", text=json.dumps(statuses))
+    return said + _section("health", text=json.dumps(health)) + _section("alarms", text="{}")
 
 
 def _etcd_host(machine):

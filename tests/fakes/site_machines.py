@@ -431,7 +431,7 @@ class FakeMachine:
 
     def _save(self, path, needed):
         fault = self.faults.get("snapshot")
-        if fault == "refuses" or not self.up("etcd"):
+        if fault == "refuses" or not (self.up("etcd") or self.name in self.site.clients):
             return 3, b"", b"no etcd runs on this host\n"
         directory = path.rpartition("/")[0]
         self.left.add(path.removeprefix(f"{LEFT}/").partition("/")[0])

@@ -8,10 +8,11 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from orchestrator import backups, library
+from orchestrator import backups, etcds, library
 from orchestrator.backup import retention
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, Refused, SnapshotInvalid, StoreError
+from orchestrator.errors import BackupError, BadUsage, CommandFailed, Refused, SnapshotInvalid, StoreError
+from orchestrator.report.etcd import table
 from tests.fakes.site_machines import snapshot_of
 from tests.fakes.site_world import Desk, good
 
@@ -119,6 +120,48 @@ def test_an_etcd_on_other_machines_is_refused_with_what_to_do_there(desk):
         desk.prepare()
 
     assert "etcdctl snapshot save" in caught.value.remedy
+
+
+URLS = "https://198.18.9.1:2379,https://198.18.9.2:2379"
+
+
+def test_an_etcd_on_other_machines_is_backed_up_from_a_control_plane_that_reaches_it(three):
+    three.site.use_external_etcd(URLS, clients=("cp-2",))
+
+    run = three.take()
+
+    [held] = three.library().catalogues()[0][0].held
+    assert (held.record.run, held.record.node, held.record.etcd) == (run, "cp-2", "3.5.26")
+    assert [(m.name, m.client_urls) for m in held.record.members] == [
+        ("e1", ("https://198.18.9.1:2379",)), ("e2", ("https://198.18.9.2:2379",)),
+    ]  # fmt: skip
+    assert good(three.world.destination("a")) == [held.record.name]
+
+
+def test_room_for_a_snapshot_of_an_etcd_on_other_machines_is_looked_for_on_that_host(three):
+    three.site.use_external_etcd(URLS, clients=("cp-2",))
+    three.site.machines["cp-2"].free_bytes = 20_480
+
+    with pytest.raises(CommandFailed, match="the snapshot needs 22528"):
+        three.take()
+
+
+@pytest.mark.parametrize(("node", "fault"), [("cp-1", ""), ("", "unhealthy")])
+def test_an_etcd_on_other_machines_is_refused_where_nobody_reaches_a_member_that_is_well(three, node, fault):
+    three.site.use_external_etcd(URLS, clients=("cp-2",))
+    three.site.machines["cp-2"].faults["etcd"] = fault
+
+    with pytest.raises(Refused, match=f"and {node or 'no control plane'} reaches no member that is well"):
+        three.prepare(node=node)
+
+
+def test_members_on_other_machines_are_shown_with_who_reached_them(three):
+    three.site.use_external_etcd(URLS, clients=("cp-2", "cp-3"))
+
+    found = etcds.read(three.app.reader, tuple(three.site.nodes.values()), "", 0.0)
+
+    assert [m.name for m in found.facts.members] == ["e1", "e2"]
+    assert f"on other machines: {URLS}; asked from cp-2" in " ".join(table(found).split())
 
 
 def test_a_control_plane_that_is_off_does_not_stop_a_backup(three):

@@ -80,7 +80,9 @@ class Host:
         self.program("pidof", f"echo {self.process.pid}")
 
     def run(self, script, *words):
-        script = script.replace('"$root/usr/local/bin"', f'"$root{self.bin}"').replace("/etc/kubernetes", "/nowhere")
+        script = script.replace('"$root/usr/local/bin"', f'"$root{self.bin}"').replace(
+            "/etc/kubernetes", str(self.directory / "kubernetes")
+        )
         argv = ["sh", "-c", script, "sh", *words]
         environ = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
         return subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
@@ -93,7 +95,7 @@ class Host:
     def told(self):
         """The options of each call of the client that tell where and as whom, and its other words."""
         lines = [line.split() for line in self.log.read_text().splitlines()]
-        own = f"/proc/{self.process.pid}/root"
+        own = f"/proc/{self.process.pid}/root" if self.process else "-"
         found = [{w.partition("=")[0]: w.partition("=")[2].removeprefix(own) for w in line} for line in lines]
         return [{key: of[key] for key in ("--endpoints", "--cacert", "--cert", "--key") if key in of} for of in found]
 
@@ -206,6 +208,64 @@ def test_where_no_etcd_runs_nothing_is_asked(host):
     assert not parse_etcd(host.ask(queries.ETCD)).members
     assert parse_host("cp-1", host.ask(queries.ETCD_HOST)).how == ""
     assert not host.log.exists()
+
+
+# ---- on other machines ------------------------------------------------------------------------------------------
+
+
+def server(host, **flags):
+    """A control plane's API server."""
+    pods = host.directory / "kubernetes/manifests"
+    pods.mkdir(parents=True)
+    lines = [f"    - --{name.replace('_', '-')}={value}\n" for name, value in flags.items()]
+    (pods / "kube-apiserver.yaml").write_text("".join(["spec:\n", *lines]))
+    return pods
+
+
+FLAGS = {
+    "etcd_servers": "https://198.18.9.1:2379,https://198.18.9.2:2379",
+    "etcd_cafile": "/pki/etcd-ca.crt",
+    "etcd_certfile": "/pki/client.crt",
+    "etcd_keyfile": "/pki/client.key",
+}
+AS_SERVER = {"--cacert": "/pki/etcd-ca.crt", "--cert": "/pki/client.crt", "--key": "/pki/client.key"}
+
+
+def test_an_etcd_on_other_machines_is_asked_as_the_api_server_asks_it(host):
+    server(host, **FLAGS)
+
+    assert [m.name for m in parse_etcd(host.ask(queries.ETCD_ELSEWHERE)).members] == ["etcd1"]
+    assert host.told() == [{"--endpoints": "https://198.18.9.1:2379", **AS_SERVER}] * 5
+
+
+def test_a_snapshot_is_saved_of_the_first_that_is_well(host):
+    server(host, **FLAGS)
+    host.program("etcdctl", f'echo "$*" >> {host.log}\ncase "$*" in *9.1*) exit 1;; *health*) exit;; esac\n'
+                            'for file; do :; done; echo saved > "$file"')  # fmt: skip
+    target = host.directory / "made/snapshot.db"
+
+    done = host.run(_SAVE, str(target), "5s", "1", "")
+
+    assert done.returncode == 0, done.stderr
+    assert target.read_text() == "saved\n"
+    assert [of["--endpoints"][-6] for of in host.told()] == ["1", "2", "2"]
+
+
+@pytest.mark.parametrize("why", ["local", "manifest", "process", "no client"])
+def test_an_etcd_of_this_host_or_one_without_a_client_is_not_asked_elsewhere(host, why):
+    pods = server(host, **FLAGS | ({"etcd_servers": "https://127.0.0.1:2379"} if why == "local" else {}))
+    if why == "manifest":
+        (pods / "etcd.yaml").touch()
+    if why == "process":
+        host.start()
+    if why == "no client":
+        (host.bin / "etcdctl").unlink()
+
+    assert host.ask(queries.ETCD_ELSEWHERE) == ""
+    assert not host.log.exists()
+
+
+# ---- a snapshot -------------------------------------------------------------------------------------------------
 
 
 def test_a_snapshot_that_fails_takes_nothing_away_but_itself(host):
