@@ -150,7 +150,9 @@ class Etcd:
         if facts.members:
             return etcd.troubles(facts.members, facts.statuses, facts.health)
         # Without a quorum no member lists the members, though each tells how it is itself.
-        return tuple(f"{name}: etcd runs, but {host.health or 'lists no members'}" for name, host in self.running)
+        ill = [f"{name}: etcd runs, but {host.health or 'lists no members'}" for name, host in self.running]
+        bare = () if self.external else (name for name, host in self.hosts.items() if not host.how)
+        return (*ill, *(f"{name}: there is neither a process of etcd nor its manifest" for name in bare))
 
     @property
     def sources(self) -> tuple[Member, ...]:

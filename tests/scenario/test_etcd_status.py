@@ -229,6 +229,13 @@ def test_members_without_a_quorum_are_told_each_with_what_it_says(three):
     assert ill == "cp-1: etcd runs, but no leader"
 
 
+def test_a_host_that_is_named_and_has_nothing_of_etcd_is_told(three):
+    found = survey(three, "node-1")
+
+    assert found.troubles == ("node-1: there is neither a process of etcd nor its manifest",)
+    assert "no member on these hosts" in report.table(found)
+
+
 def test_a_control_plane_without_etcd_makes_no_external_one_of_the_others(three):
     hold(three, "cp-1", "cp-2", "cp-3")
     cp3 = three.site.machines["cp-3"]
