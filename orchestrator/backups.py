@@ -13,14 +13,14 @@ from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed
 from orchestrator.app import DryRun
 from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
-from orchestrator.cluster.etcd import serves
+from orchestrator.cluster.membership import CORRUPT, serves
 from orchestrator.engine import runs
 from orchestrator.errors import ApiError, BackupError, HostError, Refused
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.actions.site import Site
@@ -79,22 +79,19 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
     for url in where:  # what cannot be meant is said before anything is asked
         stores.open_store(placed(url).url, host=_anybody)
     found = etcds.survey(app)
-    node = _source(found, wish.node)
+    corrupt = _corrupt(found)
+    node = _source(found, wish.node, corrupt)
     for name, why in found.unreached.items():
         say(f"{name} could not be asked: {why}")
     try:
-        _refuse_differing(app.reader, found)
+        _refuse_differing(app.reader, found, corrupt)
     except Refused as err:
         if not wish.node:
             raise
         say(f"{err}; {node} was named")
-    for alarm in found.facts.alarms:
-        say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
     _refuse_full(found, node)
-    for url in (u for u in where if recipients and placed(u).file):
-        say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
-    if wish.recovery and not recipients:
-        say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
+    for text in _warnings(found, wish, where, recipients):
+        say(text)
     if wish.reason == "scheduled" and app.settings.dry_run is DryRun.NONE:
         _superseded()
     request = planner.Request(
@@ -108,8 +105,21 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         keep=wish.keep,
         pin=wish.pin,
         unfinished=unfinished(),
+        alarm=bool(found.facts.alarms),
     )
+    if request.alarm:
+        with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
+            app.refuse_if_held()
     return planner.backup(request)
+
+
+def _warnings(found: Etcd, wish: Wish, where: Sequence[str], recipients: Sequence[str]) -> Iterator[str]:
+    for alarm in found.facts.alarms:
+        yield f"etcd raised the alarm {alarm}{_about(found, alarm)}"
+    for url in (u for u in where if recipients and placed(u).file):
+        yield f"{url} gets one plain file, which is not encrypted, whatever --recipient says"
+    if wish.recovery and not recipients:
+        yield "no --recipient: keys and certificates of the cluster are not stored, for they would be plain"
 
 
 def _anybody(place: str) -> Host:
@@ -127,7 +137,22 @@ def unfinished() -> tuple[str, ...]:
     return tuple(run.id for run in runs.listing() if not run.over)
 
 
-def _source(found: Etcd, wanted: str) -> str:
+def _corrupt(found: Etcd) -> tuple[str, ...]:
+    """Nodes whose members have other data than the rest, as an alarm says. They may be of no node that is known."""
+    ids = {alarm.rpartition(" ")[2] for alarm in found.facts.alarms if alarm.startswith(CORRUPT)}
+    return tuple(found.node_of(member) for member in found.facts.members if f"{member.id:x}" in ids)
+
+
+def _about(found: Etcd, alarm: str) -> str:
+    """What an alarm is to a backup, and what to do about it."""
+    of = next((m for m in found.facts.members if f"{m.id:x}" == alarm.rpartition(" ")[2]), None)
+    if of is None or not alarm.startswith(CORRUPT):
+        return "; it is in the snapshot, too: orchestrator etcd disarm"
+    node = found.node_of(of)
+    return f", whose data differ: none is taken of {node}; orchestrator etcd replace-member {node}"
+
+
+def _source(found: Etcd, wanted: str, corrupt: Sequence[str]) -> str:
     """The node of a healthy member, a follower where there is one. Source: a learner cannot be read from."""
     if found.external:
         raise Refused(
@@ -137,8 +162,8 @@ def _source(found: Etcd, wanted: str) -> str:
     able: dict[str, bool] = {}
     for member in found.facts.members:
         status, node = found.status_of(member), found.node_of(member)
-        # Want of space is no reason: it is when a snapshot is wanted most.
-        if status and node and not member.learner and serves(found.health_of(member)):
+        # Want of space is no reason: it is when a snapshot is wanted most. Nor is what another member's data are.
+        if status and node and node not in corrupt and not member.learner and serves(found.health_of(member)):
             able[node] = status.leader == status.id
     if wanted and wanted not in able:
         known = ", ".join(able) or "none"
@@ -151,10 +176,10 @@ def _source(found: Etcd, wanted: str) -> str:
     return wanted or min(able, key=lambda node: (able[node], node))
 
 
-def _refuse_differing(view: Site, found: Etcd) -> None:
+def _refuse_differing(view: Site, found: Etcd, corrupt: Sequence[str]) -> None:
     """Members have to have the same keys at one revision, else a snapshot of one is not one of the cluster."""
     revisions = [s.revision for s in found.facts.statuses if not s.learner]
-    running = [name for name, host in found.hosts.items() if host.runs]
+    running = [name for name, host in found.hosts.items() if host.runs and name not in corrupt]
     if len(running) < 2 or not revisions:
         return
     at = min(revisions)

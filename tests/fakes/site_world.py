@@ -241,9 +241,11 @@ class Desk:
 
     Attributes:
         said: What was told before runs.
+        held: What is raised where a run has to wait for the lock of another; None where nobody has it.
     """
 
     def __init__(self, root, **site):
+        self.held = None
         self.world = SiteWorld(root / "orchestrator", **site)
         self.site, self.clock = self.world.site, self.world.clock
         self.said = []
@@ -253,8 +255,13 @@ class Desk:
             reader=self.site.view(),
             machines=SimpleNamespace(know=lambda _: None),
             clock=self.clock,
+            refuse_if_held=self._refuse_if_held,
         )
         self._numbers = iter(range(1, 10_000))
+
+    def _refuse_if_held(self):
+        if self.held:
+            raise self.held
 
     def url(self, name):
         return str(self.world.destination(name))

@@ -11,7 +11,7 @@ import pytest
 from orchestrator import backups, library
 from orchestrator.backup import retention
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, Refused, SnapshotInvalid, StoreError
+from orchestrator.errors import BackupError, BadUsage, Locked, Refused, SnapshotInvalid, StoreError
 from tests.fakes.site_machines import snapshot_of
 from tests.fakes.site_world import Desk, good
 
@@ -150,6 +150,47 @@ def test_an_alarm_is_said_and_the_backup_taken(desk):
     assert desk.said == [
         "etcd raised the alarm NOSPACE on member 1; it is in the snapshot, too: orchestrator etcd disarm"
     ]
+
+
+def test_of_a_corrupt_member_none_is_taken_and_the_others_give_one(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 2}]
+    three.site.machines["cp-2"].faults["etcd"] = "differs"
+
+    assert node_of(three.prepare()) == "cp-3"
+
+    (said,) = three.said
+    assert "CORRUPT on member 2, whose data differ: none is taken of cp-2" in said
+    assert said.endswith("orchestrator etcd replace-member cp-2")
+
+
+def test_the_others_of_a_corrupt_member_have_to_have_the_same_keys(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 2}]
+    three.site.machines["cp-3"].faults["etcd"] = "differs"
+
+    with pytest.raises(Refused, match=r"differ at revision 4: cp-1 (\w+), cp-3 (?!\1)"):
+        three.prepare()
+
+
+def test_a_corrupt_member_that_is_alone_gives_none(desk):
+    desk.site.alarms = [{"memberID": 1, "alarm": 2}]
+
+    with pytest.raises(Refused, match=r"no member of etcd is well: .*CORRUPT"):
+        desk.prepare()
+
+
+@pytest.mark.parametrize(("alarms", "on_a_host"), [([], False), ([1], True), ([2], True)])
+def test_while_the_api_takes_no_writes_the_lock_is_on_a_host(three, alarms, on_a_host):
+    three.site.alarms = [{"memberID": 2, "alarm": alarm} for alarm in alarms]
+
+    assert any(step.params.get("without_api") for step in three.prepare().steps()) is on_a_host
+
+
+def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 1}]
+    three.held = Locked("ann upgrades", remedy="wait")
+
+    with pytest.raises(Locked, match="ann"):
+        three.prepare()
 
 
 def test_without_a_recipient_keys_are_left_out_and_that_is_said(desk):
