@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lab import progress
+from lab import cluster, progress
 from lab.state import Shape
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
@@ -289,3 +289,23 @@ def test_certificates_that_are_missing_are_named_with_what_makes_them(site):
 
     assert "/etc/kubernetes/pki/etcd/peer.crt" in refused.stderr
     assert "kubeadm init phase certs etcd-server" in " ".join(refused.stderr.split())
+
+
+def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_the_page(site):
+    """docs/disaster-recovery.md, “Is the machine gone, too?”; the other machine has the name of the one that is gone."""
+    node = site.victim()
+    other = next(plane for plane in site.planes if plane != node)
+    number = int(site.members()[node]["id"], 16)
+    cluster.power(node, site.access.cluster, "off")
+
+    assert f"{number:x}" in site.ctl(other, "member list")
+    site.ctl(other, f"member remove {number:x}")
+    site.real.kubectl("delete", "node", node)
+    key = site.access.ssh(other, "kubeadm init phase upload-certs --upload-certs").split()[-1]
+    join = site.access.ssh(other, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
+    cluster.power(node, site.access.cluster, "on")
+    site.access.ssh(node, "kubeadm reset --force", timeout_s=300)
+    site.access.ssh(node, f"{join} --ignore-preflight-errors=all", timeout_s=600)
+
+    until("its member", lambda: site.well() and site.members()[node]["id"] != f"{number:x}")
+    site.real.until_ready(node)
