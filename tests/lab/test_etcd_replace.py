@@ -292,7 +292,7 @@ def test_certificates_that_are_missing_are_named_with_what_makes_them(site):
 
 
 def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_the_page(site):
-    """docs/disaster-recovery.md, “Is the machine gone, too?”; the other machine has the name of the one that is gone."""
+    """docs/disaster-recovery.md, “Is the machine gone, too?”; the other machine has the name of the first."""
     node = site.victim()
     other = next(plane for plane in site.planes if plane != node)
     number = int(site.members()[node]["id"], 16)
@@ -304,7 +304,10 @@ def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_t
     key = site.access.ssh(other, "kubeadm init phase upload-certs --upload-certs").split()[-1]
     join = site.access.ssh(other, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
     cluster.power(node, site.access.cluster, "on")
+    asked = "systemctl is-active containerd 2> /dev/null || true"
+    until("it to boot", lambda: lab("ssh", node, "--", asked, code=None).stdout == b"active\n")
     site.access.ssh(node, "kubeadm reset --force", timeout_s=300)
+    # A machine of the lab shares the kernel and the swap of this one.
     site.access.ssh(node, f"{join} --ignore-preflight-errors=all", timeout_s=600)
 
     until("its member", lambda: site.well() and site.members()[node]["id"] != f"{number:x}")
