@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from orchestrator import etcds
-from orchestrator.actions.backups import STAGING, placed
-from orchestrator.app import DryRun
-from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
+from orchestrator.actions.backups import STAGING, placed, staged
+from orchestrator.backup import catalogue, metrics, retention, seal, stores
 from orchestrator.cluster.etcd import serves
-from orchestrator.engine import runs
+from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BackupError, HostError, Refused
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
@@ -90,13 +89,12 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         say(f"{err}; {node} was named")
     for alarm in found.facts.alarms:
         say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
-    _refuse_full(found, node)
+    superseded = _superseded(app.session.server) if wish.reason == "scheduled" else ()
+    _refuse_full(found, node, superseded)
     for url in (u for u in where if recipients and placed(u).file):
         say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
     if wish.recovery and not recipients:
         say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
-    if wish.reason == "scheduled" and app.settings.dry_run is DryRun.NONE:
-        _superseded()
     request = planner.Request(
         name=runs.plan_name(planner.KIND, app.clock.wall()),
         node=node,
@@ -108,6 +106,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         keep=wish.keep,
         pin=wish.pin,
         unfinished=unfinished(),
+        superseded=superseded,
     )
     return planner.backup(request)
 
@@ -167,21 +166,31 @@ def _refuse_differing(view: Site, found: Etcd) -> None:
         )
 
 
-def _superseded() -> None:
-    """Remove what earlier scheduled runs that failed left here: the next one takes a newer snapshot."""
-    for path in (home() / STAGING).glob(f"{planner.KIND}-*{records.RECORD}"):
-        with contextlib.suppress(BackupError):
-            if records.decode(path.read_bytes(), path.name, str(path.parent)).reason == "scheduled":
-                for file in path.parent.glob(f"{path.stem}.*"):
-                    file.unlink(missing_ok=True)
+def _superseded(server: str) -> tuple[str, ...]:
+    """Plans of scheduled runs on that cluster that no process works on, and that left something here.
+
+    A step of the new run removes it, under the cluster's lock: who goes on with one of them meanwhile has that.
+    """
+    found = []
+    for run in runs.known():
+        plans = {
+            step.params["plan"]
+            for step in run.plan.steps()
+            if run.plan.kind == planner.KIND and step.params.get("reason") == "scheduled"
+        }
+        if run.meta.get("server") == server and not journal.locked(runs.directory(run.run)):
+            found += [plan for plan in plans if staged(home() / STAGING, plan)]
+    return tuple(sorted(found))
 
 
-def _refuse_full(found: Etcd, node: str) -> None:
+def _refuse_full(found: Etcd, node: str, superseded: Sequence[str]) -> None:
+    """There has to be room here, where what is superseded goes first."""
     status = found.hosts[node].status
     place = home()
     while not place.exists():  # a dry run makes nothing
         place = place.parent
-    free, needed = shutil.disk_usage(place).free, _ROOM * (status.db_size_bytes if status else 0)
+    going = sum(path.stat().st_size for plan in superseded for path in staged(home() / STAGING, plan))
+    free, needed = shutil.disk_usage(place).free + going, _ROOM * (status.db_size_bytes if status else 0)
     if free < needed:
         raise Refused(
             f"{place} has {free} bytes free; a snapshot on its way needs {needed:.0f}",

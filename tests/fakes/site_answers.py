@@ -138,7 +138,7 @@ def _status(machine, endpoint):
         "header": {"cluster_id": ID, "member_id": _number(machine), "revision": machine.site.revision, "raft_term": 3},
         "version": machine.components["etcd"].partition("-")[0],
         "storageVersion": min(each.components["etcd"] for each in machine.site.planes()).rpartition(".")[0] + ".0",
-        "dbSize": len(snapshot_of(machine.name, machine.site.revision)),
+        "dbSize": machine.db_size_bytes or len(snapshot_of(machine.name, machine.site.revision)),
         "leader": _number(machine.site.machines[machine.site.leader]),
         "raftIndex": 100,
         "raftAppliedIndex": 100,

@@ -11,7 +11,7 @@ from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
 from orchestrator.catalogue import actions
 from orchestrator.cluster.versions import Hop, parse
-from orchestrator.engine import runner
+from orchestrator.engine import runner, runs
 from orchestrator.planners import backup as planner
 from orchestrator.planners.upgrade import Request, Target, upgrade
 from tests.fakes.crash import Crash, Life
@@ -236,6 +236,10 @@ def _shortcomings(machine, version):
         yield f"left {machine.left}, unfinished: {machine.unfinished!r}"
 
 
+#: The URL of the cluster of a desk.
+SERVER = "https://cp-1:6443"
+
+
 class Desk:
     """An operator's machine: its directories are those of the environment.
 
@@ -250,10 +254,12 @@ class Desk:
         self.metrics = root / "etcd.prom"
         self.app = SimpleNamespace(
             settings=Settings(context="lab"),
+            session=SimpleNamespace(server=SERVER),
             reader=self.site.view(),
             machines=SimpleNamespace(know=lambda _: None),
             clock=self.clock,
         )
+        self.world.meta = {"server": SERVER, runs.MACHINE: runs.machine()}
         self._numbers = iter(range(1, 10_000))
 
     def url(self, name):
@@ -266,16 +272,20 @@ class Desk:
     def prepare(self, *names, **asked):
         return backups.prepare(self.app, self.wish(*names, **asked), self.said.append)
 
-    def take(self, *names, **asked):
+    def take(self, *names, life=None, **asked):
         """As the command does: a run, and the file of metrics; the run's id."""
         wish, began, run = self.wish(*names, **asked), self.clock.wall(), ""
         try:
             plan = backups.prepare(self.app, wish, self.said.append)
             run = f"backup-{next(self._numbers):04}"
-            self.world.start(plan, run=run)
+            self.world.start(plan, run=run, life=life)
         finally:
             backups.tell(self.app, self.metrics, wish.destinations, run, began)
         return run
+
+    def staged(self):
+        """Names of what is on its way."""
+        return sorted(path.name for path in (self.site.kept / "staging").glob("*"))
 
     def library(self, *names):
         return library.Library(self.app, [self.url(name) for name in names or ("a",)])

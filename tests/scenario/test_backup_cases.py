@@ -11,9 +11,9 @@ import pytest
 from orchestrator import backups, library
 from orchestrator.backup import retention
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, Refused, SnapshotInvalid, StoreError
+from orchestrator.errors import BackupError, BadUsage, Locked, Refused, SnapshotInvalid, StoreError
 from tests.fakes.site_machines import snapshot_of
-from tests.fakes.site_world import Desk, good
+from tests.fakes.site_world import SERVER, At, Desk, good
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -192,6 +192,121 @@ def test_what_was_prepared_is_only_looked_at_in_a_dry_run(desk, root):
 
     assert {type(each.decision) for each in found} == {Needed}
     assert {path for path in root.rglob("*") if path.is_file()} == files
+
+
+# ---- what runs that failed left here ----------------------------------------------------------------------------
+
+
+def fail(desk, *, server=SERVER, **asked):
+    """A run whose destination is away: what it leaves here is all that there is of its snapshot."""
+    desk.world.take_away("b")
+    desk.world.meta = {**desk.world.meta, "server": server}
+    with pytest.raises(StoreError):
+        desk.take("b", **{"reason": "scheduled", **asked})
+    desk.world.meta = {**desk.world.meta, "server": SERVER}
+    desk.world.bring_back("b")
+    desk.clock.sleep(60)
+    return desk.staged()
+
+
+def test_what_a_scheduled_run_left_goes_with_the_next_one_and_not_before(desk):
+    left = fail(desk)
+
+    plan = desk.prepare(reason="scheduled")
+
+    assert len(left) == 2
+    assert desk.staged() == left
+    desk.world.start(plan)
+    assert desk.staged() == []
+
+
+def test_half_of_a_snapshot_that_a_scheduled_run_left_goes_too(desk):
+    [name, _] = fail(desk)
+    (desk.site.kept / "staging" / name.replace(".db", ".json")).unlink()
+
+    desk.take(reason="scheduled")
+
+    assert desk.staged() == []
+
+
+@pytest.mark.parametrize(
+    ("of", "next_one"),
+    [
+        ({"reason": "manual"}, "scheduled"),
+        ({"reason": "scheduled"}, "manual"),
+        ({"server": "https://other:6443"}, "scheduled"),
+    ],
+)
+def test_what_a_person_or_another_cluster_may_go_on_with_stays(desk, of, next_one):
+    left = fail(desk, **of)
+
+    desk.take(reason=next_one)
+
+    assert desk.staged() == left
+
+
+def test_a_backup_that_begins_while_one_is_at_work_takes_nothing_from_it(desk):
+    refused = []
+    desk.take()
+    desk.clock.sleep(60)
+
+    def overlap():
+        before = desk.staged()
+        with pytest.raises(Locked) as caught:
+            desk.take("a", "b", reason="scheduled")
+        refused.append(caught.value)
+        assert desk.staged() == before
+        assert desk.told().attempt_ok is False
+
+    run = desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("a")), overlap))
+    desk.clock.sleep(60)
+    desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("b")), overlap))
+
+    assert len(refused) == 2
+    assert len(good(desk.world.destination("b"))) == 2
+    assert backups.of_run(desk.app, [desk.url("b")], run).record.run == run
+    assert desk.told().attempt_ok
+
+
+def test_a_run_that_is_gone_on_with_before_the_next_one_has_the_lock_keeps_what_it_has(desk):
+    left = fail(desk)
+    plan = desk.prepare(reason="scheduled")
+    refused = []
+
+    def overlap():
+        with pytest.raises(Locked):
+            desk.world.start(plan, run="backup-9999")
+        refused.append(desk.staged())
+
+    desk.world.resume("backup-0001", life=At(("store", desk.url("b")), overlap))
+
+    assert refused == [left]
+    assert (len(good(desk.world.destination("b"))), desk.staged()) == (1, [])
+
+
+def test_two_that_were_prepared_in_the_same_second_both_store_theirs(desk):
+    fail(desk)
+    first, second = (desk.prepare(reason="scheduled") for _ in range(2))
+
+    desk.world.start(first, run="backup-0011")
+    desk.clock.sleep(60)
+    desk.world.start(second, run="backup-0012")
+
+    assert len(good(desk.world.destination("a"))) == 2
+    assert desk.staged() == []
+
+
+def test_room_that_the_run_makes_here_counts(desk):
+    """Else a disk that is full of what a run left would stay so."""
+    [name, _] = fail(desk)
+    file = desk.site.kept / "staging" / name
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 40)
+    desk.site.machines["cp-1"].db_size_bytes = 1 << 38
+
+    plan = desk.prepare(reason="scheduled")
+
+    assert [step.action for step in plan.steps()][:2] == ["etcd.supersede", "etcd.snapshot"]
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------
