@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -331,5 +332,19 @@ def pin(library: Library, name: str, why: str) -> tuple[str, ...]:
 
     Raises:
         BadUsage: There is none of that name.
+        OrchestratorError: A destination could not be read or written; notes say which, and where it was done. There,
+            a later prune may remove what was to be kept.
     """
-    return library.rewrite(library.find(name).record, pin=why)
+    record = library.find(name).record
+    done, failed = library.rewrite(record, pin=why)
+    if failed:
+        first = failed[0][1]
+        for url, err in failed:
+            first.add_note(f"nothing was changed at {url}" + ("" if err is first else f": {err}"))
+        if done:
+            first.add_note(f"{'pinned' if why else 'no longer pinned'} at {', '.join(done)}")
+        where = " ".join(f"--from {shlex.quote(url)}" for url, _ in failed)
+        again = f"orchestrator etcd pin {record.name} --reason {shlex.quote(why)} {where}"
+        first.remedy = f"{first.remedy}\nwhen they are back, repeat it for them: {again}"
+        raise first
+    return done

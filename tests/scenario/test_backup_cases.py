@@ -1,6 +1,7 @@
 """The use cases of backups: what is looked at before one is taken, what there is, and what monitoring is told."""
 
 import os
+import shlex
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -567,6 +568,48 @@ def test_a_pin_is_set_and_taken_away_wherever_the_snapshot_is(desk):
     backups.pin(desk.library("a", "b"), record.name, "")
     backups.prune(desk.library("a", "b"), policy, desk.clock.wall(), dry_run=False)
     assert not any(record.name in good(desk.world.destination(name)) for name in ("a", "b"))
+
+
+@pytest.mark.parametrize(("why", "done"), [("before the move", "pinned"), ("", "no longer pinned")])
+def test_a_pin_is_set_where_it_can_be_and_fails_by_the_names_of_those_that_were_away(desk, why, done):
+    record = hold(desk, 9 * DAY_S, "a", pin="" if why else "old")
+    for name in ("b", "c"):
+        hold(desk, 9 * DAY_S, name)
+        desk.world.take_away(name)
+
+    with pytest.raises(StoreError) as caught:
+        backups.pin(desk.library("b", "a", "c"), "last", why)
+
+    assert desk.library("a").find(record.name).record.pin == why
+    notes = caught.value.__notes__
+    assert notes[0] == f"nothing was changed at {desk.url('b')}"
+    assert notes[1].startswith(f"nothing was changed at {desk.url('c')}: ")
+    assert notes[2] == f"{done} at {desk.url('a')}"
+    again = f"orchestrator etcd pin {record.name} --reason {shlex.quote(why)}"
+    assert caught.value.remedy.splitlines()[-1].startswith(f"when they are back, repeat it for them: {again} --from ")
+
+
+def test_a_pin_that_one_destination_does_not_take_is_set_at_those_after_it(desk):
+    record = hold(desk, DAY_S, "a")
+    hold(desk, DAY_S, "b")
+    library = desk.library("a", "b")
+    stores = library.store
+
+    def store(url):
+        found = stores(url)
+        if url == desk.url("a"):
+            found.put_bytes = full
+        return found
+
+    def full(content, name):
+        raise StoreError(f"no room for {name}", remedy="make room")
+
+    library.store = store
+    with pytest.raises(StoreError, match="no room for") as caught:
+        backups.pin(library, record.name, "why")
+
+    assert f"pinned at {desk.url('b')}" in caught.value.__notes__
+    assert desk.library("b").find(record.name).record.pin == "why"
 
 
 def test_what_is_not_there_cannot_be_pinned(desk):

@@ -423,6 +423,17 @@ def test_the_policy_may_come_from_the_environment(run, place, monkeypatch):
     assert "last 1 of 1" in run("prune").out
 
 
+def test_a_pin_that_a_destination_was_away_for_fails_and_says_how_to_repeat_it(run, tmp_path):
+    one = keep(tmp_path / "a", 1)
+    (tmp_path / "b").write_text("")
+
+    found = run("pin", "last", "--reason", "why", "--from", tmp_path / "a", "--from", tmp_path / "b")
+
+    assert (found.code, found.out) == (40, "")
+    assert f"  pinned at {tmp_path / 'a'}\n" in found.err
+    assert f"etcd pin {one.name} --reason why --from {tmp_path / 'b'}\n" in found.err
+
+
 def test_a_pin_is_put_everywhere_keeps_it_and_can_be_taken_back(run, tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     for directory in (first, second):
