@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -15,20 +16,20 @@ from orchestrator.actions.backups import STAGING, placed, staged
 from orchestrator.backup import catalogue, metrics, retention, seal, stores
 from orchestrator.cluster.etcd import serves
 from orchestrator.engine import journal, runs
-from orchestrator.errors import ApiError, BackupError, HostError, Refused
+from orchestrator.errors import ApiError, BackupError, HostError, OrchestratorError, Refused, StoreError
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from orchestrator.actions.site import Site
-    from orchestrator.app import App
+    from orchestrator.app import App, Outcome
     from orchestrator.backup.catalogue import Catalogue
     from orchestrator.backup.records import Record
     from orchestrator.cluster.etcdhosts import Etcd
     from orchestrator.engine.host import Host
+    from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
 #: Room here for the snapshot as it is fetched, and as it is stored.
@@ -228,35 +229,90 @@ def of_run(app: App, destinations: Sequence[str], run: str, node: str = "") -> T
     return Taken(held[0].record, tuple(c for c in mine if c.held), tuple(h.url for h in held))
 
 
-def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: float, node: str = "") -> None:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A backup that monitoring is told of.
+
+    Attributes:
+        path: The file of metrics.
+        destinations: Where the snapshot was to go.
+        began: Seconds since the epoch.
+        node: Whose member; "" when it did not come to that.
+    """
+
+    path: Path
+    destinations: tuple[str, ...]
+    began: float
+    node: str = ""
+
+
+def resume(app: App, name: str) -> Outcome:
+    """As `App.resume`; how a backup went is put into the file of metrics that its run was begun with.
+
+    Raises:
+        OrchestratorError: As there. When nothing of the run could be gone on with, nothing is told.
+        StoreError: The file of metrics cannot be written.
+    """
+    known = journal.read(runs.directory(runs.resolve(name)))
+    attempt = _attempt(known)
+    try:
+        outcome = app.resume(known.run)
+    except OrchestratorError as err:
+        if attempt and err.run:
+            tell_failure(app, attempt, err)
+        raise
+    if attempt:
+        tell(app, attempt, known.run)
+    return outcome
+
+
+def _attempt(known: Contents) -> Attempt | None:
+    """What monitoring is told of when a run goes on; None for one that is over, or has no file of metrics."""
+    path = known.meta.get(runs.METRICS)
+    if known.plan.kind != planner.KIND or known.ended or not path:
+        return None
+    to = next(step.params["destinations"] for step in known.plan.steps() if step.action == "etcd.store")
+    return Attempt(Path(path), tuple(to), known.started, known.plan.nodes()[0])
+
+
+def tell_failure(app: App, attempt: Attempt, err: BaseException) -> None:
+    """As `tell`, of one that ended with an error; what hinders it is a note of that error, which it must not hide."""
+    try:
+        tell(app, attempt, err.run if isinstance(err, OrchestratorError) else "", failed=True)
+    except StoreError as also:
+        err.add_note(str(also))
+
+
+def tell(app: App, attempt: Attempt, run: str, *, failed: bool = False) -> None:
     """Put how a backup went into the file of metrics, by what its destinations hold of it.
 
     Args:
         app: For the clock and hosts.
-        path: The file.
-        destinations: Where it was to go.
+        attempt: The file, and what it is told of.
         run: The one that took it; "" when it did not come to that.
-        began: Seconds since the epoch.
-        node: Whose member.
+        failed: The run did not end well, whatever is stored.
 
     Raises:
         StoreError: The file cannot be written.
     """
     stored: dict[str, Record] = {}
-    for url in destinations:
+    for url in attempt.destinations:
         with contextlib.suppress(BackupError, HostError, ApiError):
-            taken = of_run(app, [url], run, node) if run else None
+            taken = of_run(app, [url], run, attempt.node) if run else None
             if taken:
                 stored[url] = taken.record
-    whole = bool(destinations) and len(stored) == len(destinations)
+    whole = len(stored) == len(attempt.destinations) > 0
     now = app.clock.wall()
     record = next(iter(stored.values()), None)
     copies = tuple(
         metrics.Copy(destination=url, ok=url in stored, success_at=stored[url].at if url in stored else None)
-        for url in destinations
+        for url in attempt.destinations
     )
     new = metrics.Metrics(
-        cluster=record.cluster if record else _cluster_of(path, app), attempt_at=now, attempt_ok=whole, copies=copies
+        cluster=record.cluster if record else _cluster_of(attempt.path, app),
+        attempt_at=now,
+        attempt_ok=whole and not failed,
+        copies=copies,
     )
     if record and whole:
         new = msgspec.structs.replace(
@@ -264,12 +320,12 @@ def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: flo
             success_at=record.at,
             size_bytes=record.size_bytes,
             stored_size_bytes=record.data.size_bytes,
-            duration_s=now - began,
+            duration_s=now - attempt.began,
             revision=record.revision,
             verified=True,
             keys=record.keys,
         )
-    metrics.update(path, new)
+    metrics.update(attempt.path, new)
 
 
 def _cluster_of(path: Path, app: App) -> str:

@@ -10,9 +10,11 @@ import pyrage
 import pytest
 
 from orchestrator import backups, library
-from orchestrator.backup import retention
+from orchestrator.backup import metrics, retention
+from orchestrator.engine import runs
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, Locked, Refused, SnapshotInvalid, StoreError
+from orchestrator.engine.runner import Stop
+from orchestrator.errors import BackupError, BadUsage, Interrupted, Locked, Refused, SnapshotInvalid, StoreError
 from tests.fakes.site_machines import snapshot_of
 from tests.fakes.site_world import SERVER, At, Desk, good
 
@@ -673,6 +675,73 @@ def test_a_destination_that_missed_one_is_told_and_the_last_success_stays(desk):
     assert [(c.ok, c.success_at) for c in found.copies] == [
         (True, first.success_at + HOUR_S), (False, first.success_at)
     ]  # fmt: skip
+
+
+def test_a_run_that_is_interrupted_is_a_failed_try_and_its_resume_a_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(life=At(("save", "cp-1"), stop.request), stop=stop)
+    began, first = desk.clock.wall(), read_metrics(desk)
+    desk.clock.sleep(HOUR_S)
+
+    outcome = backups.resume(desk.app, "last")
+
+    found = read_metrics(desk)["kubernetes"]
+    assert [each.attempt_ok for each in first.values()] == [False]
+    assert (outcome.run, found.attempt_ok, found.attempt_at) == ("backup-0001", True, desk.clock.wall())
+    assert found.duration_s == pytest.approx(desk.clock.wall() - began, abs=60)
+    assert [(c.destination, c.ok) for c in found.copies] == [(desk.url("a"), True)]
+
+
+def read_metrics(desk):
+    return {each.cluster: each for each in metrics.parse(desk.metrics.read_text())}
+
+
+def test_a_run_that_is_interrupted_when_all_is_stored_is_a_failed_try_with_a_new_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(keep="last=1", life=At(("store", desk.url("a")), stop.request, time=2), stop=stop)
+
+    [found] = read_metrics(desk).values()
+    assert (found.attempt_ok, found.success_at) == (False, desk.library().find("last").record.at)
+
+
+def test_a_resume_that_fails_is_a_failed_try(desk):
+    desk.world.take_away("b")
+    with pytest.raises(StoreError):
+        desk.take("a", "b")
+    desk.clock.sleep(HOUR_S)
+
+    with pytest.raises(StoreError):
+        backups.resume(desk.app, "last")
+
+    found = desk.told()
+    assert (found.attempt_ok, found.attempt_at) == (False, desk.clock.wall())
+    assert [c.ok for c in found.copies] == [True, False]
+
+
+def test_a_resume_that_cannot_begin_or_has_nothing_to_do_tells_nothing(desk):
+    desk.take()
+    before = desk.metrics.read_text()
+    desk.clock.sleep(HOUR_S)
+
+    backups.resume(desk.app, "last")
+    with pytest.raises(BadUsage):
+        backups.resume(desk.app, "backup-9")
+
+    assert desk.metrics.read_text() == before
+
+
+def test_a_run_that_knows_no_file_of_metrics_is_resumed_as_before(desk):
+    """As those of earlier versions, and those that were started without one."""
+    del desk.world.meta[runs.METRICS]
+    fail(desk)
+    before = desk.metrics.read_text()
+
+    backups.resume(desk.app, "last")
+
+    assert len(good(desk.world.destination("b"))) == 1
+    assert desk.metrics.read_text() == before
 
 
 @pytest.mark.parametrize(("before", "cluster"), [(True, "kubernetes"), (False, "lab")])
