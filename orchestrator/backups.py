@@ -91,6 +91,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         say(f"{err}; {node} was named")
     for alarm in found.facts.alarms:
         say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
+    if troubles := [each for each in found.troubles if not serves(each)]:  # want of space is the alarm above
+        say(f"etcd is not all well: {'; '.join(troubles)}; the snapshot is of {node}: orchestrator etcd status")
     superseded = _superseded(app.session.server) if wish.reason == "scheduled" else ()
     _refuse_full(found, node, superseded)
     for url in (u for u in where if recipients and placed(u).file):

@@ -155,6 +155,30 @@ def test_an_alarm_is_said_and_the_backup_taken(desk):
     ]
 
 
+NOT_WELL = "etcd is not all well: https://cp-2:2379 is not healthy: it does not say why; the snapshot is of cp-3"
+
+
+@pytest.mark.parametrize(("fault", "said"), [("unhealthy", [f"{NOT_WELL}: orchestrator etcd status"]), ("learner", [])])
+def test_a_member_that_is_not_well_is_said_and_the_backup_taken_of_another(three, fault, said):
+    three.site.machines["cp-2"].faults["etcd"] = fault
+
+    plan = three.prepare()
+
+    assert node_of(plan) == "cp-3"
+    assert three.said == said
+
+
+def test_a_member_whose_host_is_off_is_said_and_the_backup_taken_of_another(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    three.prepare()
+
+    away, members = three.said
+    assert away.startswith("cp-3 could not be asked: ")
+    assert members.startswith("etcd is not all well: member cp-3 does not answer; ")
+
+
 def test_without_a_recipient_keys_are_left_out_and_that_is_said(desk):
     plan = desk.prepare(recovery=True)
 
