@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from orchestrator.app import App, Outcome
     from orchestrator.backup.catalogue import Catalogue
     from orchestrator.backup.records import Record
-    from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.cluster.etcdhosts import Etcd, EtcdHost
     from orchestrator.engine.host import Host
     from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
 #: Room here for the snapshot as it is fetched, and as it is stored.
 _ROOM = 2.2
+#: Room at a destination that a compressed snapshot cannot do without: what is in use, by this.
+_COMPRESSED = 10
 #: Half-written files of runs that were killed are removed when they are older.
 _LEFT_S = 86400.0
 
@@ -71,7 +73,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
 
     Raises:
         BadUsage: A destination, a recipient or a policy cannot be meant.
-        Refused: No member is well enough, members differ, or there is no room here.
+        Refused: No member is well enough, members differ, or there is no room here, or at no destination.
     """
     recipients = seal.check_recipients(wish.recipients)
     where = destinations(wish)
@@ -95,6 +97,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         say(f"etcd is not all well: {'; '.join(troubles)}; the snapshot is of {node}: orchestrator etcd status")
     superseded = _superseded(app.session.server) if wish.reason == "scheduled" else ()
     _refuse_full(found, node, superseded)
+    _refuse_without_room(app.reader, wish, found.hosts[node], say)
     for url in (u for u in where if recipients and placed(u).file):
         say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
     if wish.recovery and not recipients:
@@ -200,6 +203,30 @@ def _refuse_full(found: Etcd, node: str, superseded: Sequence[str]) -> None:
             f"{place} has {free} bytes free; a snapshot on its way needs {needed:.0f}",
             remedy="make room there, or set XDG_STATE_HOME to another disk",
         )
+
+
+def _refuse_without_room(view: Site, wish: Wish, host: EtcdHost, say: Callable[[str], None]) -> None:
+    """One destination at least has to have room; those that have none are said. The run tells which are away."""
+    short, where = [], destinations(wish)
+    for url in where:
+        place = placed(url)
+        plain = place.file or not wish.compress
+        needed = 0
+        if host.status:
+            needed = host.status.db_size_bytes if plain else host.status.in_use_bytes // _COMPRESSED
+        try:
+            free = view.shelf(place.url, host.node).free_bytes()
+        except (BackupError, HostError, ApiError):
+            continue
+        if free is not None and free < needed:
+            short.append(f"{url} has {free} bytes free; the snapshot needs {'' if plain else 'at least '}{needed}")
+    if len(short) == len(where):
+        raise Refused(
+            "; ".join(short),
+            remedy="make room there (see `orchestrator etcd prune --keep … --dry-run`), or name another one: --to",
+        )
+    for line in short:
+        say(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ def _status(machine, endpoint):
         "version": machine.components["etcd"].partition("-")[0],
         "storageVersion": min(each.components["etcd"] for each in machine.site.planes()).rpartition(".")[0] + ".0",
         "dbSize": machine.db_size_bytes or len(snapshot_of(machine.name, machine.site.revision)),
+        "dbSizeInUse": machine.db_size_bytes,
         "leader": _number(machine.site.machines[machine.site.leader]),
         "raftIndex": 100,
         "raftAppliedIndex": 100,

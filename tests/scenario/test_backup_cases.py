@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +180,41 @@ def test_a_member_whose_host_is_off_is_said_and_the_backup_taken_of_another(thre
     assert members.startswith("etcd is not all well: member cp-3 does not answer; ")
 
 
+@pytest.mark.parametrize(
+    ("compress", "name", "needed"), [(False, "a", "5000"), (True, "a", "at least 500"), (True, "c/now.db", "5000")]
+)
+def test_destinations_that_are_all_too_full_are_refused_before_a_run(desk, compress, name, needed):
+    desk.site.machines["cp-1"].db_size_bytes = 5000
+    directory = desk.url(name.removesuffix("/now.db"))
+    desk.site.full.add(directory)
+
+    with pytest.raises(Refused) as caught:
+        desk.prepare(name, compress=compress)
+
+    assert str(caught.value) == f"{desk.url(name)} has 0 bytes free; the snapshot needs {needed}"
+    assert "etcd prune" in caught.value.remedy
+
+
+def test_one_that_is_too_full_is_said_and_the_others_get_theirs(desk):
+    desk.site.full.add(desk.url("a"))
+    desk.world.take_away("b")
+
+    plan = desk.prepare("a", "b")
+
+    assert plan.nodes() == ("cp-1",)
+    [line] = desk.said
+    assert line.startswith(f"{desk.url('a')} has 0 bytes free; the snapshot needs ")
+
+
+def test_a_destination_that_cannot_be_asked_is_left_to_the_run(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    plan = backups.prepare(three.app, replace(three.wish(), destinations=("cp-3:/srv",)), three.said.append)
+
+    assert node_of(plan) == "cp-2"
+
+
 def test_without_a_recipient_keys_are_left_out_and_that_is_said(desk):
     plan = desk.prepare(recovery=True)
 
@@ -329,9 +365,9 @@ def test_room_that_the_run_makes_here_counts(desk):
     file = desk.site.kept / "staging" / name
     with file.open("r+b") as sparse:
         sparse.truncate(1 << 40)
-    desk.site.machines["cp-1"].db_size_bytes = 1 << 38
+    desk.site.machines["cp-1"].db_size_bytes = shutil.disk_usage(file).free
 
-    plan = desk.prepare(reason="scheduled")
+    plan = desk.prepare(reason="scheduled", compress=True)
 
     assert [step.action for step in plan.steps()][:2] == ["etcd.supersede", "etcd.snapshot"]
 
