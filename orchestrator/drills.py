@@ -90,7 +90,7 @@ class Wish:
 def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) -> Drilled:
     """Restore a snapshot into a directory of its own, start etcd on it, compare, and clear all of it away.
 
-    The outcome is put into the snapshot's record at every destination.
+    The outcome is put into the snapshot's record at every destination; where that cannot be done is said.
 
     Raises:
         BackupError: The snapshot is not whole.
@@ -105,7 +105,9 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
     if copy.held is None:
         return replace(found, name=wish.name)
     record = copy.held.record
-    library.rewrite(record, drill=Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text))
+    told = Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text)
+    for url, err in library.rewrite(record, drill=told)[1]:
+        say(f"the record at {url} does not tell of this drill: {err}")
     return replace(found, cluster=record.cluster, name=record.name)
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.engine.host import Host
 
+    #: A destination, and what happened to it.
+    Failed = tuple[str, OrchestratorError]
+
 
 def home() -> Path:
     """Where snapshots of this user are kept unless another destination is named."""
@@ -61,7 +64,7 @@ class Library:
             raise BadUsage("node: stands for the node of a backup that is taken now", remedy="name it: NODE:/DIR")
         return self._app.host(node)
 
-    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
+    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[Failed, ...]]:
         """What each holds, of one cluster where it is named, and those that could not be read with why."""
         found, failed = [], []
         for url in self.urls:
@@ -100,20 +103,23 @@ class Library:
             raise BadUsage(f"several snapshots begin with {name!r}", remedy=f"one of: {names}")
         return next((h for h in held if not h.wrong), held[0])
 
-    def rewrite(self, record: Record, **changes: object) -> tuple[str, ...]:
-        """Change a snapshot's record at every destination that has it; which those are.
+    def rewrite(self, record: Record, **changes: object) -> tuple[tuple[str, ...], tuple[Failed, ...]]:
+        """Change a snapshot's record at every destination that has it.
 
-        Raises:
-            BackupError: One could not be written; those before it are.
+        Returns:
+            Where it is changed, and those that could not be read or written, with why.
         """
-        found, _ = self.catalogues()
-        done = []
+        found, away = self.catalogues()
+        done, failed = [], list(away)
         same = (record.name, record.sha256)
         for held in (h for each in found for h in each.held if (h.record.name, h.record.sha256) == same):
             store = self.store(held.url)
-            store.put_bytes(records.encode(msgspec.structs.replace(held.record, **changes)), held.file)
-            done.append(store.url)
-        return tuple(done)
+            try:
+                store.put_bytes(records.encode(msgspec.structs.replace(held.record, **changes)), held.file)
+                done.append(held.url)
+            except (BackupError, HostError, ApiError) as err:
+                failed.append((held.url, err))
+        return tuple(done), tuple(failed)
 
     def now(self) -> float:
         """Seconds since the epoch."""

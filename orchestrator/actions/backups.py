@@ -290,6 +290,34 @@ class Retain:
         )
 
 
+class Supersede:
+    """`etcd.supersede`: what earlier backups left here is gone: the one that begins takes a newer snapshot.
+
+    Params: `plans`, by their names. It is a step, for under the cluster's lock none of them is at work.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Names of what is here."""
+        return {
+            "left": sorted(path.name for plan in step.params["plans"] for path in staged(view.place(STAGING), plan))
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing is."""
+        del past
+        if now["left"]:
+            return Needed(f"what runs that failed left here: {', '.join(step.params['plans'])}")
+        return Done("nothing of earlier runs is left here")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Remove it."""
+        del now
+        for plan in step.params["plans"]:
+            run.guard()
+            for path in staged(hands.place(STAGING), plan):
+                path.unlink(missing_ok=True)
+
+
 class Unstage:
     """`etcd.unstage`: what a backup made here on its way is gone.
 
@@ -298,7 +326,7 @@ class Unstage:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Names of what is here."""
-        return {"left": sorted(path.name for path in _staged(view, step))}
+        return {"left": sorted(path.name for path in staged(view.place(STAGING), step.params["plan"]))}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when nothing is. There is something after the first step."""
@@ -309,7 +337,7 @@ class Unstage:
         """Remove it."""
         del now
         run.guard()
-        for path in _staged(hands, step):
+        for path in staged(hands.place(STAGING), step.params["plan"]):
             path.unlink(missing_ok=True)
 
 
@@ -317,9 +345,9 @@ def _part(file: str, sealed: Sealed) -> Part:
     return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
 
 
-def _staged(view: Site, step: Step) -> list[Path]:
-    directory = view.place(STAGING)
-    return list(directory.glob(f"*{step.params['plan']}.*")) if directory.is_dir() else []
+def staged(directory: Path, plan: str) -> list[Path]:
+    """The files of a plan in the directory of what is on its way; none where there is no such directory."""
+    return list(directory.glob(f"*{plan}.*")) if directory.is_dir() else []
 
 
 def _has(view: Site, step: Step, url: str, draft: Record) -> bool | str:

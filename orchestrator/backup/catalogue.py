@@ -54,6 +54,10 @@ class Shelf(Protocol):
         """The contents of a small file of it."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """How much there is room for; None where that is not known."""
+        ...
+
 
 class ReadOnly:
     """A destination that can only be read, whatever is behind it.
@@ -81,6 +85,10 @@ class ReadOnly:
     def get_bytes(self, name: str, limit_bytes: int = RECORD_BYTES) -> bytes:
         """The contents of a small file of it."""
         return self._shelf.get_bytes(name, limit_bytes)
+
+    def free_bytes(self) -> int | None:
+        """How much there is room for; None where that is not known."""
+        return self._shelf.free_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +31,7 @@ from orchestrator.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator.app import App
@@ -128,29 +132,48 @@ def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, q
     from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
+    from orchestrator.engine import runs  # noqa: PLC0415
     from orchestrator.errors import OrchestratorError  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
-    began, node = app.clock.wall(), ""
+    where = backups.destinations(wish)
+    attempt = backups.Attempt(metrics_file.absolute(), where, app.clock.wall()) if metrics_file else None
+    noted = {runs.METRICS: str(attempt.path)} if attempt else {}
     try:
-        plan = backups.prepare(app, wish, unsaid if quiet else say)
-        node = plan.nodes()[0]
-        outcome = perform.performed(app, plan)
-    except OrchestratorError as err:
-        if metrics_file:
-            backups.tell(app, metrics_file, backups.destinations(wish), err.run, began, node)
+        with _terminated():
+            plan = backups.prepare(app, wish, unsaid if quiet else say)
+            attempt = attempt and replace(attempt, node=plan.nodes()[0])
+            outcome = perform.performed(app, plan, noted=noted)
+    except (OrchestratorError, KeyboardInterrupt) as err:
+        if attempt:
+            backups.tell_failure(app, attempt, err)
         raise
     if outcome.exit_code or not outcome.run:
         perform.finish(app, outcome, output, "backed up")
         return
-    found = backups.of_run(app, backups.destinations(wish), outcome.run, node)
-    if metrics_file:
-        backups.tell(app, metrics_file, backups.destinations(wish), outcome.run, began, node)
+    found = backups.of_run(app, where, outcome.run, plan.nodes()[0])
+    if attempt:
+        backups.tell(app, attempt, outcome.run)
     if output is not Output.TABLE:
         show(output, "SnapshotList", bodies.body(report.list_document(found.catalogues, (), app.clock.wall())), "")
     elif not quiet:
         show(output, "SnapshotList", {}, report.taken(found.record, found.urls))
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, before and after the run, which heeds both itself: so that it can be told as a failure."""
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def listing(

@@ -149,6 +149,7 @@ _VERBS = {
     "etcd.recovery": "what new machines need",
     "etcd.store": "store the snapshot",
     "etcd.retain": "remove old snapshots",
+    "etcd.supersede": "clear away what earlier runs left",
     "etcd.unstage": "clear away what was made on the way",
     "etcd.defragment": "defragment etcd",
     "etcd.compact": "compact etcd",

@@ -108,6 +108,7 @@ class FakeMachine:
             `refuses`, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or `mute` (it tells no
             members, no hash); `static pods` are the components that run as they did before.
         free_bytes: Of its disk.
+        db_size_bytes: What its member says of its database; 0 for the size of a snapshot.
         private: Commands that ran so that nothing of them is recorded.
         taught: Command -> a generator like those here.
         started: How often each errand was started.
@@ -124,6 +125,7 @@ class FakeMachine:
         self.lists = {}
         self.faults = {}
         self.free_bytes = 90_000_000_000
+        self.db_size_bytes = 0
         self.private = []
         self.taught = {}
         self.packages = {each: FakePackage(version) for each in KUBERNETES}

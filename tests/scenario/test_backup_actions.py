@@ -547,6 +547,22 @@ def test_a_destination_that_is_one_file_is_not_judged(world):
     assert Stage(world, "etcd.retain", "cp-1", plan=plan).facts() == {"going": {}}
 
 
+# ---- etcd.supersede ---------------------------------------------------------------------------------------------
+
+
+def test_what_earlier_plans_left_here_is_removed_and_nothing_else(world):
+    taken(world)
+    for name in ("backup-0.db", ".backup-0.recovery.tar.part", "backup-9.db.zst", "backup-1.db", "backup-91.db"):
+        staged(world, name).write_bytes(b"x")
+    plan = world.backup(superseded=("backup-0", "backup-9"))
+    stage = Stage(world, "etcd.supersede", "cp-1", plan=plan)
+    assert stage.decide() == Needed("what runs that failed left here: backup-0, backup-9")
+
+    assert stage.apply() == Done("nothing of earlier runs is left here")
+
+    assert {path.name for path in staged(world).parent.iterdir()} == {"backup-1.db", "backup-1.json", "backup-91.db"}
+
+
 # ---- etcd.unstage -----------------------------------------------------------------------------------------------
 
 

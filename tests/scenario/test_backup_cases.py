@@ -1,6 +1,8 @@
 """The use cases of backups: what is looked at before one is taken, what there is, and what monitoring is told."""
 
 import os
+import shlex
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +11,13 @@ import pyrage
 import pytest
 
 from orchestrator import backups, library
-from orchestrator.backup import retention
+from orchestrator.backup import metrics, retention
+from orchestrator.engine import runs
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, Locked, Refused, SnapshotInvalid, StoreError
+from orchestrator.engine.runner import Stop
+from orchestrator.errors import BackupError, BadUsage, Interrupted, Locked, Refused, SnapshotInvalid, StoreError
 from tests.fakes.site_machines import snapshot_of
-from tests.fakes.site_world import Desk, good
+from tests.fakes.site_world import SERVER, At, Desk, good
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -193,6 +197,65 @@ def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken
         three.prepare()
 
 
+NOT_WELL = "etcd is not all well: https://cp-2:2379 is not healthy: it does not say why; the snapshot is of cp-3"
+
+
+@pytest.mark.parametrize(("fault", "said"), [("unhealthy", [f"{NOT_WELL}: orchestrator etcd status"]), ("learner", [])])
+def test_a_member_that_is_not_well_is_said_and_the_backup_taken_of_another(three, fault, said):
+    three.site.machines["cp-2"].faults["etcd"] = fault
+
+    plan = three.prepare()
+
+    assert node_of(plan) == "cp-3"
+    assert three.said == said
+
+
+def test_a_member_whose_host_is_off_is_said_and_the_backup_taken_of_another(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    three.prepare()
+
+    away, members = three.said
+    assert away.startswith("cp-3 could not be asked: ")
+    assert members.startswith("etcd is not all well: member cp-3 does not answer; ")
+
+
+@pytest.mark.parametrize(
+    ("compress", "name", "needed"), [(False, "a", "5000"), (True, "a", "at least 500"), (True, "c/now.db", "5000")]
+)
+def test_destinations_that_are_all_too_full_are_refused_before_a_run(desk, compress, name, needed):
+    desk.site.machines["cp-1"].db_size_bytes = 5000
+    directory = desk.url(name.removesuffix("/now.db"))
+    desk.site.full.add(directory)
+
+    with pytest.raises(Refused) as caught:
+        desk.prepare(name, compress=compress)
+
+    assert str(caught.value) == f"{desk.url(name)} has 0 bytes free; the snapshot needs {needed}"
+    assert "etcd prune" in caught.value.remedy
+
+
+def test_one_that_is_too_full_is_said_and_the_others_get_theirs(desk):
+    desk.site.full.add(desk.url("a"))
+    desk.world.take_away("b")
+
+    plan = desk.prepare("a", "b")
+
+    assert plan.nodes() == ("cp-1",)
+    [line] = desk.said
+    assert line.startswith(f"{desk.url('a')} has 0 bytes free; the snapshot needs ")
+
+
+def test_a_destination_that_cannot_be_asked_is_left_to_the_run(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    plan = backups.prepare(three.app, replace(three.wish(), destinations=("cp-3:/srv",)), three.said.append)
+
+    assert node_of(plan) == "cp-2"
+
+
 def test_without_a_recipient_keys_are_left_out_and_that_is_said(desk):
     plan = desk.prepare(recovery=True)
 
@@ -233,6 +296,121 @@ def test_what_was_prepared_is_only_looked_at_in_a_dry_run(desk, root):
 
     assert {type(each.decision) for each in found} == {Needed}
     assert {path for path in root.rglob("*") if path.is_file()} == files
+
+
+# ---- what runs that failed left here ----------------------------------------------------------------------------
+
+
+def fail(desk, *, server=SERVER, **asked):
+    """A run whose destination is away: what it leaves here is all that there is of its snapshot."""
+    desk.world.take_away("b")
+    desk.world.meta = {**desk.world.meta, "server": server}
+    with pytest.raises(StoreError):
+        desk.take("b", **{"reason": "scheduled", **asked})
+    desk.world.meta = {**desk.world.meta, "server": SERVER}
+    desk.world.bring_back("b")
+    desk.clock.sleep(60)
+    return desk.staged()
+
+
+def test_what_a_scheduled_run_left_goes_with_the_next_one_and_not_before(desk):
+    left = fail(desk)
+
+    plan = desk.prepare(reason="scheduled")
+
+    assert len(left) == 2
+    assert desk.staged() == left
+    desk.world.start(plan)
+    assert desk.staged() == []
+
+
+def test_half_of_a_snapshot_that_a_scheduled_run_left_goes_too(desk):
+    [name, _] = fail(desk)
+    (desk.site.kept / "staging" / name.replace(".db", ".json")).unlink()
+
+    desk.take(reason="scheduled")
+
+    assert desk.staged() == []
+
+
+@pytest.mark.parametrize(
+    ("of", "next_one"),
+    [
+        ({"reason": "manual"}, "scheduled"),
+        ({"reason": "scheduled"}, "manual"),
+        ({"server": "https://other:6443"}, "scheduled"),
+    ],
+)
+def test_what_a_person_or_another_cluster_may_go_on_with_stays(desk, of, next_one):
+    left = fail(desk, **of)
+
+    desk.take(reason=next_one)
+
+    assert desk.staged() == left
+
+
+def test_a_backup_that_begins_while_one_is_at_work_takes_nothing_from_it(desk):
+    refused = []
+    desk.take()
+    desk.clock.sleep(60)
+
+    def overlap():
+        before = desk.staged()
+        with pytest.raises(Locked) as caught:
+            desk.take("a", "b", reason="scheduled")
+        refused.append(caught.value)
+        assert desk.staged() == before
+        assert desk.told().attempt_ok is False
+
+    run = desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("a")), overlap))
+    desk.clock.sleep(60)
+    desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("b")), overlap))
+
+    assert len(refused) == 2
+    assert len(good(desk.world.destination("b"))) == 2
+    assert backups.of_run(desk.app, [desk.url("b")], run).record.run == run
+    assert desk.told().attempt_ok
+
+
+def test_a_run_that_is_gone_on_with_before_the_next_one_has_the_lock_keeps_what_it_has(desk):
+    left = fail(desk)
+    plan = desk.prepare(reason="scheduled")
+    refused = []
+
+    def overlap():
+        with pytest.raises(Locked):
+            desk.world.start(plan, run="backup-9999")
+        refused.append(desk.staged())
+
+    desk.world.resume("backup-0001", life=At(("store", desk.url("b")), overlap))
+
+    assert refused == [left]
+    assert (len(good(desk.world.destination("b"))), desk.staged()) == (1, [])
+
+
+def test_two_that_were_prepared_in_the_same_second_both_store_theirs(desk):
+    fail(desk)
+    first, second = (desk.prepare(reason="scheduled") for _ in range(2))
+
+    desk.world.start(first, run="backup-0011")
+    desk.clock.sleep(60)
+    desk.world.start(second, run="backup-0012")
+
+    assert len(good(desk.world.destination("a"))) == 2
+    assert desk.staged() == []
+
+
+def test_room_that_the_run_makes_here_counts(desk):
+    """Else a disk that is full of what a run left would stay so."""
+    [name, _] = fail(desk)
+    file = desk.site.kept / "staging" / name
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 40)
+    desk.site.machines["cp-1"].db_size_bytes = shutil.disk_usage(file).free
+
+    plan = desk.prepare(reason="scheduled", compress=True)
+
+    assert [step.action for step in plan.steps()][:2] == ["etcd.supersede", "etcd.snapshot"]
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------
@@ -495,6 +673,48 @@ def test_a_pin_is_set_and_taken_away_wherever_the_snapshot_is(desk):
     assert not any(record.name in good(desk.world.destination(name)) for name in ("a", "b"))
 
 
+@pytest.mark.parametrize(("why", "done"), [("before the move", "pinned"), ("", "no longer pinned")])
+def test_a_pin_is_set_where_it_can_be_and_fails_by_the_names_of_those_that_were_away(desk, why, done):
+    record = hold(desk, 9 * DAY_S, "a", pin="" if why else "old")
+    for name in ("b", "c"):
+        hold(desk, 9 * DAY_S, name)
+        desk.world.take_away(name)
+
+    with pytest.raises(StoreError) as caught:
+        backups.pin(desk.library("b", "a", "c"), "last", why)
+
+    assert desk.library("a").find(record.name).record.pin == why
+    notes = caught.value.__notes__
+    assert notes[0] == f"nothing was changed at {desk.url('b')}"
+    assert notes[1].startswith(f"nothing was changed at {desk.url('c')}: ")
+    assert notes[2] == f"{done} at {desk.url('a')}"
+    again = f"orchestrator etcd pin {record.name} --reason {shlex.quote(why)}"
+    assert caught.value.remedy.splitlines()[-1].startswith(f"when they are back, repeat it for them: {again} --from ")
+
+
+def test_a_pin_that_one_destination_does_not_take_is_set_at_those_after_it(desk):
+    record = hold(desk, DAY_S, "a")
+    hold(desk, DAY_S, "b")
+    library = desk.library("a", "b")
+    stores = library.store
+
+    def store(url):
+        found = stores(url)
+        if url == desk.url("a"):
+            found.put_bytes = full
+        return found
+
+    def full(content, name):
+        raise StoreError(f"no room for {name}", remedy="make room")
+
+    library.store = store
+    with pytest.raises(StoreError, match="no room for") as caught:
+        backups.pin(library, record.name, "why")
+
+    assert f"pinned at {desk.url('b')}" in caught.value.__notes__
+    assert desk.library("b").find(record.name).record.pin == "why"
+
+
 def test_what_is_not_there_cannot_be_pinned(desk):
     with pytest.raises(BadUsage, match="no snapshot 'x'"):
         backups.pin(desk.library(), "x", "why")
@@ -556,6 +776,73 @@ def test_a_destination_that_missed_one_is_told_and_the_last_success_stays(desk):
     assert [(c.ok, c.success_at) for c in found.copies] == [
         (True, first.success_at + HOUR_S), (False, first.success_at)
     ]  # fmt: skip
+
+
+def test_a_run_that_is_interrupted_is_a_failed_try_and_its_resume_a_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(life=At(("save", "cp-1"), stop.request), stop=stop)
+    began, first = desk.clock.wall(), read_metrics(desk)
+    desk.clock.sleep(HOUR_S)
+
+    outcome = backups.resume(desk.app, "last")
+
+    found = read_metrics(desk)["kubernetes"]
+    assert [each.attempt_ok for each in first.values()] == [False]
+    assert (outcome.run, found.attempt_ok, found.attempt_at) == ("backup-0001", True, desk.clock.wall())
+    assert found.duration_s == pytest.approx(desk.clock.wall() - began, abs=60)
+    assert [(c.destination, c.ok) for c in found.copies] == [(desk.url("a"), True)]
+
+
+def read_metrics(desk):
+    return {each.cluster: each for each in metrics.parse(desk.metrics.read_text())}
+
+
+def test_a_run_that_is_interrupted_when_all_is_stored_is_a_failed_try_with_a_new_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(keep="last=1", life=At(("store", desk.url("a")), stop.request, time=2), stop=stop)
+
+    [found] = read_metrics(desk).values()
+    assert (found.attempt_ok, found.success_at) == (False, desk.library().find("last").record.at)
+
+
+def test_a_resume_that_fails_is_a_failed_try(desk):
+    desk.world.take_away("b")
+    with pytest.raises(StoreError):
+        desk.take("a", "b")
+    desk.clock.sleep(HOUR_S)
+
+    with pytest.raises(StoreError):
+        backups.resume(desk.app, "last")
+
+    found = desk.told()
+    assert (found.attempt_ok, found.attempt_at) == (False, desk.clock.wall())
+    assert [c.ok for c in found.copies] == [True, False]
+
+
+def test_a_resume_that_cannot_begin_or_has_nothing_to_do_tells_nothing(desk):
+    desk.take()
+    before = desk.metrics.read_text()
+    desk.clock.sleep(HOUR_S)
+
+    backups.resume(desk.app, "last")
+    with pytest.raises(BadUsage):
+        backups.resume(desk.app, "backup-9")
+
+    assert desk.metrics.read_text() == before
+
+
+def test_a_run_that_knows_no_file_of_metrics_is_resumed_as_before(desk):
+    """As those of earlier versions, and those that were started without one."""
+    del desk.world.meta[runs.METRICS]
+    fail(desk)
+    before = desk.metrics.read_text()
+
+    backups.resume(desk.app, "last")
+
+    assert len(good(desk.world.destination("b"))) == 1
+    assert desk.metrics.read_text() == before
 
 
 @pytest.mark.parametrize(("before", "cluster"), [(True, "kubernetes"), (False, "lab")])
