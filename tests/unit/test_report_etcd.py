@@ -437,6 +437,7 @@ def test_a_drill_with_an_api_server_says_what_that_read_and_what_it_did_not():
             {"file": "/s/b.recovery.tar", "size_bytes": 1_250_000},
             "cp-2: what new machines need, encrypted: /s/b.recovery.tar (1.2 MB)",
         ),
+        ("etcd.reserved", {"why": "cp-2 has two addresses"}, "cp-2: WARNING: cp-2 has two addresses"),
         (
             "etcd.stored",
             {"file": "b.db.zst", "destination": "s3://b", "size_bytes": 4_000_000},
