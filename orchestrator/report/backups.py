@@ -197,11 +197,17 @@ def drill(found: Drilled) -> str:
     lines = [
         f"{found.name}: {'FAILED' if found.wrong else 'it restores'}, tried on {found.where}",
         f"  restored in   {found.restore_s:.1f} s, etcd {found.etcd} answered after {found.start_s:.1f} s more",
-        f"  revision      {found.revision}, hash {found.hash:x}",
+        f"  revision      {found.revision}, hash {found.hash:x}{_hash_of(found)}",
         *(_api_server(found.server) if found.server else ()),
         *(f"  WRONG         {text}" for text in found.wrong),
     ]
     return "\n".join([*lines, "", *columns(("KEYS UNDER", "LIVE"), counts)] if counts else lines)
+
+
+def _hash_of(found: Drilled) -> str:
+    if found.member_hash is None or not found.incomparable:
+        return f" ({found.incomparable or f'{found.member_hash:x} in the member'})"
+    return f" ({found.member_hash:x} in the member, not comparable: {found.incomparable})"
 
 
 def _api_server(server: ApiServer) -> list[str]:
@@ -227,6 +233,8 @@ def drill_document(found: Drilled) -> etcdshapes.DrillResult:
         start_s=found.start_s,
         revision=found.revision,
         hash=found.hash,
+        member_hash=found.member_hash,
+        incomparable=found.incomparable,
         counts=dict(found.counts),
         api_server=None if found.server is None else _api_server_shape(found.server),
     )

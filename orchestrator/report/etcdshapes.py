@@ -186,5 +186,7 @@ class DrillResult(Shape):
     start_s: float
     revision: int
     hash: int
+    member_hash: int | None
+    incomparable: str
     counts: dict[str, int]
     api_server: ApiServerShape | None

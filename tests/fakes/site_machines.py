@@ -100,7 +100,8 @@ class FakeMachine:
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
             `refuses`, `fails` or `hangs`, `snapshot` is `refuses`, `damaged`, `truncated` or `empty`, `collect` is
             `refuses` or the path of what it does not give, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or
-            `mute` (it tells no members, no hash); `static pods` are the components that run as they did before.
+            `mute` (it tells no members, no hash); `hash` is the revision that a hash is said to be of, None where it
+            was compacted; `static pods` are the components that run as they did before.
         free_bytes: Of its disk.
         private: Commands that ran so that nothing of them is recorded.
         taught: Command -> a generator like those here.

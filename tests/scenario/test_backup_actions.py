@@ -12,7 +12,10 @@ from msgspec import structs
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue
 from orchestrator.backup.directory import DirectoryStore
+from orchestrator.backup.records import Hashed
 from orchestrator.backup.seal import unseal
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.cluster.recovery import CONFIGMAPS, PKI, TOOL
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import BackupError, CommandFailed, FactUnreadable, HostUnreachable, SnapshotInvalid, StoreError
@@ -106,6 +109,19 @@ def test_a_snapshot_is_here_with_a_record_of_the_cluster_that_it_is_of(world):
     assert [(m.id, m.name, m.peer_urls) for m in record.members] == [("1", "cp-1", ("https://198.18.0.11:2380",))]
     told = {"file": str(path), "size_bytes": len(content), "keys": 3, "revision": 4}
     assert stage.events == [("etcd.snapshot", told)]
+
+
+def test_a_snapshot_is_recorded_with_the_hash_that_its_member_had_at_its_revision(world):
+    told = parse_hash(world.site.view().ask("cp-1", queries.ETCD_HASH, "4"))
+
+    assert taken(world).hashed == Hashed(value=told.hash, compact_revision=1)
+
+
+@pytest.mark.parametrize("revision", [None, 5, 0])
+def test_a_hash_of_another_revision_or_none_at_all_is_not_recorded(world, revision):
+    world.machine("cp-1").faults["hash"] = revision
+
+    assert taken(world).hashed is None
 
 
 def test_nobody_else_reads_a_snapshot_that_is_here_and_none_is_left_on_its_host(world):

@@ -393,6 +393,22 @@ def test_programs_get_every_verdict_with_its_destination():
 DRILLED = Drilled("prod-x", "cp-2", "3.6.8", 0.31, 0.87, 4711, 0xABC, {"all": 312, "/registry/pods/": 41}, ())
 
 
+@pytest.mark.parametrize(
+    ("member", "why", "said"),
+    [
+        (0xABC, "", "revision      4711, hash abc (abc in the member)"),
+        (None, "that of the member is not known", "hash abc (that of the member is not known)"),
+        (0xDEF, "of etcd 3.6.6", "hash abc (def in the member, not comparable: of etcd 3.6.6)"),
+    ],
+)
+def test_a_drill_tells_both_hashes_or_why_they_are_not_compared(member, why, said):
+    found = replace(DRILLED, member_hash=member, incomparable=why)
+
+    assert said in backups.drill(found)
+    document = shaped(backups.drill_document(found))
+    assert (document.hash, document.member_hash, document.incomparable) == (0xABC, member, why)
+
+
 def test_a_drill_that_went_well_says_where_how_long_and_what_it_counted():
     lines = backups.drill(DRILLED).splitlines()
 
