@@ -103,6 +103,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         tool: The version of this tool.
         pin: Why it is kept for ever; "" when it is not.
         drill: The last one; None without one.
+        verified: When the copy beside this record was last read whole since it was stored; 0.0 when it was not.
         hashed: None where the member did not tell it of this revision.
     """
 
@@ -135,11 +136,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     pin: str = ""
     drill: Drill | None = None
     hashed: Hashed | None = None
+    verified: float = 0.0
 
     @property
     def encrypted(self) -> bool:
         """Nobody reads it without an identity."""
         return bool(self.recipients)
+
+    @property
+    def proven_at(self) -> float:
+        """When this copy was last known to be whole: each is read whole when it is taken, and as it is stored."""
+        return max(self.at, self.verified)
 
     @property
     def files(self) -> tuple[Part, ...]:
