@@ -112,6 +112,30 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """The copy of a snapshot at one destination, read whole.
+
+    Attributes:
+        url: The destination.
+        there: It has one.
+        wrong: Why that is not whole; "" when it is, or is not there.
+        recovery: Why no machine can be rebuilt of the recovery set beside it, "" when one can; None without a set.
+        unrecorded: Why that it is whole could not be put into its record; "" when it was.
+    """
+
+    url: str
+    there: bool = True
+    wrong: str = ""
+    recovery: str | None = None
+    unrecorded: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """It is there, and whole."""
+        return self.there and not self.wrong
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """One destination.
 

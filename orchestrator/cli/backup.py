@@ -221,9 +221,12 @@ def verify(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it."""
+    """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it.
+
+    One that is recorded is read at every destination, with its recovery set. Exits with 40 when a copy is not whole.
+    """
     from orchestrator.cli import contents  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show  # noqa: PLC0415
     from orchestrator.library import verify as verified  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
@@ -233,8 +236,13 @@ def verify(
         contents.deep(library, snapshot, tuple(identity or ()), output, trailer=trailer)
         return
     found = verified(library, snapshot, tuple(identity or ()), trailer=trailer)
-    body = bodies.body(report.verified_document(found.where, found.snapshot))
-    show(output, "SnapshotVerified", body, report.verified(found.where, found.snapshot))
+    for copy in (c for c in found.copies if c.unrecorded):
+        say(f"{copy.url}: that it is whole could not be recorded: {copy.unrecorded}")
+    where, whole = found.proven.where, found.proven.snapshot
+    body = bodies.body(report.verified_document(where, whole, found.copies))
+    show(output, "SnapshotVerified", body, report.verified(where, whole, found.copies))
+    if found.failures:
+        raise found.failures[0]
 
 
 def prune(

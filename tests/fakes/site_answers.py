@@ -214,10 +214,11 @@ def _etcd_hash(machine, revision):
         return _section("end", text="")
     fault = machine.faults.get("etcd")
     digest = hashlib.sha256(f"{revision} {fault == 'differs'}".encode()).digest()
-    told = {"hash": int.from_bytes(digest[:4], "big"), "hash_revision": revision, "compact_revision": 1}
+    at = machine.faults.get("hash", revision)
+    told = {"hash": int.from_bytes(digest[:4], "big"), "hash_revision": at, "compact_revision": 1}
     answer = [{"Endpoint": "https://127.0.0.1:2379", "HashKV": told}]
     # A learner does not serve it.
-    said = "" if fault in ("mute", "learner") else json.dumps(answer)
+    said = "" if fault in ("mute", "learner") or at is None else json.dumps(answer)
     return _section("hash", text=said) + _section("end", text="")
 
 

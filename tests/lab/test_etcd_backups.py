@@ -135,6 +135,7 @@ def test_what_is_encrypted_opens_with_its_identity_and_holds_what_new_machines_n
 
     assert "--identity" in refused.stderr
     assert proven["keys"] == listed(orchestrator, store)[0]["keys"]
+    assert [copy["recoverySet"] for copy in proven["copies"]] == [""]
     (tmp_path / "set.tar.zst").write_bytes(compressed)
     with (tmp_path / "set.tar.zst").open("rb") as packed, (tmp_path / "set.tar").open("wb") as tar:
         zstandard.ZstdDecompressor().copy_stream(packed, tar)
@@ -239,6 +240,8 @@ def test_a_restore_is_rehearsed_on_the_control_plane_and_here(real, orchestrator
         assert (found["ok"], found["etcdVersion"], found["revision"]) == (True, version, record["revision"])
         assert found["counts"]["all"] == record["keys"]
     assert there["hash"] == here["hash"]
+    assert (there["memberHash"], there["incomparable"]) == (there["hash"], "")
+    assert here["incomparable"] == "that of the member is of etcd 3.6.8"
     assert record["drill"]["ok"] is True
     assert left_on_the_host(real) == []
 

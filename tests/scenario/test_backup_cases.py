@@ -12,6 +12,8 @@ import pytest
 
 from orchestrator import backups, library
 from orchestrator.backup import metrics, retention
+from orchestrator.backup.catalogue import Checked
+from orchestrator.cluster.recovery import PKI
 from orchestrator.engine import runs
 from orchestrator.engine.plan import Needed
 from orchestrator.engine.runner import Stop
@@ -526,7 +528,7 @@ def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
 def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9))
 
-    found = library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
+    found = library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True).proven
 
     assert (found.where, found.record, found.snapshot.revision) == (str(tmp_path / "x.db"), None, 9)
 
@@ -534,7 +536,7 @@ def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
 def test_a_copy_of_a_database_has_no_sum(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9)[:-32])
 
-    assert library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).snapshot.revision == 9
+    assert library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).proven.snapshot.revision == 9
     with pytest.raises(SnapshotInvalid, match="no SHA-256 at its end"):
         library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
 
@@ -542,7 +544,7 @@ def test_a_copy_of_a_database_has_no_sum(desk, tmp_path):
 def test_a_file_that_is_another_than_its_record_says_is_refused(desk):
     record = hold(desk, DAY_S)
     file = desk.world.destination("a") / record.data.file
-    assert library.verify(desk.library(), str(file), (), trailer=True).record.name == record.name
+    assert library.verify(desk.library(), str(file), (), trailer=True).proven.record.name == record.name
 
     file.write_bytes(snapshot_of("cp-2", 9))
 
@@ -576,8 +578,10 @@ def test_a_stored_one_is_proven_and_nothing_of_it_stays_here(desk, tmp_path, com
     key = keys(tmp_path)
     desk.take(compress=compress, recipients=(key.recipient,) if encrypt else (), recovery=encrypt)
 
-    found = library.verify(desk.library(), "last", (key.path,), trailer=True)
+    verified = library.verify(desk.library(), "last", (key.path,), trailer=True)
 
+    found = verified.proven
+    assert verified.copies == (Checked(desk.url("a"), recovery="" if encrypt else None),)
     assert found.where == f"{found.record.name} at {desk.url('a')}"
     assert (found.snapshot.keys, found.snapshot.sha256) == (3, found.record.sha256)
     assert [path for path in library.home().rglob("*") if path.is_file()] == []
@@ -605,6 +609,90 @@ def test_a_stored_one_that_was_changed_is_told_so_with_its_destination(desk, tmp
         library.verify(desk.library(), name, (key.path,), trailer=True)
 
     assert str(caught.value).startswith(desk.url("a"))
+
+
+def test_each_copy_of_a_stored_one_is_read_and_the_bad_one_is_told_by_its_destination(desk):
+    record = hold(desk, DAY_S, "a")
+    for name in "bc":
+        hold(desk, DAY_S, name)
+    spoilt = desk.world.destination("b") / record.data.file
+    spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"?")
+
+    found = library.verify(desk.library("a", "b", "c"), record.name, (), trailer=True)
+
+    one, two, three = found.copies
+    assert (one, three) == (Checked(desk.url("a")), Checked(desk.url("c")))
+    assert two.wrong.startswith(f"{desk.url('b')}: {record.data.file} has sha256")
+    assert [type(err) for err in found.failures] == [SnapshotInvalid]
+    assert found.proven.where == f"{record.name} at {desk.url('a')}"
+
+
+def test_a_destination_without_a_copy_is_told_and_one_that_is_away_is_a_failure(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, 2 * DAY_S, "b")
+    desk.world.take_away("c")
+
+    found = library.verify(desk.library("a", "b", "c"), record.name, (), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a")), Checked(desk.url("b"), there=False))
+    assert [type(err) for err in found.failures] == [StoreError]
+
+
+def test_without_a_whole_copy_all_of_them_are_told(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, DAY_S, "b")
+    for name in "ab":
+        (desk.world.destination(name) / record.data.file).write_bytes(b"")
+
+    with pytest.raises(SnapshotInvalid, match="has 0 bytes") as caught:
+        library.verify(desk.library("a", "b"), record.name, (), trailer=True)
+
+    assert caught.value.__notes__[0].startswith(desk.url("b"))
+
+
+def test_that_a_copy_is_whole_is_recorded_there_and_nowhere_else(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, DAY_S, "b")
+    library.verify(desk.library("a"), "last", (), trailer=True)
+
+    (one, two) = desk.library("a", "b").copies(record.name).held
+
+    assert (one.record.proven_at, two.record.proven_at) == (desk.clock.wall(), record.at)
+    assert one.record.verified == desk.clock.wall()
+
+
+def test_a_record_that_cannot_be_written_does_not_spoil_a_proof_and_is_told(desk):
+    class Kept(library.Library):
+        def note(self, held, **changes):
+            raise StoreError(f"{held.file}: read-only", remedy="x")
+
+    record = hold(desk, DAY_S)
+
+    found = library.verify(Kept(desk.app, [desk.url("a")]), "last", (), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a"), unrecorded=f"{record.name}.json: read-only"),)
+    assert found.failures == ()
+
+
+def test_a_set_of_which_no_machine_is_rebuilt_is_told_with_what_it_lacks(desk, tmp_path):
+    key = keys(tmp_path)
+    desk.site.machines["cp-1"].faults["collect"] = f"{PKI}/ca.key"
+    desk.take(recipients=(key.recipient,), recovery=True)
+
+    found = library.verify(desk.library(), "last", (key.path,), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a"), recovery=f"the recovery set lacks {PKI}/ca.key"),)
+    assert found.failures == ()
+
+
+def test_a_set_that_was_changed_where_it_is_stored_is_a_copy_that_is_not_whole(desk, tmp_path):
+    key = keys(tmp_path)
+    desk.take(recipients=(key.recipient,), recovery=True)
+    [file] = desk.world.destination("a").glob("*.recovery.tar.zst.age")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+    with pytest.raises(SnapshotInvalid, match=f"{file.name} has sha256"):
+        library.verify(desk.library(), "last", (key.path,), trailer=True)
 
 
 def test_an_identity_is_needed_and_has_to_be_the_right_one(desk, tmp_path):

@@ -399,6 +399,31 @@ def test_a_byte_that_changed_exits_with_40(run, place, at):
     assert "remedy: " in found.err
 
 
+def test_a_bad_copy_exits_with_40_beside_one_that_is_whole(run, place, tmp_path):
+    one = keep(place, 1)
+    keep(tmp_path / "b", 1)
+    (tmp_path / "b" / one.data.file).write_bytes(SNAPSHOT[:-1] + bytes([SNAPSHOT[-1] ^ 1]))
+
+    found = run("verify", "last", "--from", place, "--from", tmp_path / "b")
+
+    assert found.code == 40
+    assert f"  at            {place}: whole; recovery set: none\n" in found.out
+    assert f"  at            {tmp_path / 'b'}: NOT WHOLE, " in found.out
+    assert "error: " in found.err
+
+
+def test_a_proof_is_in_the_list_afterwards(run, place):
+    keep(place, 1, at=AT - 900 * DAY)
+
+    def proven():
+        return json.loads(run("list", "--from", place, "-o", "json").out)["snapshots"][0]["verified"]
+
+    before = proven()
+    run("verify", "last", "--from", place)
+
+    assert before < proven()
+
+
 def test_a_copy_of_a_database_has_no_sum_and_is_proven_only_when_that_is_said(run, tmp_path):
     path = tmp_path / "db"
     path.write_bytes(SNAPSHOT[:-32])
