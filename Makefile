@@ -56,6 +56,7 @@ lab-down: $(READY) ## stop every cluster, control plane and daemon that the lab 
 
 lab-full: $(READY) ## the long matrices
 	$(BIN)/pytest tests/lab tests/api -m "lab_full"
+	LAB_VERSION=1.37.2 $(BIN)/pytest tests/lab/test_etcd_backups.py tests/lab/test_etcd_restore.py
 
 bench: $(READY) ## drains beside kubectl's, as ratios (docs/performance.md)
 	$(BIN)/python -m lab bench

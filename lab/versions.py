@@ -34,6 +34,7 @@ KIND = "0.33.0"
 KWOK = "0.7.0"
 VERSITYGW = "1.8.0"
 AZURITE = "3.37.0"
+OLD_ETCD = "3.5.1"
 
 #: What is built, and what nodes are offered, unless somebody asks for more: each version takes minutes to build.
 USUAL = ("1.36.3", "1.37.2")

@@ -247,10 +247,12 @@ class App:
         if there and held and not runs.unattended(there.run):
             raise locked(there)
 
-    def perform(self, plan: Plan, *, shown: Callable[[tuple[Preview, ...]], None]) -> Outcome:
+    def perform(
+        self, plan: Plan, *, shown: Callable[[tuple[Preview, ...]], None], noted: Mapping[str, str] | None = None
+    ) -> Outcome:
         """Carry `plan` out, or, in a dry run, only look.
 
-        Whatever forbids a step is named before the first one starts.
+        Whatever forbids a step is named before the first one starts. What is `noted` is in the run's meta.
 
         Raises:
             Refused: A step is forbidden, or nobody confirmed a plan of several nodes.
@@ -275,6 +277,7 @@ class App:
             "ssh": self.settings.ssh,
             runs.MACHINE: runs.machine(),
             runs.HOSTS: self.machines.places(),
+            **(noted or {}),
         }
         with Journal.create(runs.directory(run), run, plan, meta=meta, wall=self.clock.wall) as journal:
             self._execute(journal, resumed=False)

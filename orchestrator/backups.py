@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from orchestrator import etcds
-from orchestrator.actions.backups import STAGING, placed
-from orchestrator.app import DryRun
-from orchestrator.backup import catalogue, metrics, records, retention, seal, stores
-from orchestrator.engine import runs
-from orchestrator.errors import ApiError, BackupError, HostError, Refused
+from orchestrator.actions.backups import STAGING, placed, staged
+from orchestrator.backup import catalogue, metrics, retention, seal, stores
+from orchestrator.cluster.membership import CORRUPT, serves
+from orchestrator.engine import journal, runs
+from orchestrator.errors import ApiError, BackupError, HostError, OrchestratorError, Refused, StoreError
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from orchestrator.actions.site import Site
-    from orchestrator.app import App
+    from orchestrator.app import App, Outcome
     from orchestrator.backup.catalogue import Catalogue
     from orchestrator.backup.records import Record
-    from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.cluster.etcdhosts import Etcd, EtcdHost
     from orchestrator.engine.host import Host
+    from orchestrator.engine.journal import Contents
     from orchestrator.engine.plan import Plan
 
 #: Room here for the snapshot as it is fetched, and as it is stored.
 _ROOM = 2.2
+#: Room at a destination that a compressed snapshot cannot do without: what is in use, by this.
+_COMPRESSED = 10
 #: Half-written files of runs that were killed are removed when they are older.
 _LEFT_S = 86400.0
 
@@ -69,7 +73,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
 
     Raises:
         BadUsage: A destination, a recipient or a policy cannot be meant.
-        Refused: No member is well enough, members differ, or there is no room here.
+        Refused: No member is well enough, members differ, or there is no room here, or at no destination.
     """
     recipients = seal.check_recipients(wish.recipients)
     where = destinations(wish)
@@ -78,24 +82,21 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
     for url in where:  # what cannot be meant is said before anything is asked
         stores.open_store(placed(url).url, host=_anybody)
     found = etcds.survey(app)
-    node = _source(found, wish.node)
+    corrupt = _corrupt(found)
+    node = _source(found, wish.node, corrupt)
     for name, why in found.unreached.items():
         say(f"{name} could not be asked: {why}")
     try:
-        _refuse_differing(app.reader, found)
+        _refuse_differing(app.reader, found, corrupt)
     except Refused as err:
         if not wish.node:
             raise
         say(f"{err}; {node} was named")
-    for alarm in found.facts.alarms:
-        say(f"etcd raised the alarm {alarm}; it is in the snapshot, too: orchestrator etcd disarm")
-    _refuse_full(found)
-    for url in (u for u in where if recipients and placed(u).file):
-        say(f"{url} gets one plain file, which is not encrypted, whatever --recipient says")
-    if wish.recovery and not recipients:
-        say("no --recipient: keys and certificates of the cluster are not stored, for they would be plain")
-    if wish.reason == "scheduled" and app.settings.dry_run is DryRun.NONE:
-        _superseded()
+    superseded = _superseded(app.session.server) if wish.reason == "scheduled" else ()
+    _refuse_full(found, superseded)
+    _refuse_without_room(app.reader, wish, found.hosts[node], say)
+    for text in _warnings(found, node, wish, where, recipients):
+        say(text)
     request = planner.Request(
         name=runs.plan_name(planner.KIND, app.clock.wall()),
         node=node,
@@ -107,8 +108,24 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         keep=wish.keep,
         pin=wish.pin,
         unfinished=unfinished(),
+        alarm=bool(found.facts.alarms),
+        superseded=superseded,
     )
+    if request.alarm:
+        with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
+            app.refuse_if_held()
     return planner.backup(request)
+
+
+def _warnings(found: Etcd, node: str, wish: Wish, where: Sequence[str], recipients: Sequence[str]) -> Iterator[str]:
+    for alarm in found.facts.alarms:
+        yield f"etcd raised the alarm {alarm}{_about(found, alarm)}"
+    if troubles := [each for each in found.troubles if not serves(each)]:  # what only tells of an alarm was said
+        yield f"etcd is not all well: {'; '.join(troubles)}; the snapshot is of {node}: orchestrator etcd status"
+    for url in (u for u in where if recipients and placed(u).file):
+        yield f"{url} gets one plain file, which is not encrypted, whatever --recipient says"
+    if wish.recovery and not recipients:
+        yield "no --recipient: keys and certificates of the cluster are not stored, for they would be plain"
 
 
 def _anybody(place: str) -> Host:
@@ -126,10 +143,27 @@ def unfinished() -> tuple[str, ...]:
     return tuple(run.id for run in runs.listing() if not run.over)
 
 
-def _source(found: Etcd, wanted: str) -> str:
+def _corrupt(found: Etcd) -> tuple[str, ...]:
+    """Nodes whose members have other data than the rest, as an alarm says. They may be of no node that is known."""
+    ids = {alarm.rpartition(" ")[2] for alarm in found.facts.alarms if alarm.startswith(CORRUPT)}
+    return tuple(found.node_of(member) for member in found.facts.members if f"{member.id:x}" in ids)
+
+
+def _about(found: Etcd, alarm: str) -> str:
+    """What an alarm is to a backup, and what to do about it."""
+    of = next((m for m in found.facts.members if f"{m.id:x}" == alarm.rpartition(" ")[2]), None)
+    if of is None or not alarm.startswith(CORRUPT):
+        return "; it is in the snapshot, too: orchestrator etcd disarm"
+    node = found.node_of(of)
+    return f", whose data differ: none is taken of {node}; orchestrator etcd replace-member {node}"
+
+
+def _source(found: Etcd, wanted: str, corrupt: Sequence[str]) -> str:
     """The node of a healthy member, a follower where there is one. Source: a learner cannot be read from."""
     if found.external:
-        if found.sources and wanted in ("", found.through):
+        voters = [m for m in found.facts.members if not m.learner and found.status_of(m)]
+        # Which of them is asked is not chosen here, so none may have other data.
+        if not corrupt and wanted in ("", found.through) and any(serves(found.health_of(m)) for m in voters):
             return found.through
         raise Refused(
             f"etcd is on other machines ({found.external}), and "
@@ -138,9 +172,10 @@ def _source(found: Etcd, wanted: str) -> str:
             "`orchestrator etcd verify FILE` proves it",
         )
     able: dict[str, bool] = {}
-    for member in found.sources:
+    for member in found.facts.members:
         status, node = found.status_of(member), found.node_of(member)
-        if status and node:
+        # Want of space is no reason: it is when a snapshot is wanted most. Nor is what another member's data are.
+        if status and node and node not in corrupt and not member.learner and serves(found.health_of(member)):
             able[node] = status.leader == status.id
     if wanted and wanted not in able:
         known = ", ".join(able) or "none"
@@ -153,10 +188,10 @@ def _source(found: Etcd, wanted: str) -> str:
     return wanted or min(able, key=lambda node: (able[node], node))
 
 
-def _refuse_differing(view: Site, found: Etcd) -> None:
+def _refuse_differing(view: Site, found: Etcd, corrupt: Sequence[str]) -> None:
     """Members have to have the same keys at one revision, else a snapshot of one is not one of the cluster."""
     revisions = [s.revision for s in found.facts.statuses if not s.learner]
-    running = [name for name, host in found.hosts.items() if host.runs]
+    running = [name for name, host in found.hosts.items() if host.runs and name not in corrupt]
     if len(running) < 2 or not revisions:
         return
     at = min(revisions)
@@ -169,26 +204,60 @@ def _refuse_differing(view: Site, found: Etcd) -> None:
         )
 
 
-def _superseded() -> None:
-    """Remove what earlier scheduled runs that failed left here: the next one takes a newer snapshot."""
-    for path in (home() / STAGING).glob(f"{planner.KIND}-*{records.RECORD}"):
-        with contextlib.suppress(BackupError):
-            if records.decode(path.read_bytes(), path.name, str(path.parent)).reason == "scheduled":
-                for file in path.parent.glob(f"{path.stem}.*"):
-                    file.unlink(missing_ok=True)
+def _superseded(server: str) -> tuple[str, ...]:
+    """Plans of scheduled runs on that cluster that no process works on, and that left something here.
+
+    A step of the new run removes it, under the cluster's lock: who goes on with one of them meanwhile has that.
+    """
+    found = []
+    for run in runs.known():
+        plans = {
+            step.params["plan"]
+            for step in run.plan.steps()
+            if run.plan.kind == planner.KIND and step.params.get("reason") == "scheduled"
+        }
+        if run.meta.get("server") == server and not journal.locked(runs.directory(run.run)):
+            found += [plan for plan in plans if staged(home() / STAGING, plan)]
+    return tuple(sorted(found))
 
 
-def _refuse_full(found: Etcd) -> None:
+def _refuse_full(found: Etcd, superseded: Sequence[str]) -> None:
+    """There has to be room here, where what is superseded goes first."""
     size = max((s.db_size_bytes for s in found.facts.statuses), default=0)
     place = home()
     while not place.exists():  # a dry run makes nothing
         place = place.parent
-    free, needed = shutil.disk_usage(place).free, _ROOM * size
+    going = sum(path.stat().st_size for plan in superseded for path in staged(home() / STAGING, plan))
+    free, needed = shutil.disk_usage(place).free + going, _ROOM * size
     if free < needed:
         raise Refused(
             f"{place} has {free} bytes free; a snapshot on its way needs {needed:.0f}",
             remedy="make room there, or set XDG_STATE_HOME to another disk",
         )
+
+
+def _refuse_without_room(view: Site, wish: Wish, host: EtcdHost, say: Callable[[str], None]) -> None:
+    """One destination at least has to have room; those that have none are said. The run tells which are away."""
+    short, where = [], destinations(wish)
+    for url in where:
+        place = placed(url)
+        plain = place.file or not wish.compress
+        needed = 0
+        if host.status:
+            needed = host.status.db_size_bytes if plain else host.status.in_use_bytes // _COMPRESSED
+        try:
+            free = view.shelf(place.url, host.node).free_bytes()
+        except (BackupError, HostError, ApiError):
+            continue
+        if free is not None and free < needed:
+            short.append(f"{url} has {free} bytes free; the snapshot needs {'' if plain else 'at least '}{needed}")
+    if len(short) == len(where):
+        raise Refused(
+            "; ".join(short),
+            remedy="make room there (see `orchestrator etcd prune --keep … --dry-run`), or name another one: --to",
+        )
+    for line in short:
+        say(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,35 +289,90 @@ def of_run(app: App, destinations: Sequence[str], run: str, node: str = "") -> T
     return Taken(held[0].record, tuple(c for c in mine if c.held), tuple(h.url for h in held))
 
 
-def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: float, node: str = "") -> None:
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A backup that monitoring is told of.
+
+    Attributes:
+        path: The file of metrics.
+        destinations: Where the snapshot was to go.
+        began: Seconds since the epoch.
+        node: Whose member; "" when it did not come to that.
+    """
+
+    path: Path
+    destinations: tuple[str, ...]
+    began: float
+    node: str = ""
+
+
+def resume(app: App, name: str) -> Outcome:
+    """As `App.resume`; how a backup went is put into the file of metrics that its run was begun with.
+
+    Raises:
+        OrchestratorError: As there. When nothing of the run could be gone on with, nothing is told.
+        StoreError: The file of metrics cannot be written.
+    """
+    known = journal.read(runs.directory(runs.resolve(name)))
+    attempt = _attempt(known)
+    try:
+        outcome = app.resume(known.run)
+    except OrchestratorError as err:
+        if attempt and err.run:
+            tell_failure(app, attempt, err)
+        raise
+    if attempt:
+        tell(app, attempt, known.run)
+    return outcome
+
+
+def _attempt(known: Contents) -> Attempt | None:
+    """What monitoring is told of when a run goes on; None for one that is over, or has no file of metrics."""
+    path = known.meta.get(runs.METRICS)
+    if known.plan.kind != planner.KIND or known.ended or not path:
+        return None
+    to = next(step.params["destinations"] for step in known.plan.steps() if step.action == "etcd.store")
+    return Attempt(Path(path), tuple(to), known.started, known.plan.nodes()[0])
+
+
+def tell_failure(app: App, attempt: Attempt, err: BaseException) -> None:
+    """As `tell`, of one that ended with an error; what hinders it is a note of that error, which it must not hide."""
+    try:
+        tell(app, attempt, err.run if isinstance(err, OrchestratorError) else "", failed=True)
+    except StoreError as also:
+        err.add_note(str(also))
+
+
+def tell(app: App, attempt: Attempt, run: str, *, failed: bool = False) -> None:
     """Put how a backup went into the file of metrics, by what its destinations hold of it.
 
     Args:
         app: For the clock and hosts.
-        path: The file.
-        destinations: Where it was to go.
+        attempt: The file, and what it is told of.
         run: The one that took it; "" when it did not come to that.
-        began: Seconds since the epoch.
-        node: Whose member.
+        failed: The run did not end well, whatever is stored.
 
     Raises:
         StoreError: The file cannot be written.
     """
     stored: dict[str, Record] = {}
-    for url in destinations:
+    for url in attempt.destinations:
         with contextlib.suppress(BackupError, HostError, ApiError):
-            taken = of_run(app, [url], run, node) if run else None
+            taken = of_run(app, [url], run, attempt.node) if run else None
             if taken:
                 stored[url] = taken.record
-    whole = bool(destinations) and len(stored) == len(destinations)
+    whole = len(stored) == len(attempt.destinations) > 0
     now = app.clock.wall()
     record = next(iter(stored.values()), None)
     copies = tuple(
         metrics.Copy(destination=url, ok=url in stored, success_at=stored[url].at if url in stored else None)
-        for url in destinations
+        for url in attempt.destinations
     )
     new = metrics.Metrics(
-        cluster=record.cluster if record else _cluster_of(path, app), attempt_at=now, attempt_ok=whole, copies=copies
+        cluster=record.cluster if record else _cluster_of(attempt.path, app),
+        attempt_at=now,
+        attempt_ok=whole and not failed,
+        copies=copies,
     )
     if record and whole:
         new = msgspec.structs.replace(
@@ -256,12 +380,12 @@ def tell(app: App, path: Path, destinations: Sequence[str], run: str, began: flo
             success_at=record.at,
             size_bytes=record.size_bytes,
             stored_size_bytes=record.data.size_bytes,
-            duration_s=now - began,
+            duration_s=now - attempt.began,
             revision=record.revision,
             verified=True,
             keys=record.keys,
         )
-    metrics.update(path, new)
+    metrics.update(attempt.path, new)
 
 
 def _cluster_of(path: Path, app: App) -> str:
@@ -324,5 +448,19 @@ def pin(library: Library, name: str, why: str) -> tuple[str, ...]:
 
     Raises:
         BadUsage: There is none of that name.
+        OrchestratorError: A destination could not be read or written; notes say which, and where it was done. There,
+            a later prune may remove what was to be kept.
     """
-    return library.rewrite(library.find(name).record, pin=why)
+    record = library.find(name).record
+    done, failed = library.rewrite(record, pin=why)
+    if failed:
+        first = failed[0][1]
+        for url, err in failed:
+            first.add_note(f"nothing was changed at {url}" + ("" if err is first else f": {err}"))
+        if done:
+            first.add_note(f"{'pinned' if why else 'no longer pinned'} at {', '.join(done)}")
+        where = " ".join(f"--from {shlex.quote(url)}" for url, _ in failed)
+        again = f"orchestrator etcd pin {record.name} --reason {shlex.quote(why)} {where}"
+        first.remedy = f"{first.remedy}\nwhen they are back, repeat it for them: {again}"
+        raise first
+    return done

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _PREFIXES = 5
 
 _COUNTED = r"""
+revision=$1; shift
 head status; ask_it endpoint status -w json 2> /dev/null | body
-head hash; ask_it endpoint hashkv -w json 2> /dev/null | body
+head hash; ask_it endpoint hashkv --rev="$revision" -w json 2> /dev/null | body
 count() { ask_it get "$@" --count-only --write-out=fields 2> /dev/null | sed -n 's/^"Count" : //p'; }
 head count all; count "" --from-key | body
 for prefix in "$@"; do head count "$prefix"; count "$prefix" --prefix | body; done
@@ -90,7 +91,7 @@ class Wish:
 def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) -> Drilled:
     """Restore a snapshot into a directory of its own, start etcd on it, compare, and clear all of it away.
 
-    The outcome is put into the snapshot's record at every destination.
+    The outcome is put into the snapshot's record at every destination; where that cannot be done is said.
 
     Raises:
         BackupError: The snapshot is not whole.
@@ -105,7 +106,9 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
     if copy.held is None:
         return replace(found, name=wish.name)
     record = copy.held.record
-    library.rewrite(record, drill=Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text))
+    told = Drill(at=library.now(), ok=not found.wrong, where=found.where, text=found.text)
+    for url, err in library.rewrite(record, drill=told)[1]:
+        say(f"the record at {url} does not tell of this drill: {err}")
     return replace(found, cluster=record.cluster, name=record.name)
 
 
@@ -122,8 +125,8 @@ def rehearse(app: App, path: Path, expected: Snapshot, node: str, *, trailer: bo
 
 def _alone(app: App, copy: Proven, place: Seat) -> Drilled:
     """By etcd alone."""
-    answer = moment(app, copy, place, _COUNTED, _prefixes(copy.snapshot))
-    return judged(copy.path.name, place.node, answer, copy.snapshot)
+    answer = moment(app, copy, place, _COUNTED, _words(copy.snapshot))
+    return judged(copy.path.name, place.node, answer, copy.snapshot, copy.record)
 
 
 def _with_api_server(app: App, copy: Proven, place: Seat) -> Drilled:
@@ -131,13 +134,15 @@ def _with_api_server(app: App, copy: Proven, place: Seat) -> Drilled:
     kinds = contents.census(copy.path, trailer=copy.trailer).kinds
     lines = [f"kind {name}" for name in counted(kinds)]
     lines += [f"definition {name}" for name in definitions(copy)]
-    answer = moment(app, copy, place, _COUNTED + API_SERVER + _LISTED, _prefixes(copy.snapshot), lines)
-    return with_api_server(judged(copy.path.name, place.node, answer, copy.snapshot), answer, kinds)
+    answer = moment(app, copy, place, _COUNTED + API_SERVER + _LISTED, _words(copy.snapshot), lines)
+    found = judged(copy.path.name, place.node, answer, copy.snapshot, copy.record)
+    return with_api_server(found, answer, kinds)
 
 
-def _prefixes(expected: Snapshot) -> list[str]:
+def _words(expected: Snapshot) -> list[str]:
+    """Of `_COUNTED`: the revision at which keys are hashed, then prefixes to count: leases may end meanwhile."""
     largest = sorted(expected.prefixes, key=lambda prefix: -expected.prefixes[prefix])
-    return [f"{name}/" for name in largest if name.startswith("/")][:_PREFIXES]
+    return [str(expected.revision), *[f"{name}/" for name in largest if name.startswith("/")][:_PREFIXES]]
 
 
 def tell(path: Path, found: Drilled, now: float) -> None:

@@ -11,24 +11,54 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.actions.backups import STAGING, placed
+from orchestrator.actions.rebuild import opened
 from orchestrator.backup import catalogue, records, seal, stores
+from orchestrator.backup import recovery as sets
+from orchestrator.backup.catalogue import Checked
 from orchestrator.backup.snapshot import examine
 from orchestrator.engine import runs
-from orchestrator.errors import ApiError, BackupError, BadUsage, HostError, OrchestratorError, SnapshotInvalid
+from orchestrator.errors import (
+    ApiError,
+    BackupError,
+    BadUsage,
+    FactUnreadable,
+    HostError,
+    OrchestratorError,
+    Refused,
+    SnapshotInvalid,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestrator.app import App
     from orchestrator.backup.catalogue import Catalogue, Held
-    from orchestrator.backup.records import Record
+    from orchestrator.backup.records import Part, Record
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.engine.host import Host
+
+    #: A destination, and what happened to it.
+    Failed = tuple[str, OrchestratorError]
 
 
 def home() -> Path:
     """Where snapshots of this user are kept unless another destination is named."""
     return runs.snapshots()
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """One snapshot, wherever it is.
+
+    Attributes:
+        held: Its copies, in the order of destinations.
+        absent: Destinations that have none.
+        unread: Destinations that could not be read, with why.
+    """
+
+    held: tuple[Held, ...]
+    absent: tuple[str, ...]
+    unread: tuple[tuple[str, OrchestratorError], ...]
 
 
 class Library:
@@ -61,7 +91,7 @@ class Library:
             raise BadUsage("node: stands for the node of a backup that is taken now", remedy="name it: NODE:/DIR")
         return self._app.host(node)
 
-    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[tuple[str, OrchestratorError], ...]]:
+    def catalogues(self, cluster: str = "") -> tuple[tuple[Catalogue, ...], tuple[Failed, ...]]:
         """What each holds, of one cluster where it is named, and those that could not be read with why."""
         found, failed = [], []
         for url in self.urls:
@@ -79,9 +109,24 @@ class Library:
         Raises:
             BadUsage: There is none, or several begin so.
         """
+        return self._meant(name, *self.catalogues())
+
+    def copies(self, name: str) -> Copies:
+        """Each copy of the snapshot that is meant, as `find`.
+
+        Raises:
+            BadUsage: As `find`.
+        """
+        found, failed = self.catalogues()
+        meant = self._meant(name, found, failed).record
+        same = (meant.name, meant.sha256)
+        held = tuple(h for each in found for h in each.held if (h.record.name, h.record.sha256) == same)
+        having = {h.url for h in held}
+        return Copies(held, tuple(each.url for each in found if each.url not in having), failed)
+
+    def _meant(self, name: str, found: Sequence[Catalogue], failed: Sequence[tuple[str, OrchestratorError]]) -> Held:
         if not name:
             raise BadUsage("a snapshot without a name cannot be meant", remedy="orchestrator etcd list")
-        found, failed = self.catalogues()
         held = sorted((h for each in found for h in each.held), key=lambda h: -h.record.at)
         if name == "last":
             # Neither one that a wrong clock dated in the future, nor the state that a restore took the cluster from.
@@ -100,20 +145,31 @@ class Library:
             raise BadUsage(f"several snapshots begin with {name!r}", remedy=f"one of: {names}")
         return next((h for h in held if not h.wrong), held[0])
 
-    def rewrite(self, record: Record, **changes: object) -> tuple[str, ...]:
-        """Change a snapshot's record at every destination that has it; which those are.
+    def rewrite(self, record: Record, **changes: object) -> tuple[tuple[str, ...], tuple[Failed, ...]]:
+        """Change a snapshot's record at every destination that has it.
 
-        Raises:
-            BackupError: One could not be written; those before it are.
+        Returns:
+            Where it is changed, and those that could not be read or written, with why.
         """
-        found, _ = self.catalogues()
-        done = []
+        found, away = self.catalogues()
+        done, failed = [], list(away)
         same = (record.name, record.sha256)
         for held in (h for each in found for h in each.held if (h.record.name, h.record.sha256) == same):
-            store = self.store(held.url)
-            store.put_bytes(records.encode(msgspec.structs.replace(held.record, **changes)), held.file)
-            done.append(store.url)
-        return tuple(done)
+            try:
+                self.note(held, **changes)
+                done.append(held.url)
+            except (BackupError, HostError, ApiError) as err:
+                failed.append((held.url, err))
+        return tuple(done), tuple(failed)
+
+    def note(self, held: Held, **changes: object) -> None:
+        """Change the record of one copy.
+
+        Raises:
+            BackupError: It could not be written.
+        """
+        content = records.encode(msgspec.structs.replace(held.record, **changes))
+        self.store(held.url).put_bytes(content, held.file)
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -154,12 +210,7 @@ def plain_copy(library: Library, held: Held, directory: Path, identities: Sequen
     if record.encrypted and not identities:
         raise BadUsage(f"{record.name} is encrypted", remedy="give the file of an identity: --identity FILE")
     stored, plain = directory / record.data.file, directory / f"{record.name}.plain.db"
-    library.store(held.url).get(record.data.file, stored, limit_bytes=record.data.size_bytes)
-    if (found := seal.measured(stored).sha256) != record.data.sha256:
-        raise SnapshotInvalid(
-            f"{held.url}: {record.data.file} has sha256 {found[:16]}…, {record.data.sha256[:16]}… was recorded",
-            remedy="it was changed or damaged there: use another snapshot, or another destination",
-        )
+    _fetched(library, held.url, record.data, stored)
     if record.encrypted or record.data.file.endswith(".zst"):
         compressed = ".zst" in record.data.file.partition(records.DATA)[2]
         opened = seal.unseal(stored, plain, compressed=compressed, identities=identities, limit_bytes=record.size_bytes)
@@ -168,6 +219,16 @@ def plain_copy(library: Library, held: Held, directory: Path, identities: Sequen
             raise SnapshotInvalid(f"{held.url}: {record.name} is not the one recorded", remedy="use another snapshot")
         return plain
     return stored
+
+
+def _fetched(library: Library, url: str, part: Part, target: Path) -> None:
+    """A file of a destination, as it is stored there, once its sum is the recorded one."""
+    library.store(url).get(part.file, target, limit_bytes=part.size_bytes)
+    if (found := seal.measured(target).sha256) != part.sha256:
+        raise SnapshotInvalid(
+            f"{url}: {part.file} has sha256 {found[:16]}…, {part.sha256[:16]}… was recorded",
+            remedy="it was changed or damaged there: use another snapshot, or another destination",
+        )
 
 
 @contextlib.contextmanager
@@ -195,7 +256,12 @@ def proven(library: Library, name: str, identities: Sequence[Path], *, trailer: 
             raise SnapshotInvalid(f"{path} is not the one that {beside} records", remedy="use another snapshot")
         yield Proven(path, str(path), found, record, trailer=trailer)
         return
-    held = library.find(name)
+    with _proven(library, library.find(name), identities) as copy:
+        yield copy
+
+
+@contextlib.contextmanager
+def _proven(library: Library, held: Held, identities: Sequence[Path]) -> Iterator[Proven]:
     if held.wrong:
         raise SnapshotInvalid(f"{held.url}: {held.wrong}", remedy="use another snapshot: orchestrator etcd list")
     with staging() as directory:
@@ -203,10 +269,82 @@ def proven(library: Library, name: str, identities: Sequence[Path], *, trailer: 
         yield Proven(copy, f"{held.record.name} at {held.url}", examine(copy), held.record, held)
 
 
-def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Proven:
-    """Read all of a snapshot, as `proven`; a copy that was made for it is gone afterwards."""
-    with proven(library, name, identities, trailer=trailer) as found:
-        return found
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A snapshot that was read whole, at every destination that was asked for.
+
+    Attributes:
+        proven: What was read of a whole copy; its file is gone.
+        copies: Each destination that could be read; none for a file.
+        failures: Why copies are not whole, and destinations could not be read.
+    """
+
+    proven: Proven
+    copies: tuple[Checked, ...] = ()
+    failures: tuple[OrchestratorError, ...] = ()
+
+
+def verify(library: Library, name: str, identities: Sequence[Path], *, trailer: bool) -> Verified:
+    """Read all of a file; or of each copy of a recorded snapshot, and of the recovery set beside it.
+
+    That a copy is whole is put into its record.
+
+    Raises:
+        BackupError: No copy is whole; notes tell of the others.
+        BadUsage: There is none, or it is encrypted and there is no identity.
+    """
+    if "/" in name or Path(name).is_file():
+        with proven(library, name, identities, trailer=trailer) as found:
+            return Verified(found)
+    copies = library.copies(name)
+    whole: list[Proven] = []
+    checked: list[Checked] = []
+    failures: list[OrchestratorError] = []
+    for held in copies.held:
+        try:
+            with _proven(library, held, identities) as found:
+                recovery = _recovery(library, held, identities)
+            whole.append(found)
+            checked.append(Checked(held.url, recovery=recovery, unrecorded=_unrecorded(library, held)))
+        except (BackupError, HostError, ApiError) as err:
+            checked.append(Checked(held.url, wrong=str(err)))
+            failures.append(err)
+    failures += [err for _, err in copies.unread]
+    if not whole:
+        for also in failures[1:]:
+            failures[0].add_note(str(also))
+        raise failures[0]
+    absent = (Checked(url, there=False) for url in copies.absent)
+    return Verified(whole[0], (*checked, *absent), tuple(failures))
+
+
+def _recovery(library: Library, held: Held, identities: Sequence[Path]) -> str | None:
+    """Why no machine can be rebuilt of the set beside a copy, "" when one can; None without a set.
+
+    Raises:
+        BackupError: It is not as recorded, or cannot be opened.
+    """
+    part = held.record.recovery
+    if part is None:
+        return None
+    with staging() as directory:
+        stored = directory / part.file
+        _fetched(library, held.url, part, stored)
+        try:
+            with opened(stored, identities, sets.LIMIT_BYTES) as memory:
+                sets.read(memory, part.file)
+        except (Refused, FactUnreadable) as err:
+            return str(err)
+    return ""
+
+
+def _unrecorded(library: Library, held: Held) -> str:
+    """Nothing, once a copy's record tells that it is whole; else why that could not be written."""
+    try:
+        library.note(held, verified=library.now())
+    except (BackupError, HostError, ApiError) as err:
+        return str(err)
+    return ""
 
 
 @contextlib.contextmanager

@@ -240,7 +240,7 @@ def text(found: Measured) -> str:
             f"{during / beside:.2f}",
         ),
         (
-            "copy of that file to here, scp / orchestrator (which hashes it, too), s",
+            "copy of that file to here, scp / orchestrator, s",
             f"{taken[SCP]:.2f} / {taken[OURS]:.2f}",
             _verdict(throughput, throughput >= THROUGHPUT, THROUGHPUT),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from orchestrator.actions.snapshots import recorded
-from orchestrator.backup import catalogue, records, retention
+from orchestrator.backup import catalogue, records, recovery, retention
 from orchestrator.backup.records import Part
 from orchestrator.backup.seal import Sealed, measured, seal
 from orchestrator.backup.stores import parent
@@ -43,7 +44,8 @@ dir=$(mktemp -d /var/lib/orchestrator.XXXXXX) || exit 1
 trap 'rm -rf -- "$dir"' EXIT; trap 'exit 143' HUP INT TERM
 mkdir "$dir/tools"
 kubectl --kubeconfig=/etc/kubernetes/admin.conf --request-timeout=20s -n kube-system get configmap kubeadm-config \
-  kubelet-config kube-proxy -o yaml > "$dir/configmaps.yaml" 2> /dev/null || rm -f "$dir/configmaps.yaml"
+  kubelet-config kube-proxy --ignore-not-found -o yaml > "$dir/configmaps.yaml" 2> /dev/null ||
+  rm -f "$dir/configmaps.yaml"
 for name in etcdctl etcdutl; do
   program=$(tool "$name"); [ -z "$program" ] || cp "$program" "$dir/tools/$name"
 done
@@ -79,10 +81,13 @@ class Recovery:
         return Done("collected") if now["there"] else Needed("certificates, keys, manifests and settings to collect")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Have the host pack it, and encrypt what comes before any of it is on a disk here.
+        """Have the host pack it, read it as a rebuild would, and encrypt it before any of it is on a disk here.
 
         Raises:
             CommandFailed: The host could not pack it.
+            BackupError: It lacks what a rebuild could not do without.
+            FactUnreadable: It has that in a form that is not known.
+            Refused: Certificates are in another place, and not in it.
         """
         del now
         run.guard()
@@ -91,6 +96,7 @@ class Recovery:
         with in_memory() as memory:
             done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
+            reservations = recovery.collected(io.BytesIO(done.stdout), step.node)
             memory.write(done.stdout)
             memory.flush()
             memory.seek(0)
@@ -102,6 +108,8 @@ class Recovery:
             seal(Path(f"/dev/fd/{memory.fileno()}"), part, level=3, recipients=step.params["recipients"])
             part.replace(target)
         run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
+        for why in reservations:
+            run.emit("etcd.reserved", level="warning", why=why)
 
 
 def in_memory() -> IO[bytes]:
@@ -290,6 +298,34 @@ class Retain:
         )
 
 
+class Supersede:
+    """`etcd.supersede`: what earlier backups left here is gone: the one that begins takes a newer snapshot.
+
+    Params: `plans`, by their names. It is a step, for under the cluster's lock none of them is at work.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Names of what is here."""
+        return {
+            "left": sorted(path.name for plan in step.params["plans"] for path in staged(view.place(STAGING), plan))
+        }
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when nothing is."""
+        del past
+        if now["left"]:
+            return Needed(f"what runs that failed left here: {', '.join(step.params['plans'])}")
+        return Done("nothing of earlier runs is left here")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Remove it."""
+        del now
+        for plan in step.params["plans"]:
+            run.guard()
+            for path in staged(hands.place(STAGING), plan):
+                path.unlink(missing_ok=True)
+
+
 class Unstage:
     """`etcd.unstage`: what a backup made here on its way is gone.
 
@@ -298,7 +334,7 @@ class Unstage:
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Names of what is here."""
-        return {"left": sorted(path.name for path in _staged(view, step))}
+        return {"left": sorted(path.name for path in staged(view.place(STAGING), step.params["plan"]))}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when nothing is. There is something after the first step."""
@@ -309,7 +345,7 @@ class Unstage:
         """Remove it."""
         del now
         run.guard()
-        for path in _staged(hands, step):
+        for path in staged(hands.place(STAGING), step.params["plan"]):
             path.unlink(missing_ok=True)
 
 
@@ -317,9 +353,9 @@ def _part(file: str, sealed: Sealed) -> Part:
     return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
 
 
-def _staged(view: Site, step: Step) -> list[Path]:
-    directory = view.place(STAGING)
-    return list(directory.glob(f"*{step.params['plan']}.*")) if directory.is_dir() else []
+def staged(directory: Path, plan: str) -> list[Path]:
+    """The files of a plan in the directory of what is on its way; none where there is no such directory."""
+    return list(directory.glob(f"*{plan}.*")) if directory.is_dir() else []
 
 
 def _has(view: Site, step: Step, url: str, draft: Record) -> bool | str:

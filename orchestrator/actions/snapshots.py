@@ -9,10 +9,10 @@ from orchestrator.actions.members import elsewhere, members
 from orchestrator.actions.packages import looked
 from orchestrator.backup import records
 from orchestrator.backup.directory import DirectoryStore
-from orchestrator.backup.records import Part, Peer, Record
+from orchestrator.backup.records import Hashed, Part, Peer, Record
 from orchestrator.backup.snapshot import examine, intact
 from orchestrator.cluster import queries
-from orchestrator.cluster.etcdhosts import parse_host
+from orchestrator.cluster.etcdhosts import parse_hash, parse_host
 from orchestrator.cluster.etcdqueries import ELSEWHERE, MEMBER
 from orchestrator.cluster.kubeadm import CLUSTER, cluster_name
 from orchestrator.engine.host import STATE, demand
@@ -184,4 +184,17 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
             Peer(id=f"{m.id:x}", name=m.name, peer_urls=m.peer_urls, client_urls=m.client_urls) for m in facts.members
         ),
         tool=__version__,
+        hashed=_hashed(view, step.node, proven.revision),
     )
+
+
+def _hashed(view: Site, node: str, revision: int) -> Hashed | None:
+    """The hash of the member's keys at a revision; None where it does not tell, as of one that was compacted since.
+
+    Source: seen on etcd 3.6.6: what was compacted meanwhile may be answered with a hash that it kept, of a later
+    revision, and says so. etcd 3.5 does not say of which revision its answer is.
+    """
+    found = parse_hash(view.ask(node, queries.ETCD_HASH, str(revision)))
+    if found is None or found.revision != revision:
+        return None
+    return Hashed(value=found.hash, compact_revision=found.compact_revision)

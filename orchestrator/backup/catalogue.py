@@ -54,6 +54,10 @@ class Shelf(Protocol):
         """The contents of a small file of it."""
         ...
 
+    def free_bytes(self) -> int | None:
+        """How much there is room for; None where that is not known."""
+        ...
+
 
 class ReadOnly:
     """A destination that can only be read, whatever is behind it.
@@ -82,6 +86,10 @@ class ReadOnly:
         """The contents of a small file of it."""
         return self._shelf.get_bytes(name, limit_bytes)
 
+    def free_bytes(self) -> int | None:
+        """How much there is room for; None where that is not known."""
+        return self._shelf.free_bytes()
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -101,6 +109,30 @@ class Held:
     def files(self) -> tuple[str, ...]:
         """All its files, the record last: what is half removed is seen, and removed the next time."""
         return (*(part.file for part in self.record.files), self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The copy of a snapshot at one destination, read whole.
+
+    Attributes:
+        url: The destination.
+        there: It has one.
+        wrong: Why that is not whole; "" when it is, or is not there.
+        recovery: Why no machine can be rebuilt of the recovery set beside it, "" when one can; None without a set.
+        unrecorded: Why that it is whole could not be put into its record; "" when it was.
+    """
+
+    url: str
+    there: bool = True
+    wrong: str = ""
+    recovery: str | None = None
+    unrecorded: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """It is there, and whole."""
+        return self.there and not self.wrong
 
 
 @dataclass(frozen=True, slots=True)

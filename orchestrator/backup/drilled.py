@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator.backup.contents import Kind
+    from orchestrator.backup.records import Record
     from orchestrator.backup.snapshot import Snapshot
     from orchestrator.cluster.frame import Section
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _OWN = frozenset({"APIService", "Event", "FlowSchema", "IPAddress", "Lease", "PriorityLevelConfiguration"})
 #: Kinds that API servers keep for themselves and serve to nobody.
 _HIDDEN = frozenset({OTHER, "MasterLease", "PeerServerLease", "RangeAllocation"})
+_UNKNOWN = "that of the member is not known"
 _WEBHOOK = "conversion webhook"
 _RELEASE = re.compile(r'"gitVersion": *"([^"]+)"')
 
@@ -58,6 +60,8 @@ class Drilled:
         restore_s, start_s: How long those took.
         counts: Prefix -> keys that the started etcd has; "all" for all of them.
         wrong: What was not as it should be; none when it went well.
+        member_hash: What the member that gave the snapshot had at its revision; None where that is not known.
+        incomparable: Why `hash` is not held against that; "" when it was.
         cluster: Of which the snapshot is; "" of a file without a record.
         server: What an API server had; None when none was started, or it did not come to that.
     """
@@ -71,6 +75,8 @@ class Drilled:
     hash: int
     counts: Mapping[str, int]
     wrong: tuple[str, ...]
+    member_hash: int | None = None
+    incomparable: str = _UNKNOWN
     cluster: str = ""
     server: ApiServer | None = None
 
@@ -83,6 +89,8 @@ class Drilled:
         text = (
             f"etcd {self.etcd} has revision {self.revision} and {self.counts.get('all', 0)} keys after {took_s:.1f} s"
         )
+        if not self.incomparable:
+            text += ", with the hash that they had in the member"
         if self.server:
             objects, kinds = sum(self.server.counts.values()), len(self.server.counts)
             took_s = self.server.start_s + self.server.read_s
@@ -92,7 +100,7 @@ class Drilled:
         return text
 
 
-def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
+def judged(name: str, node: str, answer: str, expected: Snapshot, record: Record | None) -> Drilled:
     """What a drill answered, held against what the snapshot has.
 
     Args:
@@ -100,6 +108,7 @@ def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
         node: Where it was; "" for this machine.
         answer: Of its script, in the frame of `cluster.frame`.
         expected: What was read out of the snapshot.
+        record: Its record, where it has one.
 
     Raises:
         BadUsage: There was no etcd to start.
@@ -114,11 +123,16 @@ def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
         wrong.append(failure(found["failed"][0]))
     elif "ended" not in found:
         wrong.append("it did not come to its end")
-    status, hashed = _text(found, "status"), _text(found, "hash")
+    status, answered = _text(found, "status"), _text(found, "hash")
+    hashed = etcd.parse_hashes(answered)[0] if answered else None
+    incomparable = _incomparable(hashed, expected.revision, version, record)
     revision = etcd.parse_status(status)[0].revision if status else 0
     counts = {s.words[0]: int(s.text) for s in found.get("count", ()) if s.text.strip().isdigit()}
     if not wrong:
         wrong += _differences(revision, counts, expected, version)
+        if record and record.hashed and not incomparable and hashed and hashed.hash != record.hashed.value:
+            theirs = f"in the member of {record.node} they had {record.hashed.value:x}"
+            wrong.append(f"at revision {expected.revision} its keys have the hash {hashed.hash:x}, {theirs}")
     times = {name: float(_text(found, name) or 0.0) for name in ("began", "restored", "started")}
     return Drilled(
         name=name,
@@ -127,10 +141,30 @@ def judged(name: str, node: str, answer: str, expected: Snapshot) -> Drilled:
         restore_s=max(0.0, times["restored"] - times["began"]),
         start_s=max(0.0, times["started"] - times["restored"]),
         revision=revision,
-        hash=etcd.parse_hashes(hashed)[0].hash if hashed else 0,
+        hash=hashed.hash if hashed else 0,
         counts=counts,
         wrong=tuple(wrong),
+        member_hash=record.hashed.value if record and record.hashed else None,
+        incomparable=incomparable,
     )
+
+
+def _incomparable(hashed: etcd.Hash | None, revision: int, version: str, record: Record | None) -> str:
+    """Why the hash of the keys cannot be held against that of the member which gave the snapshot; "" when it can.
+
+    Source: etcd 3.6, `HashByRev`, and seen on 3.6.6: keys are hashed up to the revision, of what was compacted only
+    what is left of it; so both have to have the same compact revision. Which tombstones are left differs between patch
+    releases (etcd #18274). A restore changes none of it unless it raises the revision, which a drill's does not.
+    """
+    if record is None or record.hashed is None:
+        return _UNKNOWN
+    if hashed is None or hashed.revision != revision:
+        return "etcd did not tell it"
+    if hashed.compact_revision != record.hashed.compact_revision:
+        return f"the member had compacted up to {record.hashed.compact_revision} when it was asked for its own"
+    if version != record.etcd:
+        return f"that of the member is of etcd {record.etcd}"
+    return ""
 
 
 def _differences(revision: int, counts: Mapping[str, int], expected: Snapshot, version: str) -> list[str]:

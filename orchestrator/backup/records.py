@@ -50,6 +50,18 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     client_urls: tuple[str, ...] = ()
 
 
+class Hashed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the member that a snapshot was taken of had for the hash of its keys, at the snapshot's revision.
+
+    Attributes:
+        value: As etcd tells it.
+        compact_revision: What it had compacted by then: keys are hashed from there on.
+    """
+
+    value: int
+    compact_revision: int
+
+
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """The last rehearsal of a restore.
 
@@ -91,6 +103,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         tool: The version of this tool.
         pin: Why it is kept for ever; "" when it is not.
         drill: The last one; None without one.
+        verified: When the copy beside this record was last read whole since it was stored; 0.0 when it was not.
+        hashed: None where the member did not tell it of this revision.
     """
 
     name: str
@@ -121,11 +135,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     tool: str = ""
     pin: str = ""
     drill: Drill | None = None
+    hashed: Hashed | None = None
+    verified: float = 0.0
 
     @property
     def encrypted(self) -> bool:
         """Nobody reads it without an identity."""
         return bool(self.recipients)
+
+    @property
+    def proven_at(self) -> float:
+        """When this copy was last known to be whole: each is read whole when it is taken, and as it is stored."""
+        return max(self.at, self.verified)
 
     @property
     def files(self) -> tuple[Part, ...]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from orchestrator.cluster import recovery
-from orchestrator.errors import SnapshotInvalid
+from orchestrator.errors import BackupError, OrchestratorError, SnapshotInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.cluster.recovery import Member, Told
 
@@ -57,6 +57,53 @@ def read(archive: IO[bytes], where: str) -> RecoverySet:
         SnapshotInvalid: It is none.
         Refused: No control plane can be made of it.
     """
+    files = _unpacked(archive, where)
+    return RecoverySet(files, recovery.told(_texts(files), files.keys()))
+
+
+def collected(archive: IO[bytes], node: str) -> tuple[str, ...]:
+    """What an operator has to know of a set that was just made; nothing when a rebuild has all it needs.
+
+    What the node should have and did not give is an error while it can be mended. What its cluster is made without, as
+    the key of an authority that is somebody else's, is only said: no backup could ever have it.
+
+    Raises:
+        SnapshotInvalid: It is no set.
+        BackupError: It lacks what a rebuild could not do without.
+        FactUnreadable: It has that in a form that is not known.
+        Refused: Certificates are in another place, and not in it.
+    """
+    files = _unpacked(archive, f"what {node} packed")
+    texts, known = _texts(files), recovery.elsewhere(files)
+    missing = recovery.lacks(texts, files)
+    if lost := [path for path in missing if path not in known]:
+        raise BackupError(
+            f"a rebuild could not do without what {node} did not give for the recovery set: {', '.join(lost)}",
+            remedy=f"{'; '.join(_remedies(node, lost))}; or leave the set out: --no-recovery-set",
+        )
+    if missing or recovery.apart(texts):
+        why = f"has no {', '.join(missing)}" if missing else "keeps etcd's log apart, or runs etcd as another user"
+        said = f"{node} {why}: `etcd restore --onto` refuses its recovery set, new machines are made with it by hand"
+        return (f"{said}; have what is not in it at hand, too",)
+    try:
+        told = recovery.told(texts, files.keys())
+    except OrchestratorError as err:
+        err.remedy = f"see to it on {node}; or leave the set out: --no-recovery-set"
+        raise
+    return recovery.reservations(told, texts)
+
+
+def _remedies(node: str, lost: Sequence[str]) -> Iterator[str]:
+    """Source: `Recovery` asks kubectl on the host for the one, and looks into etcd's container, then on the host."""
+    if recovery.CONFIGMAPS in lost:
+        yield f"install kubectl on {node}, and see that its API server answers"
+    if recovery.TOOL in lost:
+        yield f"put the etcdutl of its etcd's version into /usr/local/bin on {node}"
+    if set(lost) - {recovery.CONFIGMAPS, recovery.TOOL}:
+        yield f"see why {node} has not all of these files"
+
+
+def _unpacked(archive: IO[bytes], where: str) -> dict[str, File]:
     files: dict[str, File] = {}
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
@@ -70,9 +117,12 @@ def read(archive: IO[bytes], where: str) -> RecoverySet:
         ) from err
     if strange := [name for name in files if ".." in name.split("/")]:
         raise SnapshotInvalid(f"{where} names {strange[0]}, which no set does", remedy="see who wrote that file")
+    return files
+
+
+def _texts(files: Mapping[str, File]) -> dict[str, str]:
     wanted = [p for p in files if p.startswith(recovery.MANIFESTS) or p in (*recovery.KUBELET, recovery.CONFIGMAPS)]
-    texts = {path: files[path].content.decode(errors="replace") for path in wanted}
-    return RecoverySet(files, recovery.told(texts, files.keys()))
+    return {path: files[path].content.decode(errors="replace") for path in wanted}
 
 
 def _path(name: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +31,7 @@ from orchestrator.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator.app import App
@@ -128,29 +132,48 @@ def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, q
     from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
+    from orchestrator.engine import runs  # noqa: PLC0415
     from orchestrator.errors import OrchestratorError  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
 
-    began, node = app.clock.wall(), ""
+    where = backups.destinations(wish)
+    attempt = backups.Attempt(metrics_file.absolute(), where, app.clock.wall()) if metrics_file else None
+    noted = {runs.METRICS: str(attempt.path)} if attempt else {}
     try:
-        plan = backups.prepare(app, wish, unsaid if quiet else say)
-        node = plan.nodes()[0]
-        outcome = perform.performed(app, plan)
-    except OrchestratorError as err:
-        if metrics_file:
-            backups.tell(app, metrics_file, backups.destinations(wish), err.run, began, node)
+        with _terminated():
+            plan = backups.prepare(app, wish, unsaid if quiet else say)
+            attempt = attempt and replace(attempt, node=plan.nodes()[0])
+            outcome = perform.performed(app, plan, noted=noted)
+    except (OrchestratorError, KeyboardInterrupt) as err:
+        if attempt:
+            backups.tell_failure(app, attempt, err)
         raise
     if outcome.exit_code or not outcome.run:
         perform.finish(app, outcome, output, "backed up")
         return
-    found = backups.of_run(app, backups.destinations(wish), outcome.run, node)
-    if metrics_file:
-        backups.tell(app, metrics_file, backups.destinations(wish), outcome.run, began, node)
+    found = backups.of_run(app, where, outcome.run, plan.nodes()[0])
+    if attempt:
+        backups.tell(app, attempt, outcome.run)
     if output is not Output.TABLE:
         show(output, "SnapshotList", bodies.body(report.list_document(found.catalogues, (), app.clock.wall())), "")
     elif not quiet:
         show(output, "SnapshotList", {}, report.taken(found.record, found.urls))
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, before and after the run, which heeds both itself: so that it can be told as a failure."""
+
+    def interrupt(number: int, frame: object) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def listing(
@@ -198,9 +221,12 @@ def verify(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it."""
+    """Prove a snapshot by reading all of it: sums, every page, every key. Any file will do, whoever made it.
+
+    One that is recorded is read at every destination, with its recovery set. Exits with 40 when a copy is not whole.
+    """
     from orchestrator.cli import contents  # noqa: PLC0415
-    from orchestrator.cli.output import show  # noqa: PLC0415
+    from orchestrator.cli.output import say, show  # noqa: PLC0415
     from orchestrator.library import verify as verified  # noqa: PLC0415
     from orchestrator.report import backups as report  # noqa: PLC0415
     from orchestrator.report import bodies  # noqa: PLC0415
@@ -210,8 +236,13 @@ def verify(
         contents.deep(library, snapshot, tuple(identity or ()), output, trailer=trailer)
         return
     found = verified(library, snapshot, tuple(identity or ()), trailer=trailer)
-    body = bodies.body(report.verified_document(found.where, found.snapshot))
-    show(output, "SnapshotVerified", body, report.verified(found.where, found.snapshot))
+    for copy in (c for c in found.copies if c.unrecorded):
+        say(f"{copy.url}: that it is whole could not be recorded: {copy.unrecorded}")
+    where, whole = found.proven.where, found.proven.snapshot
+    body = bodies.body(report.verified_document(where, whole, found.copies))
+    show(output, "SnapshotVerified", body, report.verified(where, whole, found.copies))
+    if found.failures:
+        raise found.failures[0]
 
 
 def prune(

@@ -102,8 +102,8 @@ def carry_out(app: App, plan: Plan, output: Output, done: str, *, short: str = "
     finish(app, performed(app, plan, short=short), output, done)
 
 
-def performed(app: App, plan: Plan, *, short: str = "") -> Outcome:
-    """How the plan went, which is shown first; `short` as in `carry_out`."""
+def performed(app: App, plan: Plan, *, short: str = "", noted: Mapping[str, str] | None = None) -> Outcome:
+    """How the plan went, which is shown first; `short` as in `carry_out`, `noted` as in `App.perform`."""
 
     def shown(previews: tuple[Preview, ...]) -> None:
         if short and app.settings.dry_run is DryRun.NONE:
@@ -111,7 +111,7 @@ def performed(app: App, plan: Plan, *, short: str = "") -> Outcome:
         else:
             _show_plan(app, previews)
 
-    return app.perform(plan, shown=shown)
+    return app.perform(plan, shown=shown, noted=noted)
 
 
 def performed_or(

@@ -49,12 +49,13 @@ def resume(
     context: Context = None,
 ) -> None:
     """Continue a run where it stopped."""
+    from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.cli.restore import aftermath  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format)
-    outcome = app.resume(run)
+    outcome = backups.resume(app, run)
     body = {"run": outcome.run, "command": outcome.plan.kind, "outcome": "finished"}
     more, said = aftermath(app, outcome.run, outcome.plan)
     show(output, "RunResult", {**body, **more}, f"run {outcome.run}: {outcome.plan.title}: finished{said}")

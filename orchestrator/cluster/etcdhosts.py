@@ -155,12 +155,6 @@ class Etcd:
         return (*ill, *(f"{name}: there is neither a process of etcd nor its manifest" for name in bare))
 
     @property
-    def sources(self) -> tuple[Member, ...]:
-        """Members that a snapshot can be taken of: want of space is no reason not to, it is when it is wanted most."""
-        voters = (m for m in self.facts.members if not m.learner)
-        return tuple(m for m in voters if self.status_of(m) and etcd.serves(self.health_of(m)))
-
-    @property
     def running(self) -> tuple[tuple[str, EtcdHost], ...]:
         """Hosts on which there is a process."""
         return tuple((name, host) for name, host in self.hosts.items() if host.runs)

@@ -34,6 +34,10 @@ SHARED = tuple(
         "sa.pub",
     )
 )  # fmt: skip
+#: Keys that may be with somebody else on purpose. Source: kubeadm's documentation, "External CA mode".
+_KEYS = frozenset(path for path in SHARED if path.endswith("ca.key"))
+#: What is not there where etcd is no static pod of kubeadm's.
+_ETCD = frozenset((f"{MANIFESTS}/etcd.yaml", f"{PKI}/etcd/ca.crt", f"{PKI}/etcd/ca.key"))
 #: What kubeadm signs for one control plane: made on each anew. Source: `kubeadm init phase certs all`, 1.36.
 SIGNED = tuple(
     f"{PKI}/{name}.{end}"
@@ -53,6 +57,7 @@ _FILE = re.compile(r"^\s*- \"?--([a-z-]+)=(/[^\s\"]+)", re.MULTILINE)
 #: Flags of an API server that does not start, or does not read what is stored, without the file that they name.
 _WANTED = re.compile(r"(-config|-config-file|-policy-file|-auth-file|-provider-config)$")
 _NAMING = re.compile(r"(--(?:name|hostname-override|provider-id)[= ])([^\s\"]+)")
+_TWO = re.compile(r"--node-ip[= ][^\s\"]+,")
 _MEMBERS = re.compile(r"(--initial-cluster=)([^\s\"]+)")
 _ENDPOINT = re.compile(r"container-?runtime-?endpoint[:=]\s*\"?([^\s\"]+)", re.IGNORECASE)
 _PROVIDER = re.compile(r"--provider-id[= ]([^\s\"]+)")
@@ -117,17 +122,8 @@ def told(texts: Mapping[str, str], files: Collection[str]) -> Told:
     Raises:
         Refused: No control plane can be made of it.
     """
-    manifests = {
-        name: m
-        for name in _PROGRAMS
-        if (path := f"{MANIFESTS}/{name}.yaml") in texts
-        and (m := hostfacts.manifest(Section((path,), texts[path]))) is not None
-    }
-    missing = [f"{MANIFESTS}/{name}.yaml" for name in _PROGRAMS if name not in manifests]
-    missing += [path for path in (*SHARED, TOOL, CONFIGMAPS) if path not in files]
-    if not missing:
-        named = _FILE.findall(manifests["kube-apiserver"].text)
-        missing = [path for flag, path in named if _WANTED.search(flag) and path not in files]
+    manifests = _manifests(texts)
+    missing = lacks(texts, files)
     if missing:
         raise Refused(
             f"the recovery set lacks {', '.join(missing)}",
@@ -136,7 +132,7 @@ def told(texts: Mapping[str, str], files: Collection[str]) -> Told:
         )
     etcd, server = manifests["etcd"], manifests["kube-apiserver"]
     configuration, form = _configuration(texts[CONFIGMAPS])
-    if etcd.flag("wal-dir") or re.search(r"runAsUser: *[1-9]", etcd.text):
+    if apart(texts):
         raise Refused("etcd keeps its log apart, or runs as another user: that is not rebuilt", remedy="do it by hand")
     kubelet = "\n".join(texts.get(path, "") for path in KUBELET)
     return Told(
@@ -151,6 +147,47 @@ def told(texts: Mapping[str, str], files: Collection[str]) -> Told:
         provider=_first(_PROVIDER, kubelet),
         overridden="--hostname-override" in kubelet,
     )
+
+
+def lacks(texts: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
+    """Paths of what a rebuild could not do without and a set has not, or not in a form that is known; as `told`."""
+    manifests = _manifests(texts)
+    missing = [f"{MANIFESTS}/{name}.yaml" for name in _PROGRAMS if name not in manifests]
+    missing += [path for path in (*SHARED, TOOL, CONFIGMAPS) if path not in files]
+    if server := manifests.get("kube-apiserver"):
+        missing += [path for flag, path in _FILE.findall(server.text) if _WANTED.search(flag) and path not in files]
+    return tuple(missing)
+
+
+def elsewhere(files: Collection[str]) -> frozenset[str]:
+    """Paths that no host has to have: a cluster may be made so that they are not there. It is then rebuilt by hand."""
+    return _KEYS if f"{MANIFESTS}/etcd.yaml" in files else _KEYS | _ETCD | {TOOL}
+
+
+def apart(texts: Mapping[str, str]) -> bool:
+    """Whether etcd keeps its log apart from its data, or runs as another user than root."""
+    etcd = _manifests(texts).get("etcd")
+    return etcd is not None and bool(etcd.flag("wal-dir") or re.search(r"runAsUser: *[1-9]", etcd.text))
+
+
+def reservations(here: Told, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """What a rebuild of a whole set can do without, and an operator should know before it is needed."""
+    said = []
+    if KUBELET[0] not in texts:
+        said.append(f"{here.node} has no {KUBELET[0]}: the kubelets of new machines need settings of their own")
+    if any(_TWO.search(text) for text in texts.values()):
+        said.append(f"{here.node} has two addresses: only {here.node} can be made of its set, others have to join it")
+    return tuple(said)
+
+
+def _manifests(texts: Mapping[str, str]) -> dict[str, Manifest]:
+    """Static pods by name; those that can be read."""
+    return {
+        name: m
+        for name in _PROGRAMS
+        if (path := f"{MANIFESTS}/{name}.yaml") in texts
+        and (m := hostfacts.manifest(Section((path,), texts[path]))) is not None
+    }
 
 
 def _configuration(text: str) -> tuple[str, str]:
@@ -206,8 +243,7 @@ def rewritten(path: str, text: str, here: Told, node: Member, members: Iterable[
 
 
 def _anothers(path: str, text: str, here: Told, node: Member) -> str:
-    both = re.search(r"--node-ip[= ][^\s\"]+,", text)
-    if both:
+    if _TWO.search(text):
         raise Refused(
             f"{path} of {here.node} gives its node two addresses; the second one of {node.name} is not known",
             remedy=f"name {here.node} only, then: kubeadm join --control-plane on {node.name}",

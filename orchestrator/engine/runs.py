@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: In a run's meta: the machine that it was started on; and node -> its address and provider id, of those it knew.
 MACHINE, HOSTS = "machine", "hosts"
+#: In a run's meta: the file that tells monitoring how it went; left out where there is none.
+METRICS = "metrics_file"
 #: Ended runs that are kept.
 KEPT = 200
 

@@ -33,6 +33,8 @@ class Request:
         keep: The policy of retention, as `--keep` takes it; "" removes nothing.
         pin: Why it is kept for ever; "" when it is not.
         unfinished: Runs that have not ended well: their snapshots stay.
+        alarm: etcd raised one: the API takes no writes.
+        superseded: Plans of runs that failed, of which nothing is needed any more.
     """
 
     name: str
@@ -45,15 +47,22 @@ class Request:
     keep: str = ""
     pin: str = ""
     unfinished: tuple[str, ...] = ()
+    alarm: bool = False
+    superseded: tuple[str, ...] = ()
 
 
 def backup(request: Request) -> Plan:
     """One lane, on the host of the member that the snapshot is of."""
     staged = f"staging/{request.name}.db"
     common: Mapping[str, Any] = {"plan": request.name, "file": staged}
-    steps = [_step(request, "etcd.snapshot", {**common, "reason": request.reason}, SNAPSHOT_S)]
+    steps = []
+    if request.superseded:
+        steps.append(_step(request, "etcd.supersede", {"plans": list(request.superseded)}, FILE_S))
+    params: dict[str, Any] = {**common, "reason": request.reason}
+    if request.alarm:
+        params["without_api"] = True  # the lock of the run is on a host's disk, then
+    steps.append(_step(request, "etcd.snapshot", params, SNAPSHOT_S))
     recovery = f"staging/{request.name}.recovery.tar" if request.recovery else ""
-    params: dict[str, Any]
     if recovery:
         params = {"plan": request.name, "file": recovery, "recipients": list(request.recipients)}
         steps.append(_step(request, "etcd.recovery", params, RECOVERY_S))

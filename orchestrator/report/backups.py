@@ -12,12 +12,14 @@ from orchestrator.report.text import ago, bullets, columns, count
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator.backup.catalogue import Catalogue
+    from orchestrator.backup.catalogue import Catalogue, Checked, Held
     from orchestrator.backup.drilled import ApiServer, Drilled
     from orchestrator.backup.records import Record
     from orchestrator.backup.retention import Judged
     from orchestrator.backup.snapshot import Snapshot
 
+#: Letters that a table shows of an authority's sum, and of a pin.
+_CA, _PIN = 8, 8
 #: Prefixes of keys that a table shows.
 _PREFIXES = 12
 
@@ -38,44 +40,53 @@ def taken(record: Record, urls: Sequence[str]) -> str:
 # ---- listed -----------------------------------------------------------------------------------------------------
 
 
-def merged(catalogues: Sequence[Catalogue]) -> list[tuple[Record, dict[str, str]]]:
-    """Each snapshot once, newest first, with its destinations and what is wrong at each."""
-    found: dict[tuple[str, str], tuple[Record, dict[str, str]]] = {}
+def merged(catalogues: Sequence[Catalogue]) -> list[tuple[Record, dict[str, Held]]]:
+    """Each snapshot once, newest first, with its copies by their destinations."""
+    found: dict[tuple[str, str], tuple[Record, dict[str, Held]]] = {}
     for catalogue in catalogues:
         for held in catalogue.held:
             known = found.setdefault((held.record.name, held.record.sha256), (held.record, {}))
-            known[1][held.url] = held.wrong
+            known[1][held.url] = held
     return sorted(found.values(), key=lambda each: (-each[0].at, each[0].name))
 
 
 def listing(catalogues: Sequence[Catalogue], failed: Sequence[tuple[str, str]], now: float) -> str:
     """Snapshots of all destinations; then what could not be read."""
-    rows = [_row(record, urls, now) for record, urls in merged(catalogues)]
-    lines = columns(_HEAD, rows) if rows else ["no snapshots"]
-    wrong = [f"{url}: {why}" for _, urls in merged(catalogues) for url, why in urls.items() if why]
+    every = merged(catalogues)
+    places = {url: str(number) for number, url in enumerate(dict.fromkeys(u for _, held in every for u in held), 1)}
+    lines = columns(_HEAD, [_row(record, held, places, now) for record, held in every]) if every else ["no snapshots"]
+    lines += ["", *(f"{number}  {url}" for url, number in places.items())] if places else []
+    wrong = [f"{h.url}: {h.wrong}" for _, held in every for h in held.values() if h.wrong]
     wrong += [f"{c.url}/{name} is no record: {why}" for c in catalogues for name, why in c.unread]
     wrong += [f"{c.url}: {name} belongs to no record" for c in catalogues for name in c.strays]
     wrong += [f"{url} could not be read: {why}" for url, why in failed]
     return "\n".join([*lines, *(["", "ATTENTION", *bullets(wrong)] if wrong else [])])
 
 
-_HEAD = ("NAME", "AGE", "REVISION", "SIZE", "ETCD", "REASON", "SECRET", "PIN", "DRILL", "AT")
+_HEAD = ("NAME", "AGE", "CA", "SIZE", "ETCD", "REASON", "SECRET", "PIN", "VERIFIED", "DRILL", "AT")
 
 
-def _row(record: Record, urls: Mapping[str, str], now: float) -> tuple[str, ...]:
-    drill = "-" if record.drill is None else f"{'ok' if record.drill.ok else 'FAILED'} {ago(now - record.drill.at)} ago"
+def _row(record: Record, held: Mapping[str, Held], places: Mapping[str, str], now: float) -> tuple[str, ...]:
+    """One line; destinations are told by their numbers, for their names would make it too wide."""
+    drill = "-" if record.drill is None else f"{'ok' if record.drill.ok else 'FAILED'} {ago(now - record.drill.at)}"
     return (
         record.name,
         ago(now - record.at),
-        str(record.revision),
+        record.authority[:_CA] or "-",
         size(record.size_bytes),
         record.etcd,
         record.reason,
         "yes" if record.encrypted else "no",
-        record.pin[:20] or "-",
+        record.pin[:_PIN] or "-",
+        ago(now - _proven_at(held)),
         drill,
-        ", ".join(f"{url}{' (DAMAGED)' if wrong else ''}" for url, wrong in urls.items()),
+        ", ".join(f"{places[url]}{' (DAMAGED)' if each.wrong else ''}" for url, each in held.items()),
     )
+
+
+def _proven_at(held: Mapping[str, Held]) -> float:
+    """When a copy was last known to be whole."""
+    return max(each.record.proven_at for each in held.values())
 
 
 def list_document(
@@ -86,14 +97,14 @@ def list_document(
         api_version=API_VERSION,
         kind="SnapshotList",
         read_at=iso(now) or "",
-        snapshots=[_shape(record, urls) for record, urls in merged(catalogues)],
+        snapshots=[_shape(record, held) for record, held in merged(catalogues)],
         unreadable=[etcdshapes.UnreadableShape(url, why) for url, why in failed]
         + [etcdshapes.UnreadableShape(f"{c.url}/{name}", why) for c in catalogues for name, why in c.unread],
         strays=[f"{c.url}/{name}" for c in catalogues for name in c.strays],
     )
 
 
-def _shape(record: Record, urls: Mapping[str, str]) -> etcdshapes.SnapshotShape:
+def _shape(record: Record, held: Mapping[str, Held]) -> etcdshapes.SnapshotShape:
     return etcdshapes.SnapshotShape(
         name=record.name,
         at=iso(record.at) or "",
@@ -113,8 +124,9 @@ def _shape(record: Record, urls: Mapping[str, str]) -> etcdshapes.SnapshotShape:
         recovery_set=record.recovery is not None,
         members=[peer.name for peer in record.members],
         pin=record.pin,
+        verified=iso(_proven_at(held)) or "",
         drill=None if record.drill is None else _drill(record),
-        places=[etcdshapes.PlaceShape(url, wrong) for url, wrong in urls.items()],
+        places=[etcdshapes.PlaceShape(url, h.wrong, iso(h.record.proven_at) or "") for url, h in held.items()],
     )
 
 
@@ -126,8 +138,8 @@ def _drill(record: Record) -> etcdshapes.DrillShape | None:
 # ---- proven -----------------------------------------------------------------------------------------------------
 
 
-def verified(where: str, found: Snapshot) -> str:
-    """A snapshot that was read whole."""
+def verified(where: str, found: Snapshot, copies: Sequence[Checked] = ()) -> str:
+    """A snapshot that was read whole, and each of its copies."""
     names = ", ".join(m.name or m.id for m in found.members) or "none known"
     lines = [
         f"{where}: whole",
@@ -138,6 +150,7 @@ def verified(where: str, found: Snapshot) -> str:
         f"  members       {names}",
     ]
     lines += [f"  ALARM         {alarm}" for alarm in found.alarms]
+    lines += [f"  {'at' if len(copies) > 1 else 'recovery set':12}  {text}" for text in _copies(copies)]
     largest = sorted(found.prefixes.items(), key=lambda each: (-each[1], each[0]))
     lines += ["", *columns(("KEYS UNDER", "LIVE"), [(name, str(count)) for name, count in largest[:_PREFIXES]])]
     if len(largest) > _PREFIXES:
@@ -145,7 +158,19 @@ def verified(where: str, found: Snapshot) -> str:
     return "\n".join(lines)
 
 
-def verified_document(where: str, found: Snapshot) -> etcdshapes.SnapshotVerified:
+def _copies(copies: Sequence[Checked]) -> list[str]:
+    """A line for each destination; of an only one what the line above does not tell."""
+    told = []
+    for copy in copies:
+        if not copy.whole:
+            told.append(f"{copy.url}: {f'NOT WHOLE, {copy.wrong}' if copy.there else 'no copy there'}")
+            continue
+        recovery = {None: "none", "": "whole"}.get(copy.recovery, f"NOT ENOUGH FOR A REBUILD, {copy.recovery}")
+        told.append(recovery if len(copies) == 1 else f"{copy.url}: whole; recovery set: {recovery}")
+    return told
+
+
+def verified_document(where: str, found: Snapshot, copies: Sequence[Checked] = ()) -> etcdshapes.SnapshotVerified:
     """The result of `etcd verify`."""
     return etcdshapes.SnapshotVerified(
         api_version=API_VERSION,
@@ -161,6 +186,7 @@ def verified_document(where: str, found: Snapshot) -> etcdshapes.SnapshotVerifie
         members=[m.name or m.id for m in found.members],
         alarms=list(found.alarms),
         prefixes=dict(sorted(found.prefixes.items())),
+        copies=[etcdshapes.CopyShape(c.url, c.there, c.wrong, c.recovery) for c in copies],
     )
 
 
@@ -197,11 +223,17 @@ def drill(found: Drilled) -> str:
     lines = [
         f"{found.name}: {'FAILED' if found.wrong else 'it restores'}, tried on {found.where}",
         f"  restored in   {found.restore_s:.1f} s, etcd {found.etcd} answered after {found.start_s:.1f} s more",
-        f"  revision      {found.revision}, hash {found.hash:x}",
+        f"  revision      {found.revision}, hash {found.hash:x}{_hash_of(found)}",
         *(_api_server(found.server) if found.server else ()),
         *(f"  WRONG         {text}" for text in found.wrong),
     ]
     return "\n".join([*lines, "", *columns(("KEYS UNDER", "LIVE"), counts)] if counts else lines)
+
+
+def _hash_of(found: Drilled) -> str:
+    if found.member_hash is None or not found.incomparable:
+        return f" ({found.incomparable or f'{found.member_hash:x} in the member'})"
+    return f" ({found.member_hash:x} in the member, not comparable: {found.incomparable})"
 
 
 def _api_server(server: ApiServer) -> list[str]:
@@ -227,6 +259,8 @@ def drill_document(found: Drilled) -> etcdshapes.DrillResult:
         start_s=found.start_s,
         revision=found.revision,
         hash=found.hash,
+        member_hash=found.member_hash,
+        incomparable=found.incomparable,
         counts=dict(found.counts),
         api_server=None if found.server is None else _api_server_shape(found.server),
     )

@@ -113,6 +113,10 @@ def _defragmented(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: database of {f['before_bytes'] / 1e6:.1f} MB rewritten: {after}"
 
 
+def _reserved(f: Mapping[str, Any]) -> str:
+    return f"{f['node']}: WARNING: {f['why']}"
+
+
 def _silent(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: {f['why']}"
 
@@ -136,6 +140,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "etcd.stored": _stored,
     "etcd.removed": _removed,
     "etcd.defragmented": _defragmented,
+    "etcd.reserved": _reserved,
     "rebuild.silent": _silent,
 }
 
@@ -149,6 +154,7 @@ _VERBS = {
     "etcd.recovery": "what new machines need",
     "etcd.store": "store the snapshot",
     "etcd.retain": "remove old snapshots",
+    "etcd.supersede": "clear away what earlier runs left",
     "etcd.unstage": "clear away what was made on the way",
     "etcd.defragment": "defragment etcd",
     "etcd.compact": "compact etcd",

@@ -70,6 +70,16 @@ class PlaceShape(Shape):
 
     url: str
     wrong: str
+    verified: str
+
+
+class CopyShape(Shape):
+    """A copy that was read whole, or should have been."""
+
+    url: str
+    there: bool
+    wrong: str
+    recovery_set: str | None
 
 
 class DrillShape(Shape):
@@ -102,6 +112,7 @@ class SnapshotShape(Shape):
     recovery_set: bool
     members: list[str]
     pin: str
+    verified: str
     drill: DrillShape | None
     places: list[PlaceShape]
 
@@ -140,6 +151,7 @@ class SnapshotVerified(Shape):
     members: list[str]
     alarms: list[str]
     prefixes: dict[str, int]
+    copies: list[CopyShape]
 
 
 class JudgedShape(Shape):
@@ -186,5 +198,7 @@ class DrillResult(Shape):
     start_s: float
     revision: int
     hash: int
+    member_hash: int | None
+    incomparable: str
     counts: dict[str, int]
     api_server: ApiServerShape | None

@@ -3,8 +3,6 @@
 What a command does, it does in stages, on the cluster's clock; losing power between two of them leaves what was done.
 """
 
-import io
-import tarfile
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +15,8 @@ from orchestrator.actions.snapshots import _SAVE
 from orchestrator.cluster.hostfacts import STATIC
 from orchestrator.cluster.packages import KUBERNETES
 from orchestrator.cluster.packages import source as apt_source
-from tests.fakes import boltfiles
+from orchestrator.cluster.recovery import PKI
+from tests.fakes import boltfiles, recoverysets
 
 LIST = "/etc/apt/sources.list.d/kubernetes.list"
 LEFT = "/var/lib/orchestrator"
@@ -59,15 +58,10 @@ def snapshot_of(node, revision):
 
 
 @lru_cache(maxsize=64)
-def recovery_of(node):
-    """What new machines need, as a host packs it."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for name, text in (("ca.crt", node.encode()), ("ca.key", SECRET)):
-            entry = tarfile.TarInfo(f"etc/kubernetes/pki/{name}")
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text))
-    return content.getvalue()
+def recovery_of(node, without=""):
+    """What new machines need, as a host packs it; without one of its files."""
+    found = {**recoverysets.texts(node), f"{PKI}/ca.crt": node, f"{PKI}/ca.key": SECRET.decode()}
+    return recoverysets.archive({path: text for path, text in found.items() if path != without})
 
 
 @dataclass
@@ -105,9 +99,11 @@ class FakeMachine:
         asks_itself: Its kubelet asks the API server of the same host only.
         faults: What goes wrong, until somebody mends it: `apt` is `refuses`, `lock`, `disk` or `hangs`, `kubeadm` is
             `refuses`, `fails` or `hangs`, `snapshot` is `refuses`, `damaged`, `truncated` or `empty`, `collect` is
-            `refuses`, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or `mute` (it tells no
-            members, no hash); `static pods` are the components that run as they did before.
+            `refuses` or the path of what it does not give, `etcd` is `cut short`, `learner`, `unhealthy`, `differs` or
+            `mute` (it tells no members, no hash); `hash` is the revision that a hash is said to be of, None where it
+            was compacted; `static pods` are the components that run as they did before.
         free_bytes: Of its disk.
+        db_size_bytes: What its member says of its database; 0 for the size of a snapshot.
         private: Commands that ran so that nothing of them is recorded.
         taught: Command -> a generator like those here.
         started: How often each errand was started.
@@ -124,6 +120,7 @@ class FakeMachine:
         self.lists = {}
         self.faults = {}
         self.free_bytes = 90_000_000_000
+        self.db_size_bytes = 0
         self.private = []
         self.taught = {}
         self.packages = {each: FakePackage(version) for each in KUBERNETES}
@@ -443,6 +440,6 @@ class FakeMachine:
         return 0, b"", b"Snapshot saved\n"
 
     def _collect(self):
-        if self.faults.get("collect"):
+        if self.faults.get("collect") == "refuses":
             return 2, b"", b"tar: /etc/kubernetes: Cannot open: Input/output error\n"
-        return 0, recovery_of(self.name), b""
+        return 0, recovery_of(self.name, self.faults.get("collect", "")), b""

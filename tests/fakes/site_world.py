@@ -6,12 +6,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from orchestrator import backups, library
-from orchestrator.app import Settings
+from orchestrator.app import Outcome, Settings
 from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
 from orchestrator.catalogue import actions
 from orchestrator.cluster.versions import Hop, parse
-from orchestrator.engine import runner
+from orchestrator.engine import runner, runs
+from orchestrator.errors import OrchestratorError
 from orchestrator.planners import backup as planner
 from orchestrator.planners.upgrade import Request, Target, upgrade
 from tests.fakes.crash import Crash, Life
@@ -236,25 +237,39 @@ def _shortcomings(machine, version):
         yield f"left {machine.left}, unfinished: {machine.unfinished!r}"
 
 
+#: The URL of the cluster of a desk.
+SERVER = "https://cp-1:6443"
+
+
 class Desk:
     """An operator's machine: its directories are those of the environment.
 
     Attributes:
         said: What was told before runs.
+        held: What is raised where a run has to wait for the lock of another; None where nobody has it.
     """
 
     def __init__(self, root, **site):
+        self.held = None
         self.world = SiteWorld(root / "orchestrator", **site)
         self.site, self.clock = self.world.site, self.world.clock
         self.said = []
         self.metrics = root / "etcd.prom"
         self.app = SimpleNamespace(
             settings=Settings(context="lab"),
+            session=SimpleNamespace(server=SERVER),
             reader=self.site.view(),
             machines=SimpleNamespace(know=lambda _: None),
             clock=self.clock,
+            refuse_if_held=self._refuse_if_held,
+            resume=self._resume,
         )
+        self.world.meta = {"server": SERVER, runs.MACHINE: runs.machine(), runs.METRICS: str(self.metrics)}
         self._numbers = iter(range(1, 10_000))
+
+    def _refuse_if_held(self):
+        if self.held:
+            raise self.held
 
     def url(self, name):
         return str(self.world.destination(name))
@@ -266,16 +281,38 @@ class Desk:
     def prepare(self, *names, **asked):
         return backups.prepare(self.app, self.wish(*names, **asked), self.said.append)
 
-    def take(self, *names, **asked):
+    def take(self, *names, life=None, stop=None, **asked):
         """As the command does: a run, and the file of metrics; the run's id."""
-        wish, began, run = self.wish(*names, **asked), self.clock.wall(), ""
+        wish, run = self.wish(*names, **asked), ""
+        attempt = backups.Attempt(self.metrics, wish.destinations, self.clock.wall())
         try:
             plan = backups.prepare(self.app, wish, self.said.append)
             run = f"backup-{next(self._numbers):04}"
-            self.world.start(plan, run=run)
-        finally:
-            backups.tell(self.app, self.metrics, wish.destinations, run, began)
+            self._named(run, lambda: self.world.start(plan, run=run, life=life, stop=stop))
+        except OrchestratorError as err:
+            backups.tell_failure(self.app, attempt, err)
+            raise
+        backups.tell(self.app, attempt, run)
         return run
+
+    def _resume(self, run):
+        """As `App.resume`."""
+        known = self.world.read(run)
+        self._named(run, lambda: self.world.resume(run))
+        return Outcome(0, known.plan, run, ())
+
+    def _named(self, run, work):
+        """As `App` does: who fails tells of which run, when anything of it was begun."""
+        try:
+            work()
+        except OrchestratorError as err:
+            if self.world.read(run).past:
+                err.run = run
+            raise
+
+    def staged(self):
+        """Names of what is on its way."""
+        return sorted(path.name for path in (self.site.kept / "staging").glob("*"))
 
     def library(self, *names):
         return library.Library(self.app, [self.url(name) for name in names or ("a",)])

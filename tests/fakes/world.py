@@ -36,6 +36,7 @@ class World:
         hands: Those of the last process.
         crews: Of all drains, in order.
         effects: Of all processes, in order.
+        meta: Of the runs that are started.
     """
 
     def __init__(self, root):
@@ -47,6 +48,7 @@ class World:
         self.effects = []
         self.crews = []
         self.hands = None
+        self.meta = {}
 
     @property
     def actions(self):
@@ -74,7 +76,7 @@ class World:
         """A new run."""
         life = life or Life()
         place = self.place(run)
-        with Journal.create(place, run, plan, meta={}, wall=self.clock.wall, write=life.write) as record:
+        with Journal.create(place, run, plan, meta=self.meta, wall=self.clock.wall, write=life.write) as record:
             self._execute(record, life, **how)
 
     def resume(self, run="run-1", *, life=None, **how):

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from lab import cluster, state
+from lab import cluster, state, versions
 from lab.cluster import Request
 from lab.state import Shape
 from tests.api.command import Command
-from tests.lab.real import Place, Real
+from tests.lab.real import VERSION, Place, Real
 
 NAME = "test"
 
@@ -20,7 +20,7 @@ def real():
         if state.load(NAME):
             cluster.down(NAME)  # of a run that was killed
         try:
-            yield Real(cluster.up(Request(NAME, Shape(1, 2), "1.36.3", ("1.36.3", "1.37.2"))))
+            yield Real(cluster.up(Request(NAME, Shape(1, 2), VERSION, versions.USUAL)))
         finally:
             cluster.down(NAME)
 

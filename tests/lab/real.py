@@ -1,6 +1,7 @@
 """A cluster of the lab: looked at and changed behind the tool's back, and the lab's own command."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import gobuild, images
+from lab import gobuild, images, versions
 from lab.processes import run, wait_for
 from lab.state import Cluster
 
 ROOT = Path(__file__).parents[2]
+#: Of the shared cluster. `make lab-full` runs the tests of etcd with the newer one, too.
+VERSION = os.environ.get("LAB_VERSION", versions.DEFAULT)
+ETCD = versions.KUBERNETES[VERSION].etcd
 WORKER, WORKER2, CONTROL_PLANE = "test-worker", "test-worker2", "test-control-plane"
 
 

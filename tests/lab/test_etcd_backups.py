@@ -16,7 +16,7 @@ from lab import docker, gobuild
 from lab.processes import run
 from orchestrator.backup.snapshot import examine
 from tests.api.command import PROGRAM, Command
-from tests.lab.real import CONTROL_PLANE, deployment, serving, until
+from tests.lab.real import CONTROL_PLANE, ETCD, VERSION, deployment, serving, until
 
 pytestmark = pytest.mark.lab
 NODE_FILE = "/opt/snapshot-pre-boot.db"
@@ -73,11 +73,11 @@ def test_status_answers_which_version_at_what_address_and_where_the_certificate_
     assert host["certFile"] == "/etc/kubernetes/pki/etcd/server.crt"
     assert "https://127.0.0.1:2379" in host["listenClientUrls"]
     assert (host["how"], host["dataDir"], host["mount"]) == ("static pod", "/var/lib/etcd", False)
-    assert (member["version"], member["health"], member["leader"]) == ("3.6.8", "", True)
+    assert (member["version"], member["health"], member["leader"]) == (ETCD, "", True)
     assert member["dbSizeBytes"] > 0
     assert member["revision"] > 0
     assert host["latencyS"] > 0
-    for told in ("3.6.8", "/etc/kubernetes/pki/etcd/server.crt", "/var/lib/etcd", "well"):
+    for told in (ETCD, "/etc/kubernetes/pki/etcd/server.crt", "/var/lib/etcd", "well"):
         assert told in text
 
 
@@ -135,6 +135,7 @@ def test_what_is_encrypted_opens_with_its_identity_and_holds_what_new_machines_n
 
     assert "--identity" in refused.stderr
     assert proven["keys"] == listed(orchestrator, store)[0]["keys"]
+    assert [copy["recoverySet"] for copy in proven["copies"]] == [""]
     (tmp_path / "set.tar.zst").write_bytes(compressed)
     with (tmp_path / "set.tar.zst").open("rb") as packed, (tmp_path / "set.tar").open("wb") as tar:
         zstandard.ZstdDecompressor().copy_stream(packed, tar)
@@ -235,10 +236,12 @@ def test_a_restore_is_rehearsed_on_the_control_plane_and_here(real, orchestrator
     here = orchestrator.json("etcd", "drill", "--from", str(store), "--here", "--programs", programs)
 
     (record,) = listed(orchestrator, store)
-    for found, version in ((there, "3.6.8"), (here, "3.7.0")):
+    for found, version in ((there, ETCD), (here, "3.7.0")):
         assert (found["ok"], found["etcdVersion"], found["revision"]) == (True, version, record["revision"])
         assert found["counts"]["all"] == record["keys"]
     assert there["hash"] == here["hash"]
+    assert (there["memberHash"], there["incomparable"]) == (there["hash"], "")
+    assert here["incomparable"] == "that of the member is of etcd 3.6.8"
     assert record["drill"]["ok"] is True
     assert left_on_the_host(real) == []
 
@@ -247,7 +250,7 @@ def test_an_api_server_reads_all_of_a_snapshot_on_the_control_plane_and_here(rea
     place.kubectl("create", "configmap", "read", "--from-literal=a=b")
     orchestrator("etcd", "backup", "--to", str(store))
     running = real.ssh(CONTROL_PLANE, "pidof kube-apiserver etcd")
-    lookups = [f"--programs={gobuild.etcd('3.6.8')}", f"--programs={gobuild.kubernetes('1.36.3')}"]
+    lookups = [f"--programs={gobuild.etcd(ETCD)}", f"--programs={gobuild.kubernetes(VERSION)}"]
 
     there = orchestrator.json("etcd", "drill", "--api-server", "--from", str(store))
     here = orchestrator.json("etcd", "drill", "--api-server", "--from", str(store), "--here", *lookups)
@@ -255,12 +258,12 @@ def test_an_api_server_reads_all_of_a_snapshot_on_the_control_plane_and_here(rea
     expected = orchestrator.json("etcd", "verify", "last", "--from", str(store), "--deep")
     kinds = {f"{k['resource']}.{k['group']}".rstrip("."): k["objects"] for k in expected["kinds"]}
     for found in (there, here):
-        assert (found["ok"], found["wrong"], found["apiServer"]["version"]) == (True, [], "v1.36.3")
+        assert (found["ok"], found["wrong"], found["apiServer"]["version"]) == (True, [], f"v{VERSION}")
         counts = found["apiServer"]["counts"]
         for name in ("configmaps", "secrets", "nodes", "pods", "deployments.apps", "namespaces"):
             assert counts.get(name, 0) == kinds.get(name, 0)
     (record,) = listed(orchestrator, store)
-    assert "kube-apiserver v1.36.3 read" in record["drill"]["text"]
+    assert f"kube-apiserver v{VERSION} read" in record["drill"]["text"]
     assert real.ssh(CONTROL_PLANE, "pidof kube-apiserver etcd") == running
     assert left_on_the_host(real) == []
 

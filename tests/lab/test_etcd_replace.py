@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lab import progress
+from lab import cluster, progress
 from lab.state import Shape
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
@@ -198,13 +198,13 @@ def test_a_member_whose_data_are_corrupt_is_replaced_though_its_alarm_bars_all_w
     site.access.ssh(node, SPOILT)
     site.access.ssh(other, ALARM % int(site.members()[node]["id"], 16))
     barred = site.access.attempt("create", "configmap", "barred")
-    spoilt = site.command("etcd", "backup", "--to", f"{site.command.home}/spoilt", "--ssh", code=20)
+    sound = site.command("etcd", "backup", "--to", f"{site.command.home}/sound", "--ssh")
 
     done = site.command(*REPLACE, node, "--yes", "--ssh", timeout_s=600)
 
     progress.say(done.stderr)
     assert "corrupt" in barred.stderr
-    assert "one of them is corrupt" in spoilt.stderr
+    assert f"none is taken of {node}" in sound.stderr
     key = "get /registry/configmaps/default/weather --consistency=s"
     assert all("right-as-rain" in site.ctl(plane, key) for plane in site.planes)
     site.written("after-the-alarm")
@@ -289,3 +289,26 @@ def test_certificates_that_are_missing_are_named_with_what_makes_them(site):
 
     assert "/etc/kubernetes/pki/etcd/peer.crt" in refused.stderr
     assert "kubeadm init phase certs etcd-server" in " ".join(refused.stderr.split())
+
+
+def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_the_page(site):
+    """docs/disaster-recovery.md, “Is the machine gone, too?”; the other machine has the name of the first."""
+    node = site.victim()
+    other = next(plane for plane in site.planes if plane != node)
+    number = int(site.members()[node]["id"], 16)
+    cluster.power(node, site.access.cluster, "off")
+
+    assert f"{number:x}" in site.ctl(other, "member list")
+    site.ctl(other, f"member remove {number:x}")
+    site.real.kubectl("delete", "node", node)
+    key = site.access.ssh(other, "kubeadm init phase upload-certs --upload-certs").split()[-1]
+    join = site.access.ssh(other, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
+    cluster.power(node, site.access.cluster, "on")
+    asked = "systemctl is-active containerd 2> /dev/null || true"
+    until("it to boot", lambda: lab("ssh", node, "--", asked, code=None).stdout == b"active\n")
+    site.access.ssh(node, "kubeadm reset --force", timeout_s=300)
+    # A machine of the lab shares the kernel and the swap of this one.
+    site.access.ssh(node, f"{join} --ignore-preflight-errors=all", timeout_s=600)
+
+    until("its member", lambda: site.well() and site.members()[node]["id"] != f"{number:x}")
+    site.real.until_ready(node)

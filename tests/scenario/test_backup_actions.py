@@ -12,9 +12,13 @@ from msgspec import structs
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue
 from orchestrator.backup.directory import DirectoryStore
+from orchestrator.backup.records import Hashed
 from orchestrator.backup.seal import unseal
+from orchestrator.cluster import queries
+from orchestrator.cluster.etcdhosts import parse_hash
+from orchestrator.cluster.recovery import CONFIGMAPS, PKI, TOOL
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import CommandFailed, FactUnreadable, HostUnreachable, SnapshotInvalid, StoreError
+from orchestrator.errors import BackupError, CommandFailed, FactUnreadable, HostUnreachable, SnapshotInvalid, StoreError
 from tests.fakes.crash import Life
 from tests.fakes.site_machines import SECRET, snapshot_of
 from tests.fakes.site_world import SiteWorld, good
@@ -105,6 +109,19 @@ def test_a_snapshot_is_here_with_a_record_of_the_cluster_that_it_is_of(world):
     assert [(m.id, m.name, m.peer_urls) for m in record.members] == [("1", "cp-1", ("https://198.18.0.11:2380",))]
     told = {"file": str(path), "size_bytes": len(content), "keys": 3, "revision": 4}
     assert stage.events == [("etcd.snapshot", told)]
+
+
+def test_a_snapshot_is_recorded_with_the_hash_that_its_member_had_at_its_revision(world):
+    told = parse_hash(world.site.view().ask("cp-1", queries.ETCD_HASH, "4"))
+
+    assert taken(world).hashed == Hashed(value=told.hash, compact_revision=1)
+
+
+@pytest.mark.parametrize("revision", [None, 5, 0])
+def test_a_hash_of_another_revision_or_none_at_all_is_not_recorded(world, revision):
+    world.machine("cp-1").faults["hash"] = revision
+
+    assert taken(world).hashed is None
 
 
 def test_nobody_else_reads_a_snapshot_that_is_here_and_none_is_left_on_its_host(world):
@@ -211,7 +228,7 @@ def test_what_new_machines_need_is_here_encrypted_and_never_was_plain(world, rec
     assert stage.events == [("etcd.recovery", {"file": str(path), "size_bytes": path.stat().st_size})]
     unseal(path, tmp_path / "tar", compressed=True, identities=[key])
     with tarfile.open(tmp_path / "tar") as tar:
-        assert tar.getnames() == ["etc/kubernetes/pki/ca.crt", "etc/kubernetes/pki/ca.key"]
+        assert tar.extractfile("etc/kubernetes/pki/ca.key").read() == SECRET
 
 
 def test_a_host_that_cannot_pack_it_leaves_nothing_here(world, recipients):
@@ -223,6 +240,36 @@ def test_a_host_that_cannot_pack_it_leaves_nothing_here(world, recipients):
 
     assert "--no-recovery-set" in caught.value.remedy
     assert list(world.site.kept.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        (CONFIGMAPS, "install kubectl on cp-1, and see that its API server answers; or leave"),
+        (TOOL, "put the etcdutl of its etcd's version into /usr/local/bin on cp-1; or leave"),
+        (f"{PKI}/sa.key", "see why cp-1 has not all of these files; or leave"),
+    ],
+)
+def test_a_set_of_which_no_machine_could_be_rebuilt_is_refused_when_it_is_made(world, recipients, path, remedy):
+    world.machine("cp-1").faults["collect"] = path
+    stage = stage_of(world, "etcd.recovery", recipients=recipients)
+
+    with pytest.raises(BackupError, match=f"could not do without what cp-1 did not give .*: {path}$") as caught:
+        stage.apply()
+
+    assert caught.value.remedy == f"{remedy} the set out: --no-recovery-set"
+    assert list(world.site.kept.rglob("*")) == []
+
+
+def test_what_a_cluster_is_made_without_is_said_and_the_set_is_kept(world, recipients):
+    world.machine("cp-1").faults["collect"] = f"{PKI}/front-proxy-ca.key"
+    stage = stage_of(world, "etcd.recovery", recipients=recipients)
+
+    assert stage.apply() == Done("collected")
+
+    _, (name, told) = stage.events
+    assert (name, told["level"]) == ("etcd.reserved", "warning")
+    assert told["why"].startswith(f"cp-1 has no {PKI}/front-proxy-ca.key: `etcd restore --onto` refuses")
 
 
 def test_what_a_process_left_half_written_of_it_is_replaced(world, recipients):
@@ -545,6 +592,22 @@ def test_a_destination_that_is_one_file_is_not_judged(world):
     plan = world.backup(destinations=(str(world.destination("a") / "x.db"),), keep="last=1")
 
     assert Stage(world, "etcd.retain", "cp-1", plan=plan).facts() == {"going": {}}
+
+
+# ---- etcd.supersede ---------------------------------------------------------------------------------------------
+
+
+def test_what_earlier_plans_left_here_is_removed_and_nothing_else(world):
+    taken(world)
+    for name in ("backup-0.db", ".backup-0.recovery.tar.part", "backup-9.db.zst", "backup-1.db", "backup-91.db"):
+        staged(world, name).write_bytes(b"x")
+    plan = world.backup(superseded=("backup-0", "backup-9"))
+    stage = Stage(world, "etcd.supersede", "cp-1", plan=plan)
+    assert stage.decide() == Needed("what runs that failed left here: backup-0, backup-9")
+
+    assert stage.apply() == Done("nothing of earlier runs is left here")
+
+    assert {path.name for path in staged(world).parent.iterdir()} == {"backup-1.db", "backup-1.json", "backup-91.db"}
 
 
 # ---- etcd.unstage -----------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """The use cases of backups: what is looked at before one is taken, what there is, and what monitoring is told."""
 
 import os
+import shlex
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +11,25 @@ import pyrage
 import pytest
 
 from orchestrator import backups, etcds, library
-from orchestrator.backup import retention
+from orchestrator.backup import metrics, retention
+from orchestrator.backup.catalogue import Checked
+from orchestrator.cluster.recovery import PKI
+from orchestrator.engine import runs
 from orchestrator.engine.plan import Needed
-from orchestrator.errors import BackupError, BadUsage, CommandFailed, Refused, SnapshotInvalid, StoreError
+from orchestrator.engine.runner import Stop
+from orchestrator.errors import (
+    BackupError,
+    BadUsage,
+    CommandFailed,
+    Interrupted,
+    Locked,
+    Refused,
+    SnapshotInvalid,
+    StoreError,
+)  # fmt: skip
 from orchestrator.report.etcd import table
 from tests.fakes.site_machines import snapshot_of
-from tests.fakes.site_world import Desk, good
+from tests.fakes.site_world import SERVER, At, Desk, good
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -155,6 +170,14 @@ def test_an_etcd_on_other_machines_is_refused_where_nobody_reaches_a_member_that
         three.prepare(node=node)
 
 
+def test_an_etcd_on_other_machines_of_which_a_member_has_other_data_is_refused(three):
+    three.site.use_external_etcd(URLS, clients=("cp-2",))
+    three.site.alarms = [{"memberID": 2, "alarm": 2}]
+
+    with pytest.raises(Refused, match="reaches no member that is well"):
+        three.prepare()
+
+
 def test_members_on_other_machines_are_shown_with_who_reached_them(three):
     three.site.use_external_etcd(URLS, clients=("cp-2", "cp-3"))
 
@@ -193,6 +216,106 @@ def test_an_alarm_is_said_and_the_backup_taken(desk):
     assert desk.said == [
         "etcd raised the alarm NOSPACE on member 1; it is in the snapshot, too: orchestrator etcd disarm"
     ]
+
+
+def test_of_a_corrupt_member_none_is_taken_and_the_others_give_one(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 2}]
+    three.site.machines["cp-2"].faults["etcd"] = "differs"
+
+    assert node_of(three.prepare()) == "cp-3"
+
+    (said,) = three.said
+    assert "CORRUPT on member 2, whose data differ: none is taken of cp-2" in said
+    assert said.endswith("orchestrator etcd replace-member cp-2")
+
+
+def test_the_others_of_a_corrupt_member_have_to_have_the_same_keys(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 2}]
+    three.site.machines["cp-3"].faults["etcd"] = "differs"
+
+    with pytest.raises(Refused, match=r"differ at revision 4: cp-1 (\w+), cp-3 (?!\1)"):
+        three.prepare()
+
+
+def test_a_corrupt_member_that_is_alone_gives_none(desk):
+    desk.site.alarms = [{"memberID": 1, "alarm": 2}]
+
+    with pytest.raises(Refused, match=r"no member of etcd is well: .*CORRUPT"):
+        desk.prepare()
+
+
+@pytest.mark.parametrize(("alarms", "on_a_host"), [([], False), ([1], True), ([2], True)])
+def test_while_the_api_takes_no_writes_the_lock_is_on_a_host(three, alarms, on_a_host):
+    three.site.alarms = [{"memberID": 2, "alarm": alarm} for alarm in alarms]
+
+    assert any(step.params.get("without_api") for step in three.prepare().steps()) is on_a_host
+
+
+def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 1}]
+    three.held = Locked("ann upgrades", remedy="wait")
+
+    with pytest.raises(Locked, match="ann"):
+        three.prepare()
+
+
+NOT_WELL = "etcd is not all well: https://cp-2:2379 is not healthy: it does not say why; the snapshot is of cp-3"
+
+
+@pytest.mark.parametrize(("fault", "said"), [("unhealthy", [f"{NOT_WELL}: orchestrator etcd status"]), ("learner", [])])
+def test_a_member_that_is_not_well_is_said_and_the_backup_taken_of_another(three, fault, said):
+    three.site.machines["cp-2"].faults["etcd"] = fault
+
+    plan = three.prepare()
+
+    assert node_of(plan) == "cp-3"
+    assert three.said == said
+
+
+def test_a_member_whose_host_is_off_is_said_and_the_backup_taken_of_another(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    three.prepare()
+
+    away, members = three.said
+    assert away.startswith("cp-3 could not be asked: ")
+    assert members.startswith("etcd is not all well: member cp-3 does not answer; ")
+
+
+@pytest.mark.parametrize(
+    ("compress", "name", "needed"), [(False, "a", "5000"), (True, "a", "at least 500"), (True, "c/now.db", "5000")]
+)
+def test_destinations_that_are_all_too_full_are_refused_before_a_run(desk, compress, name, needed):
+    desk.site.machines["cp-1"].db_size_bytes = 5000
+    directory = desk.url(name.removesuffix("/now.db"))
+    desk.site.full.add(directory)
+
+    with pytest.raises(Refused) as caught:
+        desk.prepare(name, compress=compress)
+
+    assert str(caught.value) == f"{desk.url(name)} has 0 bytes free; the snapshot needs {needed}"
+    assert "etcd prune" in caught.value.remedy
+
+
+def test_one_that_is_too_full_is_said_and_the_others_get_theirs(desk):
+    desk.site.full.add(desk.url("a"))
+    desk.world.take_away("b")
+
+    plan = desk.prepare("a", "b")
+
+    assert plan.nodes() == ("cp-1",)
+    [line] = desk.said
+    assert line.startswith(f"{desk.url('a')} has 0 bytes free; the snapshot needs ")
+
+
+def test_a_destination_that_cannot_be_asked_is_left_to_the_run(three):
+    three.site.machines["cp-3"].power_off()
+    three.site.pass_time(60)
+
+    plan = backups.prepare(three.app, replace(three.wish(), destinations=("cp-3:/srv",)), three.said.append)
+
+    assert node_of(plan) == "cp-2"
 
 
 def test_without_a_recipient_keys_are_left_out_and_that_is_said(desk):
@@ -235,6 +358,121 @@ def test_what_was_prepared_is_only_looked_at_in_a_dry_run(desk, root):
 
     assert {type(each.decision) for each in found} == {Needed}
     assert {path for path in root.rglob("*") if path.is_file()} == files
+
+
+# ---- what runs that failed left here ----------------------------------------------------------------------------
+
+
+def fail(desk, *, server=SERVER, **asked):
+    """A run whose destination is away: what it leaves here is all that there is of its snapshot."""
+    desk.world.take_away("b")
+    desk.world.meta = {**desk.world.meta, "server": server}
+    with pytest.raises(StoreError):
+        desk.take("b", **{"reason": "scheduled", **asked})
+    desk.world.meta = {**desk.world.meta, "server": SERVER}
+    desk.world.bring_back("b")
+    desk.clock.sleep(60)
+    return desk.staged()
+
+
+def test_what_a_scheduled_run_left_goes_with_the_next_one_and_not_before(desk):
+    left = fail(desk)
+
+    plan = desk.prepare(reason="scheduled")
+
+    assert len(left) == 2
+    assert desk.staged() == left
+    desk.world.start(plan)
+    assert desk.staged() == []
+
+
+def test_half_of_a_snapshot_that_a_scheduled_run_left_goes_too(desk):
+    [name, _] = fail(desk)
+    (desk.site.kept / "staging" / name.replace(".db", ".json")).unlink()
+
+    desk.take(reason="scheduled")
+
+    assert desk.staged() == []
+
+
+@pytest.mark.parametrize(
+    ("of", "next_one"),
+    [
+        ({"reason": "manual"}, "scheduled"),
+        ({"reason": "scheduled"}, "manual"),
+        ({"server": "https://other:6443"}, "scheduled"),
+    ],
+)
+def test_what_a_person_or_another_cluster_may_go_on_with_stays(desk, of, next_one):
+    left = fail(desk, **of)
+
+    desk.take(reason=next_one)
+
+    assert desk.staged() == left
+
+
+def test_a_backup_that_begins_while_one_is_at_work_takes_nothing_from_it(desk):
+    refused = []
+    desk.take()
+    desk.clock.sleep(60)
+
+    def overlap():
+        before = desk.staged()
+        with pytest.raises(Locked) as caught:
+            desk.take("a", "b", reason="scheduled")
+        refused.append(caught.value)
+        assert desk.staged() == before
+        assert desk.told().attempt_ok is False
+
+    run = desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("a")), overlap))
+    desk.clock.sleep(60)
+    desk.take("a", "b", reason="scheduled", life=At(("store", desk.url("b")), overlap))
+
+    assert len(refused) == 2
+    assert len(good(desk.world.destination("b"))) == 2
+    assert backups.of_run(desk.app, [desk.url("b")], run).record.run == run
+    assert desk.told().attempt_ok
+
+
+def test_a_run_that_is_gone_on_with_before_the_next_one_has_the_lock_keeps_what_it_has(desk):
+    left = fail(desk)
+    plan = desk.prepare(reason="scheduled")
+    refused = []
+
+    def overlap():
+        with pytest.raises(Locked):
+            desk.world.start(plan, run="backup-9999")
+        refused.append(desk.staged())
+
+    desk.world.resume("backup-0001", life=At(("store", desk.url("b")), overlap))
+
+    assert refused == [left]
+    assert (len(good(desk.world.destination("b"))), desk.staged()) == (1, [])
+
+
+def test_two_that_were_prepared_in_the_same_second_both_store_theirs(desk):
+    fail(desk)
+    first, second = (desk.prepare(reason="scheduled") for _ in range(2))
+
+    desk.world.start(first, run="backup-0011")
+    desk.clock.sleep(60)
+    desk.world.start(second, run="backup-0012")
+
+    assert len(good(desk.world.destination("a"))) == 2
+    assert desk.staged() == []
+
+
+def test_room_that_the_run_makes_here_counts(desk):
+    """Else a disk that is full of what a run left would stay so."""
+    [name, _] = fail(desk)
+    file = desk.site.kept / "staging" / name
+    with file.open("r+b") as sparse:
+        sparse.truncate(1 << 40)
+    desk.site.machines["cp-1"].db_size_bytes = shutil.disk_usage(file).free
+
+    plan = desk.prepare(reason="scheduled", compress=True)
+
+    assert [step.action for step in plan.steps()][:2] == ["etcd.supersede", "etcd.snapshot"]
 
 
 # ---- what there is ----------------------------------------------------------------------------------------------
@@ -350,7 +588,7 @@ def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
 def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9))
 
-    found = library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
+    found = library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True).proven
 
     assert (found.where, found.record, found.snapshot.revision) == (str(tmp_path / "x.db"), None, 9)
 
@@ -358,7 +596,7 @@ def test_a_file_is_proven_whoever_made_it(desk, tmp_path):
 def test_a_copy_of_a_database_has_no_sum(desk, tmp_path):
     (tmp_path / "x.db").write_bytes(snapshot_of("cp-1", 9)[:-32])
 
-    assert library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).snapshot.revision == 9
+    assert library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=False).proven.snapshot.revision == 9
     with pytest.raises(SnapshotInvalid, match="no SHA-256 at its end"):
         library.verify(desk.library(), str(tmp_path / "x.db"), (), trailer=True)
 
@@ -366,7 +604,7 @@ def test_a_copy_of_a_database_has_no_sum(desk, tmp_path):
 def test_a_file_that_is_another_than_its_record_says_is_refused(desk):
     record = hold(desk, DAY_S)
     file = desk.world.destination("a") / record.data.file
-    assert library.verify(desk.library(), str(file), (), trailer=True).record.name == record.name
+    assert library.verify(desk.library(), str(file), (), trailer=True).proven.record.name == record.name
 
     file.write_bytes(snapshot_of("cp-2", 9))
 
@@ -400,8 +638,10 @@ def test_a_stored_one_is_proven_and_nothing_of_it_stays_here(desk, tmp_path, com
     key = keys(tmp_path)
     desk.take(compress=compress, recipients=(key.recipient,) if encrypt else (), recovery=encrypt)
 
-    found = library.verify(desk.library(), "last", (key.path,), trailer=True)
+    verified = library.verify(desk.library(), "last", (key.path,), trailer=True)
 
+    found = verified.proven
+    assert verified.copies == (Checked(desk.url("a"), recovery="" if encrypt else None),)
     assert found.where == f"{found.record.name} at {desk.url('a')}"
     assert (found.snapshot.keys, found.snapshot.sha256) == (3, found.record.sha256)
     assert [path for path in library.home().rglob("*") if path.is_file()] == []
@@ -429,6 +669,90 @@ def test_a_stored_one_that_was_changed_is_told_so_with_its_destination(desk, tmp
         library.verify(desk.library(), name, (key.path,), trailer=True)
 
     assert str(caught.value).startswith(desk.url("a"))
+
+
+def test_each_copy_of_a_stored_one_is_read_and_the_bad_one_is_told_by_its_destination(desk):
+    record = hold(desk, DAY_S, "a")
+    for name in "bc":
+        hold(desk, DAY_S, name)
+    spoilt = desk.world.destination("b") / record.data.file
+    spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"?")
+
+    found = library.verify(desk.library("a", "b", "c"), record.name, (), trailer=True)
+
+    one, two, three = found.copies
+    assert (one, three) == (Checked(desk.url("a")), Checked(desk.url("c")))
+    assert two.wrong.startswith(f"{desk.url('b')}: {record.data.file} has sha256")
+    assert [type(err) for err in found.failures] == [SnapshotInvalid]
+    assert found.proven.where == f"{record.name} at {desk.url('a')}"
+
+
+def test_a_destination_without_a_copy_is_told_and_one_that_is_away_is_a_failure(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, 2 * DAY_S, "b")
+    desk.world.take_away("c")
+
+    found = library.verify(desk.library("a", "b", "c"), record.name, (), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a")), Checked(desk.url("b"), there=False))
+    assert [type(err) for err in found.failures] == [StoreError]
+
+
+def test_without_a_whole_copy_all_of_them_are_told(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, DAY_S, "b")
+    for name in "ab":
+        (desk.world.destination(name) / record.data.file).write_bytes(b"")
+
+    with pytest.raises(SnapshotInvalid, match="has 0 bytes") as caught:
+        library.verify(desk.library("a", "b"), record.name, (), trailer=True)
+
+    assert caught.value.__notes__[0].startswith(desk.url("b"))
+
+
+def test_that_a_copy_is_whole_is_recorded_there_and_nowhere_else(desk):
+    record = hold(desk, DAY_S)
+    hold(desk, DAY_S, "b")
+    library.verify(desk.library("a"), "last", (), trailer=True)
+
+    (one, two) = desk.library("a", "b").copies(record.name).held
+
+    assert (one.record.proven_at, two.record.proven_at) == (desk.clock.wall(), record.at)
+    assert one.record.verified == desk.clock.wall()
+
+
+def test_a_record_that_cannot_be_written_does_not_spoil_a_proof_and_is_told(desk):
+    class Kept(library.Library):
+        def note(self, held, **changes):
+            raise StoreError(f"{held.file}: read-only", remedy="x")
+
+    record = hold(desk, DAY_S)
+
+    found = library.verify(Kept(desk.app, [desk.url("a")]), "last", (), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a"), unrecorded=f"{record.name}.json: read-only"),)
+    assert found.failures == ()
+
+
+def test_a_set_of_which_no_machine_is_rebuilt_is_told_with_what_it_lacks(desk, tmp_path):
+    key = keys(tmp_path)
+    desk.site.machines["cp-1"].faults["collect"] = f"{PKI}/ca.key"
+    desk.take(recipients=(key.recipient,), recovery=True)
+
+    found = library.verify(desk.library(), "last", (key.path,), trailer=True)
+
+    assert found.copies == (Checked(desk.url("a"), recovery=f"the recovery set lacks {PKI}/ca.key"),)
+    assert found.failures == ()
+
+
+def test_a_set_that_was_changed_where_it_is_stored_is_a_copy_that_is_not_whole(desk, tmp_path):
+    key = keys(tmp_path)
+    desk.take(recipients=(key.recipient,), recovery=True)
+    [file] = desk.world.destination("a").glob("*.recovery.tar.zst.age")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+
+    with pytest.raises(SnapshotInvalid, match=f"{file.name} has sha256"):
+        library.verify(desk.library(), "last", (key.path,), trailer=True)
 
 
 def test_an_identity_is_needed_and_has_to_be_the_right_one(desk, tmp_path):
@@ -497,6 +821,48 @@ def test_a_pin_is_set_and_taken_away_wherever_the_snapshot_is(desk):
     assert not any(record.name in good(desk.world.destination(name)) for name in ("a", "b"))
 
 
+@pytest.mark.parametrize(("why", "done"), [("before the move", "pinned"), ("", "no longer pinned")])
+def test_a_pin_is_set_where_it_can_be_and_fails_by_the_names_of_those_that_were_away(desk, why, done):
+    record = hold(desk, 9 * DAY_S, "a", pin="" if why else "old")
+    for name in ("b", "c"):
+        hold(desk, 9 * DAY_S, name)
+        desk.world.take_away(name)
+
+    with pytest.raises(StoreError) as caught:
+        backups.pin(desk.library("b", "a", "c"), "last", why)
+
+    assert desk.library("a").find(record.name).record.pin == why
+    notes = caught.value.__notes__
+    assert notes[0] == f"nothing was changed at {desk.url('b')}"
+    assert notes[1].startswith(f"nothing was changed at {desk.url('c')}: ")
+    assert notes[2] == f"{done} at {desk.url('a')}"
+    again = f"orchestrator etcd pin {record.name} --reason {shlex.quote(why)}"
+    assert caught.value.remedy.splitlines()[-1].startswith(f"when they are back, repeat it for them: {again} --from ")
+
+
+def test_a_pin_that_one_destination_does_not_take_is_set_at_those_after_it(desk):
+    record = hold(desk, DAY_S, "a")
+    hold(desk, DAY_S, "b")
+    library = desk.library("a", "b")
+    stores = library.store
+
+    def store(url):
+        found = stores(url)
+        if url == desk.url("a"):
+            found.put_bytes = full
+        return found
+
+    def full(content, name):
+        raise StoreError(f"no room for {name}", remedy="make room")
+
+    library.store = store
+    with pytest.raises(StoreError, match="no room for") as caught:
+        backups.pin(library, record.name, "why")
+
+    assert f"pinned at {desk.url('b')}" in caught.value.__notes__
+    assert desk.library("b").find(record.name).record.pin == "why"
+
+
 def test_what_is_not_there_cannot_be_pinned(desk):
     with pytest.raises(BadUsage, match="no snapshot 'x'"):
         backups.pin(desk.library(), "x", "why")
@@ -558,6 +924,73 @@ def test_a_destination_that_missed_one_is_told_and_the_last_success_stays(desk):
     assert [(c.ok, c.success_at) for c in found.copies] == [
         (True, first.success_at + HOUR_S), (False, first.success_at)
     ]  # fmt: skip
+
+
+def test_a_run_that_is_interrupted_is_a_failed_try_and_its_resume_a_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(life=At(("save", "cp-1"), stop.request), stop=stop)
+    began, first = desk.clock.wall(), read_metrics(desk)
+    desk.clock.sleep(HOUR_S)
+
+    outcome = backups.resume(desk.app, "last")
+
+    found = read_metrics(desk)["kubernetes"]
+    assert [each.attempt_ok for each in first.values()] == [False]
+    assert (outcome.run, found.attempt_ok, found.attempt_at) == ("backup-0001", True, desk.clock.wall())
+    assert found.duration_s == pytest.approx(desk.clock.wall() - began, abs=60)
+    assert [(c.destination, c.ok) for c in found.copies] == [(desk.url("a"), True)]
+
+
+def read_metrics(desk):
+    return {each.cluster: each for each in metrics.parse(desk.metrics.read_text())}
+
+
+def test_a_run_that_is_interrupted_when_all_is_stored_is_a_failed_try_with_a_new_success(desk):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        desk.take(keep="last=1", life=At(("store", desk.url("a")), stop.request, time=2), stop=stop)
+
+    [found] = read_metrics(desk).values()
+    assert (found.attempt_ok, found.success_at) == (False, desk.library().find("last").record.at)
+
+
+def test_a_resume_that_fails_is_a_failed_try(desk):
+    desk.world.take_away("b")
+    with pytest.raises(StoreError):
+        desk.take("a", "b")
+    desk.clock.sleep(HOUR_S)
+
+    with pytest.raises(StoreError):
+        backups.resume(desk.app, "last")
+
+    found = desk.told()
+    assert (found.attempt_ok, found.attempt_at) == (False, desk.clock.wall())
+    assert [c.ok for c in found.copies] == [True, False]
+
+
+def test_a_resume_that_cannot_begin_or_has_nothing_to_do_tells_nothing(desk):
+    desk.take()
+    before = desk.metrics.read_text()
+    desk.clock.sleep(HOUR_S)
+
+    backups.resume(desk.app, "last")
+    with pytest.raises(BadUsage):
+        backups.resume(desk.app, "backup-9")
+
+    assert desk.metrics.read_text() == before
+
+
+def test_a_run_that_knows_no_file_of_metrics_is_resumed_as_before(desk):
+    """As those of earlier versions, and those that were started without one."""
+    del desk.world.meta[runs.METRICS]
+    fail(desk)
+    before = desk.metrics.read_text()
+
+    backups.resume(desk.app, "last")
+
+    assert len(good(desk.world.destination("b"))) == 1
+    assert desk.metrics.read_text() == before
 
 
 @pytest.mark.parametrize(("before", "cluster"), [(True, "kubernetes"), (False, "lab")])

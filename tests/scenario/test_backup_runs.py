@@ -19,7 +19,7 @@ from orchestrator.backup.snapshot import examine
 from orchestrator.engine import runs
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.engine.runner import Stop
-from orchestrator.errors import BadUsage, HostUnreachable, Interrupted, LeaseLost, OrchestratorError, StoreError
+from orchestrator.errors import BadUsage, HostUnreachable, Interrupted, LeaseLost, Locked, OrchestratorError, StoreError
 from tests.fakes.crash import Crash, Life
 from tests.fakes.site_machines import SECRET
 from tests.fakes.site_world import At, Desk, SiteWorld, good
@@ -355,27 +355,43 @@ class Month:
     Attributes:
         taken: Destination -> time and name of each snapshot that reached it.
         failed: Hour -> what was said.
+        refused: Hour -> why the one that began too early was.
     """
 
     desk: Desk
     names: tuple = ("a", "b")
     taken: dict = field(default_factory=lambda: {"a": [], "b": []})
     failed: dict = field(default_factory=dict)
+    refused: dict = field(default_factory=dict)
     hour: int = 0
 
-    def pass_days(self, days, *, every=3):
-        """One each so many hours: in quiet times more seldom, so that the test does not take as long."""
+    def pass_days(self, days, *, every=3, overlapping=False):
+        """One each so many hours: in quiet times more seldom, so that the test does not take as long.
+
+        Overlapping: cron starts the next one while one is at work, each time at another point of it.
+        """
         for _ in range(0, int(days * 24), every):
             self.hour += every
             self.desk.clock.step_wall(every * HOUR_S)
             self.desk.site.revision += 7
-            self._one()
+            self._one(self._overlap() if overlapping else None)
             runs.retain(3)
 
-    def _one(self):
-        before = {name: set(good(self.desk.world.destination(name))) for name in self.names}
+    def _overlap(self):
+        """A process in whose middle another one begins."""
+        points = [("save", "cp-1"), *(("store", self.desk.url(name)) for name in self.names)]
+        return At(points[self.hour % len(points)], self._too_early)
+
+    def _too_early(self):
         try:
             self.desk.take(*self.names, keep=KEEP, reason="scheduled")
+        except OrchestratorError as err:
+            self.refused[self.hour] = err
+
+    def _one(self, life=None):
+        before = {name: set(good(self.desk.world.destination(name))) for name in self.names}
+        try:
+            self.desk.take(*self.names, keep=KEEP, reason="scheduled", life=life)
         except OrchestratorError as err:
             self.failed[self.hour] = [str(err), *getattr(err, "__notes__", ())]
         for name in self.names:
@@ -418,6 +434,12 @@ def test_a_month_of_backups_through_trouble_loses_nothing_good_and_says_everythi
     month.failed.clear()
     month.pass_days(5)
     assert (month.failed, month.missed("a"), month.missed("b")) == ({}, [], [])
+
+    month.pass_days(1, every=1, overlapping=True)
+    assert (month.failed, month.missed("a"), month.missed("b")) == ({}, [], [])
+    assert [type(err) for err in month.refused.values()] == [Locked] * 24
+    assert all("holds the cluster" in str(err) and err.remedy for err in month.refused.values())
+    assert desk.staged() == []
 
     desk.site.full.add(desk.url("a"))
     month.pass_days(1, every=1)

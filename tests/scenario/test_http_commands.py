@@ -466,11 +466,13 @@ def test_a_run_notes_where_hosts_are_and_who_goes_on_without_an_api_server_finds
         pass
 
     later.follow(read(tmp_path / "r"))
-    cordon = app.perform(planners.cordon(["n1"], owner="ann", reason=""), shown=lambda _: None)
+    plan = planners.cordon(["n1"], owner="ann", reason="")
+    cordon = app.perform(plan, shown=lambda _: None, noted={runs.METRICS: "/srv/etcd.prom"})
 
     assert later.machines.places() == {"n1": ("198.18.0.11", "kind://docker/k/n1")}
     meta = read(runs.directory(cordon.run)).meta
     assert {name: tuple(place) for name, place in meta["hosts"].items()} == app.machines.places()
+    assert meta[runs.METRICS] == "/srv/etcd.prom"
     assert runs.unattended(cordon.run)
 
 

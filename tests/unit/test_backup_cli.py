@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
 import time
 from types import SimpleNamespace
 
@@ -12,8 +14,10 @@ import pytest
 from orchestrator import backups
 from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
+from orchestrator.cli import perform
 from orchestrator.cli.main import main
 from orchestrator.errors import Refused
+from orchestrator.planners.backup import Request, backup
 from tests.fakes import boltfiles
 
 COMMANDS = ("backup", "list", "verify", "prune", "pin", "drill", "extract", "status")
@@ -32,9 +36,9 @@ def run(tmp_path, monkeypatch, capsys):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
-    def called(*words):
+    def called(*words, command=("etcd",)):
         with pytest.raises(SystemExit) as end:
-            main(["etcd", *map(str, words)])
+            main([*command, *map(str, words)])
         said = capsys.readouterr()
         return SimpleNamespace(code=end.value.code, out=said.out, err=said.err)
 
@@ -242,6 +246,59 @@ def test_a_backup_that_failed_is_in_the_file_of_metrics(run, wishes, tmp_path):
     assert [(copy.destination, copy.ok) for copy in told.copies] == [("/srv", False)]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_backup_that_is_ended_before_its_run_began_is_a_failed_try(run, monkeypatch, tmp_path, number):
+    path, before = tmp_path / "etcd.prom", signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def prepare(app, wish, say):
+        os.kill(os.getpid(), number)
+        raise Refused("nobody ended it", remedy="look")
+
+    monkeypatch.setattr(backups, "prepare", prepare)
+    try:
+        found = run("backup", "--to", "/srv", "--metrics-file", path)
+        after = signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    [told] = metrics.parse(path.read_text())
+    assert (found.code, found.err, told.attempt_ok) == (130, "stopped\n", False)
+    assert "<lambda>" in repr(after), "as it was before"
+
+
+def test_metrics_that_cannot_be_written_do_not_hide_why_a_backup_failed(run, wishes, tmp_path):
+    found = run("backup", "--metrics-file", tmp_path / "nowhere" / "etcd.prom")
+
+    assert found.code == 20
+    assert "error: no member is well\n  metrics could not be written to " in found.err
+
+
+def test_where_a_run_is_told_of_is_known_to_who_resumes_it(run, monkeypatch, tmp_path):
+    noted = []
+
+    def performed(app, plan, **how):
+        noted.append(how["noted"])
+        raise Refused("as far as this goes", remedy="look")
+
+    monkeypatch.setattr(backups, "prepare", lambda *_: backup(Request("backup-1", "cp-1", ("/srv",))))
+    monkeypatch.setattr(perform, "performed", performed)
+    monkeypatch.chdir(tmp_path)
+
+    run("backup", "--metrics-file", "etcd.prom")
+    run("backup")
+
+    assert noted == [{"metrics_file": str(tmp_path / "etcd.prom")}, {}]
+
+
+def test_resume_tells_of_a_backup(run, monkeypatch):
+    def resume(app, name):
+        raise Refused(f"{name} was asked for", remedy="look")
+
+    monkeypatch.setattr(backups, "resume", resume)
+
+    assert run("resume", "last", command=()).err.startswith("error: last was asked for\n")
+
+
 # ---- lists ----------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +399,31 @@ def test_a_byte_that_changed_exits_with_40(run, place, at):
     assert "remedy: " in found.err
 
 
+def test_a_bad_copy_exits_with_40_beside_one_that_is_whole(run, place, tmp_path):
+    one = keep(place, 1)
+    keep(tmp_path / "b", 1)
+    (tmp_path / "b" / one.data.file).write_bytes(SNAPSHOT[:-1] + bytes([SNAPSHOT[-1] ^ 1]))
+
+    found = run("verify", "last", "--from", place, "--from", tmp_path / "b")
+
+    assert found.code == 40
+    assert f"  at            {place}: whole; recovery set: none\n" in found.out
+    assert f"  at            {tmp_path / 'b'}: NOT WHOLE, " in found.out
+    assert "error: " in found.err
+
+
+def test_a_proof_is_in_the_list_afterwards(run, place):
+    keep(place, 1, at=AT - 900 * DAY)
+
+    def proven():
+        return json.loads(run("list", "--from", place, "-o", "json").out)["snapshots"][0]["verified"]
+
+    before = proven()
+    run("verify", "last", "--from", place)
+
+    assert before < proven()
+
+
 def test_a_copy_of_a_database_has_no_sum_and_is_proven_only_when_that_is_said(run, tmp_path):
     path = tmp_path / "db"
     path.write_bytes(SNAPSHOT[:-32])
@@ -421,6 +503,17 @@ def test_the_policy_may_come_from_the_environment(run, place, monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_BACKUP_TO", str(place))
 
     assert "last 1 of 1" in run("prune").out
+
+
+def test_a_pin_that_a_destination_was_away_for_fails_and_says_how_to_repeat_it(run, tmp_path):
+    one = keep(tmp_path / "a", 1)
+    (tmp_path / "b").write_text("")
+
+    found = run("pin", "last", "--reason", "why", "--from", tmp_path / "a", "--from", tmp_path / "b")
+
+    assert (found.code, found.out) == (40, "")
+    assert f"  pinned at {tmp_path / 'a'}\n" in found.err
+    assert f"etcd pin {one.name} --reason why --from {tmp_path / 'b'}\n" in found.err
 
 
 def test_a_pin_is_put_everywhere_keeps_it_and_can_be_taken_back(run, tmp_path):

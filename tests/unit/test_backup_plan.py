@@ -38,6 +38,14 @@ def test_what_is_not_asked_for_is_left_out(changes, missing):
     assert missing not in actions(**({"keep": "daily=7"} | changes))
 
 
+def test_what_runs_that_failed_left_goes_first():
+    found = steps(superseded=("backup-1", "backup-2"))
+
+    assert [step.action for step in found][:2] == ["etcd.supersede", "etcd.snapshot"]
+    assert found[0].params == {"plans": ["backup-1", "backup-2"]}
+    assert "etcd.supersede" not in actions()
+
+
 def test_every_step_is_on_the_host_of_the_member_with_an_id_of_its_own():
     found = steps(keep="daily=7")
 

@@ -8,11 +8,25 @@ import pytest
 
 from orchestrator.backup.contents import Kind
 from orchestrator.backup.drilled import counted, judged, with_api_server
+from orchestrator.backup.records import Hashed
 from orchestrator.errors import BadUsage
 
 STATUS = (Path(__file__).parent / "facts" / "etcd" / "status.three.json").read_text()
 REVISION = min(each["Status"]["header"]["revision"] for each in json.loads(STATUS))
 EXPECTED = SimpleNamespace(revision=REVISION, keys=3, prefixes={"/registry/pods": 2}, storage="3.6.0")
+
+
+#: At its revision, and after the last compaction.
+HASH = {"hash": 0xABC, "compact_revision": 7, "hash_revision": REVISION}
+
+
+def hashes(**changes):
+    return json.dumps([{"Endpoint": "unix://127.0.0.1:1", "HashKV": HASH | changes}])
+
+
+def recorded(value=0xABC, compact_revision=7, etcd="3.6.8"):
+    hashed = Hashed(value=value, compact_revision=compact_revision)
+    return SimpleNamespace(node="cp-2", etcd=etcd, hashed=hashed)
 
 
 def kind(name, resource, objects, group=""):
@@ -62,14 +76,14 @@ READ = {"pods": 2, "deployments.apps": 1, "leases.coordination.k8s.io": 5, "widg
 
 
 def both(answer):
-    return with_api_server(judged("s", "cp-1", etcds(), EXPECTED), answer, KINDS)
+    return with_api_server(judged("s", "cp-1", etcds(), EXPECTED, None), answer, KINDS)
 
 
 # ---- etcd -----------------------------------------------------------------------------------------------------
 
 
 def test_an_etcd_that_has_all_of_it_is_well():
-    found = judged("s", "", etcds(), EXPECTED)
+    found = judged("s", "", etcds(), EXPECTED, None)
 
     assert found.wrong == ()
     assert (found.where, found.etcd, found.restore_s, found.start_s) == ("this machine", "3.6.8", 0.5, 1.0)
@@ -89,15 +103,48 @@ def test_an_etcd_that_has_all_of_it_is_well():
     ],
 )
 def test_what_is_not_as_it_was_is_told(changes, said):
-    found = judged("s", "cp-1", etcds(**changes), EXPECTED)
+    found = judged("s", "cp-1", etcds(**changes), EXPECTED, None)
 
     assert said in found.wrong
     assert said in found.text
 
 
+def test_keys_with_the_hash_that_they_had_in_the_member_are_well():
+    found = judged("s", "", etcds(hash=hashes()), EXPECTED, recorded())
+
+    assert (found.wrong, found.incomparable, found.hash, found.member_hash) == ((), "", 0xABC, 0xABC)
+    assert found.text == (
+        f"etcd 3.6.8 has revision {found.revision} and 3 keys after 1.5 s, with the hash that they had in the member"
+    )
+
+
+def test_keys_with_another_hash_than_in_the_member_fail_the_drill_with_both():
+    found = judged("s", "", etcds(hash=hashes()), EXPECTED, recorded(value=0xDEF))
+
+    assert found.wrong == (f"at revision {REVISION} its keys have the hash abc, in the member of cp-2 they had def",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "record", "why"),
+    [
+        (hashes(), None, "that of the member is not known"),
+        (hashes(), SimpleNamespace(hashed=None), "that of the member is not known"),
+        (None, recorded(), "etcd did not tell it"),
+        (hashes(hash_revision=REVISION + 1), recorded(), "etcd did not tell it"),
+        (hashes(), recorded(1, compact_revision=9), "the member had compacted up to 9 when it was asked for its own"),
+        (hashes(), recorded(1, etcd="3.6.6"), "that of the member is of etcd 3.6.6"),
+    ],
+)
+def test_hashes_that_do_not_count_the_same_are_not_compared(answer, record, why):
+    found = judged("s", "", etcds(hash=answer), EXPECTED, record)
+
+    assert (found.wrong, found.incomparable) == ((), why)
+    assert "hash" not in found.text
+
+
 def test_a_program_that_is_not_there_is_no_failed_drill():
     with pytest.raises(BadUsage, match="there is no etcdutl on cp-1"):
-        judged("s", "cp-1", "@@missing etcdutl\n", EXPECTED)
+        judged("s", "cp-1", "@@missing etcdutl\n", EXPECTED, None)
 
 
 # ---- an API server --------------------------------------------------------------------------------------------
@@ -176,7 +223,7 @@ def test_a_server_that_was_cut_short_is_wrong():
 def test_a_server_that_did_not_start_is_what_is_wrong(name, said):
     answer = etcds(**{f"failed {name}": "x"})
 
-    found = with_api_server(judged("s", "cp-1", answer, EXPECTED), answer, KINDS)
+    found = with_api_server(judged("s", "cp-1", answer, EXPECTED, None), answer, KINDS)
 
     assert said in found.text
     assert found.server is None

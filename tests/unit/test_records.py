@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.backup import records
-from orchestrator.backup.records import Drill, Part, Peer, Record
+from orchestrator.backup.records import Drill, Hashed, Part, Peer, Record
 from orchestrator.errors import SnapshotInvalid
 
 AT = 1795521600.0
@@ -52,6 +52,7 @@ def test_a_record_reads_as_it_was_written():
         tool="0.1.0",
         pin="before the migration",
         drill=Drill(at=AT + 60, ok=True, where="cp-1", text="200 keys"),
+        hashed=Hashed(value=0xABC, compact_revision=-1),
     )
 
     read = records.decode(records.encode(whole), FILE, "there")
@@ -208,6 +209,13 @@ def test_a_file_of_less_than_nothing_is_refused():
 
     with pytest.raises(SnapshotInvalid, match="names files that it may not"):
         records.decode(content, FILE, "there")
+
+
+def test_a_record_of_a_version_that_knew_no_hash_is_read():
+    content = msgspec.json.decode(records.encode(record()))
+    del content["hashed"]
+
+    assert records.decode(msgspec.json.encode(content), FILE, "there") == record()
 
 
 def test_a_later_shape_is_refused_with_the_version_that_wrote_it():

@@ -25,7 +25,7 @@ from orchestrator.cluster.recovery import (
     told,
     unfit,
 )
-from orchestrator.errors import FactUnreadable, Refused, SnapshotInvalid
+from orchestrator.errors import BackupError, FactUnreadable, Refused, SnapshotInvalid
 from tests.fakes.recoverysets import CONFIGURATION, ETCD, FLAGS, RUNTIME, SERVER, answer, archive, texts
 
 ONE, TWO = (Member(f"cp-{n}", f"https://198.18.0.1{n}:2380", f"198.18.0.1{n}") for n in (1, 2))
@@ -63,6 +63,7 @@ def test_what_nothing_names_is_empty():
     "path",
     [
         f"{MANIFESTS}/etcd.yaml",
+        f"{MANIFESTS}/kube-apiserver.yaml",
         f"{MANIFESTS}/kube-scheduler.yaml",
         *SHARED,
         TOOL,
@@ -101,6 +102,85 @@ def test_certificates_elsewhere_are_refused():
 def test_an_etcd_without_a_directory_is_unreadable(text):
     with pytest.raises(FactUnreadable, match="names no directory"):
         known(etcd=f"{text}\n# - image: x\n# - --name=cp-1\n".replace("# ", "" if text == "{" else "# "))
+
+
+# ---- when it is made --------------------------------------------------------------------------------------------
+
+
+def gathered(without=(), **changes):
+    return sets.collected(io.BytesIO(archive({p: t for p, t in texts(**changes).items() if p not in without})), "cp-1")
+
+
+def test_of_a_whole_set_there_is_nothing_to_say():
+    assert gathered() == ()
+
+
+KEYS = [path for path in SHARED if path.endswith("ca.key")]
+
+
+@pytest.mark.parametrize(
+    "path", [*(p for p in SHARED if p not in KEYS), TOOL, CONFIGMAPS, "/etc/kubernetes/enc/config.yaml"]
+)
+def test_what_a_rebuild_would_miss_is_missed_when_it_is_made(path):
+    with pytest.raises(BackupError, match=path) as caught:
+        gathered([path])
+
+    assert "--no-recovery-set" in caught.value.remedy
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_the_key_of_an_authority_may_be_with_somebody_else(path):
+    [said] = gathered([path])
+
+    assert said.startswith(f"cp-1 has no {path}: ")
+
+
+ETCDS = (f"{MANIFESTS}/etcd.yaml", f"{PKI}/etcd/ca.crt", f"{PKI}/etcd/ca.key")
+
+
+def test_an_etcd_that_is_no_static_pod_is_said_to_be_rebuilt_by_hand():
+    [said] = gathered(ETCDS)
+
+    assert said.startswith(f"cp-1 has no {', '.join(ETCDS)}: ")
+
+
+def test_where_etcd_is_no_static_pod_its_programs_need_not_be_there():
+    [said] = gathered([*ETCDS, TOOL])
+
+    assert TOOL in said
+
+
+def test_certificates_of_an_etcd_that_is_a_static_pod_have_to_be_there():
+    with pytest.raises(BackupError, match=f"{PKI}/etcd/ca.crt"):
+        gathered(ETCDS[1:])
+
+
+def test_an_etcd_that_is_set_up_in_another_way_is_said_to_be_rebuilt_by_hand():
+    [said] = gathered(etcd=ETCD.format(**NODE).replace("    - etcd\n", "    - etcd\n    - --wal-dir=/wal\n"))
+
+    assert said.startswith("cp-1 keeps etcd's log apart")
+
+
+@pytest.mark.parametrize("changes", [{"configmaps": ""}, {"etcd": "# - image: x\n- image: x\n- --name=cp-1\n"}])
+def test_what_cannot_be_read_in_it_has_a_remedy_of_its_own(changes):
+    with pytest.raises(FactUnreadable) as caught:
+        gathered(**changes)
+
+    assert caught.value.remedy == "see to it on cp-1; or leave the set out: --no-recovery-set"
+
+
+def test_what_a_rebuild_can_do_without_is_said():
+    flags = 'KUBELET_KUBEADM_ARGS="--node-ip=198.18.0.11,fd00::1"\n'
+
+    first, second = gathered(["/var/lib/kubelet/config.yaml"], kubeadm_flags=flags)
+
+    assert first.startswith("cp-1 has no /var/lib/kubelet/config.yaml")
+    assert second == "cp-1 has two addresses: only cp-1 can be made of its set, others have to join it"
+
+
+def test_what_is_no_set_is_told_by_its_host():
+    with pytest.raises(SnapshotInvalid, match="what cp-1 packed is no recovery set"):
+        sets.collected(io.BytesIO(b"x" * 700), "cp-1")
 
 
 # ---- made another node's ----------------------------------------------------------------------------------------

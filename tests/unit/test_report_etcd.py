@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from orchestrator.backup import records
-from orchestrator.backup.catalogue import Catalogue, Held
+from orchestrator.backup.catalogue import Catalogue, Checked, Held
 from orchestrator.backup.drilled import ApiServer, Drilled
 from orchestrator.backup.records import Drill, Part, Peer, Record
 from orchestrator.backup.retention import Judged
@@ -224,13 +224,46 @@ def test_a_snapshot_at_several_destinations_is_one_line_and_the_newest_comes_fir
     old, new = record(1, age_s=3 * DAY), record(2)
     catalogues = (at("/srv", held(new, "/srv"), held(old, "/srv")), at("s3://b", held(new, "s3://b")))
 
-    head, *rows = backups.listing(catalogues, (), NOW).splitlines()
+    head, *rows, between, first, second = backups.listing(catalogues, (), NOW).splitlines()
 
-    assert head.split() == ["NAME", "AGE", "REVISION", "SIZE", "ETCD", "REASON", "SECRET", "PIN", "DRILL", "AT"]
+    words = ["NAME", "AGE", "CA", "SIZE", "ETCD", "REASON", "SECRET", "PIN", "VERIFIED", "DRILL", "AT"]
+    assert head.split() == words
     assert [row.split()[0] for row in rows] == [new.name, old.name]
     assert "10 h" in rows[0]
-    assert rows[0].endswith("/srv, s3://b")
+    assert rows[0].endswith("  1, 2")
     assert "3 d" in rows[1]
+    assert (between, first, second) == ("", "1  /srv", "2  s3://b")
+
+
+def test_a_line_tells_the_authority_of_the_clusters_that_it_can_restore():
+    assert f"  {'a1' * 4}  " in backups.listing((at("/srv", held(record(authority="a1" * 32), "/srv")),), (), NOW)
+
+
+def test_a_line_tells_when_the_last_copy_was_proven():
+    two_days, later = held(record(age_s=2 * DAY), "/srv"), record(age_s=2 * DAY, verified=NOW - 3 * HOUR)
+
+    first = backups.listing((at("/srv", two_days),), (), NOW).splitlines()[1]
+    then = backups.listing((at("/srv", two_days), at("s3://b", held(later, "s3://b"))), (), NOW).splitlines()[1]
+
+    assert first.count("2 d") == 2
+    assert (then.count("2 d"), then.count("3 h")) == (1, 1)
+    found = shaped(backups.list_document((at("/srv", two_days), at("s3://b", held(later, "s3://b"))), (), NOW))
+    assert found.snapshots[0].verified == "2027-01-15T07:00:00Z"
+    assert [p.verified for p in found.snapshots[0].places] == ["2027-01-13T10:00:00Z", "2027-01-15T07:00:00Z"]
+
+
+def test_a_line_with_all_that_there_is_fits_on_120_columns():
+    failed = Drill(at=NOW - 400 * DAY, ok=False, where="cp-1", text="")
+    one = record(
+        recipients=("age1a",), pin="before the great migration", drill=failed, reason="pre-upgrade", age_s=400 * DAY,
+        authority="a1" * 32, size_bytes=1_234_000_000,
+    )  # fmt: skip
+    long = "s3://backups/of/all/clusters/everywhere?endpoint=https://minio.example.org:9000"
+    places = [at(f"{long}&region={n}", held(one, f"{long}&region={n}")) for n in range(2)]
+
+    rows = backups.listing(places, (), NOW).splitlines()[:2]
+
+    assert [len(row) for row in rows if len(row) > 120] == []
 
 
 def test_a_damaged_copy_says_so_in_its_line_and_under_attention():
@@ -239,7 +272,7 @@ def test_a_damaged_copy_says_so_in_its_line_and_under_attention():
 
     text = backups.listing(catalogues, (), NOW)
 
-    assert "/srv (DAMAGED), s3://b" in text
+    assert "1 (DAMAGED), 2" in text
     assert f"/srv: {one.data.file} is missing" in " ".join(below(text, "ATTENTION"))
 
 
@@ -262,10 +295,10 @@ def test_destinations_without_anything_wrong_need_no_attention():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"pin": "before the great migration of all"}, "before the great mig"),
+        ({"pin": "before the great migration of all"}, "  before t  "),
         ({"recipients": ("age1a",)}, " yes "),
-        ({"drill": Drill(at=NOW - DAY * 3, ok=True, where="cp-1", text="")}, "ok 3 d ago"),
-        ({"drill": Drill(at=NOW - HOUR * 3, ok=False, where="cp-1", text="")}, "FAILED 3 h ago"),
+        ({"drill": Drill(at=NOW - DAY * 3, ok=True, where="cp-1", text="")}, "ok 3 d"),
+        ({"drill": Drill(at=NOW - HOUR * 3, ok=False, where="cp-1", text="")}, "FAILED 3 h"),
     ],
 )
 def test_a_line_tells_pins_encryption_and_the_last_drill(changes, said):
@@ -343,6 +376,38 @@ def test_a_snapshot_of_an_older_etcd_without_members_says_what_is_not_known():
     assert "compacted at none" in text
 
 
+def test_each_copy_of_a_snapshot_is_told_with_the_set_beside_it():
+    copies = (
+        Checked("/srv", recovery=""),
+        Checked("s3://b", wrong="s3://b: x.db is missing"),
+        Checked("gs://c", there=False),
+        Checked("/old"),
+        Checked("/few", recovery="the recovery set lacks x"),
+    )
+
+    told = [line.strip() for line in backups.verified("x", snapshot(), copies).splitlines() if "  at  " in line]
+
+    assert told == [
+        "at            /srv: whole; recovery set: whole",
+        "at            s3://b: NOT WHOLE, s3://b: x.db is missing",
+        "at            gs://c: no copy there",
+        "at            /old: whole; recovery set: none",
+        "at            /few: whole; recovery set: NOT ENOUGH FOR A REBUILD, the recovery set lacks x",
+    ]
+    found = shaped(backups.verified_document("x", snapshot(), copies)).copies
+    assert [(c.there, bool(c.wrong), c.recovery_set) for c in found] == [
+        (True, False, ""),
+        (True, True, None),
+        (False, False, None),
+        (True, False, None),
+        (True, False, "the recovery set lacks x"),
+    ]
+
+
+def test_of_an_only_copy_the_set_is_told():
+    assert "  recovery set  whole\n" in backups.verified("x", snapshot(), (Checked("/srv", recovery=""),))
+
+
 def test_many_prefixes_are_cut_to_the_largest_and_the_rest_is_counted():
     text = backups.verified("x.db", snapshot(prefixes={f"/registry/k{n:02}": n for n in range(20)}))
 
@@ -393,6 +458,22 @@ def test_programs_get_every_verdict_with_its_destination():
 DRILLED = Drilled("prod-x", "cp-2", "3.6.8", 0.31, 0.87, 4711, 0xABC, {"all": 312, "/registry/pods/": 41}, ())
 
 
+@pytest.mark.parametrize(
+    ("member", "why", "said"),
+    [
+        (0xABC, "", "revision      4711, hash abc (abc in the member)"),
+        (None, "that of the member is not known", "hash abc (that of the member is not known)"),
+        (0xDEF, "of etcd 3.6.6", "hash abc (def in the member, not comparable: of etcd 3.6.6)"),
+    ],
+)
+def test_a_drill_tells_both_hashes_or_why_they_are_not_compared(member, why, said):
+    found = replace(DRILLED, member_hash=member, incomparable=why)
+
+    assert said in backups.drill(found)
+    document = shaped(backups.drill_document(found))
+    assert (document.hash, document.member_hash, document.incomparable) == (0xABC, member, why)
+
+
 def test_a_drill_that_went_well_says_where_how_long_and_what_it_counted():
     lines = backups.drill(DRILLED).splitlines()
 
@@ -437,6 +518,7 @@ def test_a_drill_with_an_api_server_says_what_that_read_and_what_it_did_not():
             {"file": "/s/b.recovery.tar", "size_bytes": 1_250_000},
             "cp-2: what new machines need, encrypted: /s/b.recovery.tar (1.2 MB)",
         ),
+        ("etcd.reserved", {"why": "cp-2 has two addresses"}, "cp-2: WARNING: cp-2 has two addresses"),
         (
             "etcd.stored",
             {"file": "b.db.zst", "destination": "s3://b", "size_bytes": 4_000_000},
