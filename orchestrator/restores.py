@@ -367,9 +367,15 @@ def _other_minor(record: Record | None, hosts: Mapping[str, EtcdHost]) -> list[s
 
 
 def swing_back(app: App, run: str, say: Callable[[str], None]) -> bool:
-    """Take a restore back that failed before etcd was started on the restored data; whether that was done."""
+    """Take a restore back that failed before etcd was started on the restored data; whether that was done.
+
+    Nothing is done with a run that is no restore.
+
+    Raises:
+        OrchestratorError: It could not be taken back; it can be released still.
+    """
     known = journal.read(runs.directory(run))
-    if planner.begun(known.plan, known.past):
+    if known.plan.kind != planner.KIND or planner.begun(known.plan, known.past):
         return False
     say("it failed before etcd was started on the restored data: everything is swung back")
     app.settings = replace(app.settings, yes=True)
