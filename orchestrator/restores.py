@@ -341,15 +341,23 @@ def _warnings(
 ) -> list[str]:
     said = [f"the cluster goes back to revision {snapshot.revision}: what was written since is lost"]
     if record is None:
-        known = "that it is of this cluster is known by its members only"
-        other = not snapshot.members or OTHER_CLUSTER in wish.accept
-        said.append(f"the file has no record beside it: {'nobody knows of which cluster it is' if other else known}")
+        said.append(f"the file has no record beside it: {_known_by(wish, snapshot, hosts)}")
     said += _other_minor(record, hosts)
     if not source:
         said.append("no member answers: its present state cannot be kept as a snapshot first; old data stay beside")
     said += [f"{name} is taken for dead: it must never come back with its old data" for name in wish.dead]
     said += [f"the snapshot has the alarm {alarm}; it is cleared" for alarm in snapshot.alarms]
     return said
+
+
+def _known_by(wish: Wish, snapshot: Snapshot, hosts: Mapping[str, EtcdHost]) -> str:
+    """How far a snapshot without a record is known to be this cluster's: names such as cp-1 are those of many."""
+    if not snapshot.members or OTHER_CLUSTER in wish.accept:
+        return "nobody knows of which cluster it is"
+    urls = {url for host in hosts.values() for url in host.peer_urls}
+    if any(urls & set(m.peer_urls) for m in snapshot.members):
+        return "that it is of this cluster is known by its members only"
+    return "its members have names of this cluster's, and none of its addresses: see that it is not another one's"
 
 
 def _other_minor(record: Record | None, hosts: Mapping[str, EtcdHost]) -> list[str]:

@@ -212,6 +212,14 @@ def test_without_a_record_its_members_say_whose_it_is(desk):
     assert "the file has no record beside it: that it is of this cluster is known by its members only" in said
 
 
+def test_names_alone_are_those_of_many_clusters(desk):
+    desk.store({"cp-1": "https://203.0.113.1:2380"}, recorded=False)
+
+    [said] = [text for text in desk.prepare().warnings if "record" in text]
+
+    assert "names of this cluster's, and none of its addresses" in said
+
+
 def test_another_authority_is_another_cluster_s(desk):
     desk.store(authority="f" * 64)
 
