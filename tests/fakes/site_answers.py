@@ -137,7 +137,8 @@ def _status(machine, endpoint):
     told = {
         "header": {"cluster_id": ID, "member_id": _number(machine), "revision": machine.site.revision, "raft_term": 3},
         "version": machine.components["etcd"].partition("-")[0],
-        "storageVersion": min(each.components["etcd"] for each in machine.site.planes()).rpartition(".")[0] + ".0",
+        "storageVersion": min(each.components.get("etcd", "9.9.9") for each in machine.site.planes()).rpartition(".")[0]
+        + ".0",
         "dbSize": machine.db_size_bytes or len(snapshot_of(machine.name, machine.site.revision)),
         "dbSizeInUse": machine.db_size_bytes,
         "leader": _number(machine.site.machines[machine.site.leader]),
@@ -177,11 +178,27 @@ def _etcd(machine):
     return said + _section("alarms", text="" if cut_short else alarms)
 
 
+def _etcd_manifest(machine):
+    """As kubeadm writes it when a member joins: with all that there were then."""
+    planes = machine.site.planes()
+    there = planes[: planes.index(machine) + 1]
+    flags = {
+        "initial-advertise-peer-urls": _peer(machine),
+        "initial-cluster": ",".join(f"{m.name}={_peer(m)}" for m in there),
+        "name": machine.name,
+    }
+    lines = "".join(f"    - --{name}={value}\n" for name, value in flags.items())
+    return _manifest(machine, "etcd").replace("    - etcd\n", f"    - etcd\n{lines}")
+
+
 def _etcd_host(machine):
     """As captured ones are."""
     site, local = machine.site, "https://127.0.0.1:2379"
     manifest = "etcd" in machine.manifests
-    found = _section("manifest", f"{MANIFESTS}/etcd.yaml", text=_manifest(machine, "etcd")) if manifest else ""
+    found = _section("manifest", f"{MANIFESTS}/etcd.yaml", text=_etcd_manifest(machine)) if manifest else ""
+    if "kube-apiserver" in machine.manifests:
+        image = f"registry.k8s.io/kube-apiserver:v{machine.manifests['kube-apiserver']}"
+        found += _section("apiserver", text=image)
     found += _section("servers", text=(site.external or local) if machine.plane else "")
     authority = f"{site.authority}  /etc/kubernetes/pki/ca.crt"
     found += _section("authority", text=authority if machine.plane else "")
