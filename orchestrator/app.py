@@ -17,7 +17,7 @@ from orchestrator.engine import retry, runs
 from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.events import retrying
 from orchestrator.engine.journal import Contents, Journal, read
-from orchestrator.engine.lease import locked
+from orchestrator.engine.lease import Lease, locked
 from orchestrator.engine.plan import Blocked, Done
 from orchestrator.engine.runner import Stop, execute, preview
 from orchestrator.engine.together import together
@@ -371,18 +371,19 @@ class App:
         self.hands.record(runs.directory(journal.run), journal, self.sink)
         with stopping(self._say) as stop:
             try:
-                execute(
-                    journal.plan,
-                    self.hands,
-                    self.actions,
-                    journal=journal,
-                    leases=self._leases(journal.plan),
-                    holder=self.owner,
-                    clock=self.clock,
-                    sink=self.sink,
-                    stop=stop,
-                    resumed=resumed,
-                )
+                with self._lease_as_well(journal.plan, journal.run):
+                    execute(
+                        journal.plan,
+                        self.hands,
+                        self.actions,
+                        journal=journal,
+                        leases=self._leases(journal.plan),
+                        holder=self.owner,
+                        clock=self.clock,
+                        sink=self.sink,
+                        stop=stop,
+                        resumed=resumed,
+                    )
             except OrchestratorError as err:
                 if journal.past:
                     err.run = journal.run
@@ -401,6 +402,18 @@ class App:
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         return KubeLeases(self.session, self.clock)
+
+    def _lease_as_well(self, plan: Plan, run: str) -> contextlib.AbstractContextManager[None]:
+        """The Lease, too, for a restore: the API serves others while it stages, and they look at nothing else."""
+        actions = {s.action.partition(".")[0] for s in plan.steps()}
+        if "restore" not in actions or "rebuild" in actions:
+            return contextlib.nullcontext()
+        from orchestrator.hostlease import Aside, as_well  # noqa: PLC0415
+        from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
+
+        store = KubeLeases(self.session, self.clock)
+        sink, known = Aside(self.sink), runs.unattended
+        return as_well(store, Lease(store, self.owner, run, self.clock, sink, turns_back=True, unattended=known))
 
     def _ask(self, plan: Plan) -> None:
         named = any("cluster_name" in step.params for step in plan.steps())

@@ -13,7 +13,7 @@ import msgspec
 
 from orchestrator import etcds
 from orchestrator.actions.backups import STAGING, placed, staged
-from orchestrator.backup import catalogue, metrics, retention, seal, stores
+from orchestrator.backup import catalogue, keys, metrics, retention, stores
 from orchestrator.cluster.membership import CORRUPT, serves
 from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BackupError, HostError, OrchestratorError, Refused, StoreError
@@ -75,7 +75,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         BadUsage: A destination, a recipient or a policy cannot be meant.
         Refused: No member is well enough, members differ, or there is no room here, or at no destination.
     """
-    recipients = seal.check_recipients(wish.recipients)
+    recipients = keys.check_recipients(wish.recipients)
     where = destinations(wish)
     if wish.keep:
         retention.parse(wish.keep)

@@ -14,7 +14,7 @@ from orchestrator.actions.nodes import Cordon, RestoreScheduling, Return, Uncord
 from orchestrator.actions.packages import Install, Prefetch, Repository
 from orchestrator.actions.rebuild import Bring, Data, Finish, Nodes, Place, Started, Undo
 from orchestrator.actions.restore import Forget, Quorum, Stage, Start, Stop, Swap
-from orchestrator.actions.restoreback import Back, Fetch, Raise
+from orchestrator.actions.restoreback import Back, Fetch, Kept, Raise
 from orchestrator.actions.restored import Compare, DataDir
 from orchestrator.actions.rollback import Downgrade, Settings, StaticPods
 from orchestrator.actions.runs import Hook, Pause, Tidy
@@ -56,6 +56,7 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "restore.swap": Swap(),
         "restore.start": Start(),
         "restore.quorum": Quorum(),
+        "restore.kept": Kept(),
         "restore.fetch": Fetch(),
         "restore.raise": Raise(),
         "restore.back": Back(),

@@ -1,11 +1,12 @@
 """The run lock on a control plane's disk, for runs during which the API server takes no writes, or is away.
 
-A Lease of the cluster is what other runs look at; this one is for those that cannot have it: while etcd has no space,
-or is replaced.
+A Lease of the cluster is what other runs look at; this one is for those that cannot have it, or cannot keep it: while
+etcd has no space, or is replaced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.engine.lease import LeaseRecord
-from orchestrator.errors import ApiConflict, ApiNotFound, ApiUnreachable, HostError
+from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.engine.clock import Clock
+    from orchestrator.engine.events import Event, Sink
     from orchestrator.engine.host import Host
+    from orchestrator.engine.lease import Lease, LeaseStore
 
 #: For one question, as for one request to an API server.
 TIMEOUT_S = 4.0
@@ -113,6 +116,38 @@ class HostLeases:
             said = done.stderr.decode(errors="replace").strip()[-200:]
             raise ApiUnreachable(f"{self._host.name}: cannot {what} the run lock: {said}", remedy="see its disk")
         return done.stdout.decode(errors="replace")
+
+
+class Aside:
+    """A sink for a lease that is only held as well: that others had it is told, and not that the API is away."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def emit(self, event: Event) -> None:
+        """Hand it on, or not."""
+        if event.name in ("lease.watched", "lease.taken_over"):
+            self._sink.emit(event)
+
+
+@contextlib.contextmanager
+def as_well(store: LeaseStore, lease: Lease) -> Iterator[None]:
+    """The cluster's lease held beside the lock on a disk, where an API server answers now: others look at that one.
+
+    It ends nothing when it is lost: the run itself stops the API servers that would renew it.
+
+    Args:
+        store: Where it is; asked once, since an API server that is away is not waited for.
+        lease: It.
+
+    Raises:
+        Locked: Another run holds the cluster.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ApiError):
+            store.read()
+            held.enter_context(lease)
+        yield
 
 
 def _version(record: LeaseRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -18,15 +19,16 @@ from orchestrator.cluster.etcd import quorum, serves
 from orchestrator.cluster.etcdhosts import parse_host
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.hostfacts import parse_api
+from orchestrator.cluster.kubeadm import cluster_name
 from orchestrator.cluster.versions import parse
 from orchestrator.engine import journal, runs
 from orchestrator.engine.together import together
-from orchestrator.errors import ApiError, BadUsage, Refused
+from orchestrator.errors import ApiError, BadUsage, HostError, Refused
 from orchestrator.library import home, proven
 from orchestrator.planners import restore as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
@@ -115,12 +117,19 @@ def _prepared(
     file = f"{STAGING}/{name}{records.DATA}"
     found = _staged(library, wish, home() / file)
     snapshot, record = found.snapshot, found.record
-    nodes = _nodes(app, record, wish, say)
+    everyone, answers = _everyone(app, record, say)
+    if answers:
+        with contextlib.suppress(ApiError):  # away since, so no run that needs it can go on either
+            app.refuse_if_held()
+        _refuse_strangers(wish, [n.name for n in everyone])
+    nodes = _left(everyone, wish)
     app.machines.know(nodes)
     names = [n.name for n in nodes]
     say(f"asking {len(names)} control planes")
     view = app.reader
-    hosts = together(names, lambda one: parse_host(one, view.ask(one, queries.ETCD_HOST)))
+    hosts = together(names, lambda one: _host_of(view, one))
+    if not answers:
+        _refuse_later(hosts, [n.name for n in everyone], record, wish)
     _refuse(hosts, snapshot, record, wish)
     if wish.target:
         _refuse_path(view, name, hosts, wish.target)
@@ -132,7 +141,7 @@ def _prepared(
         drills.rehearse(app, home() / file, snapshot, names[0], trailer=found.trailer)
     request = planner.Request(
         name=name,
-        cluster=record.cluster if record else "this cluster",
+        cluster=_called(view, record, answers=answers),
         file=file,
         snapshot=record.name if record else Path(wish.name).name,
         bump=bump,
@@ -146,7 +155,7 @@ def _prepared(
     )
     hears = together(names, lambda one: parse_api(view.ask(one, queries.API, "0"))[1] is not None)
     planes = [_plane(node, hosts[node.name], hears=hears[node.name]) for node in nodes]
-    warnings = _warnings(wish, source, snapshot, record)
+    warnings = _warnings(wish, source, snapshot, record, hosts)
     return Prepared(name, planner.restore(planes, request), snapshot, tuple(warnings))
 
 
@@ -172,22 +181,70 @@ def _staged(library: Library, wish: Wish, target: Path) -> Proven:
         return found
 
 
-def _nodes(app: App, record: Record | None, wish: Wish, say: Callable[[str], None]) -> tuple[Node, ...]:
-    """The control planes: by the API where it answers, else by the members of the record."""
+def _everyone(app: App, record: Record | None, say: Callable[[str], None]) -> tuple[tuple[Node, ...], bool]:
+    """All control planes, by the API where it answers, else by the members of the record; and whether it does."""
     try:
-        found = tuple(n for n in app.view.nodes() if n.control_plane)
+        return tuple(n for n in app.view.nodes() if n.control_plane), True
     except ApiError as err:
         if record is None:
             raise
         say(f"the API does not answer ({err}): control planes are those of the snapshot's record")
-        found = of_record(record)
-    for name in wish.dead:
-        if name not in {n.name for n in found}:
-            raise BadUsage(f"--dead={name} is no control plane", remedy=f"one of: {', '.join(n.name for n in found)}")
+        return of_record(record), False
+
+
+def _left(found: tuple[Node, ...], wish: Wish) -> tuple[Node, ...]:
+    """Those that are not gone for good."""
     left = tuple(n for n in found if n.name not in wish.dead)
     if not left:
         raise Refused("no control plane is left to restore on", remedy="rebuild one first, under its old name")
     return left
+
+
+def _refuse_strangers(wish: Wish, known: Sequence[str]) -> None:
+    for name in wish.dead:
+        if name not in known:
+            raise BadUsage(f"--dead={name} is no control plane", remedy=f"one of: {', '.join(known)}")
+
+
+def _refuse_later(hosts: Mapping[str, EtcdHost], known: Sequence[str], record: Record | None, wish: Wish) -> None:
+    """Raise for a member that joined after the snapshot, where no API tells of it: it would keep its old data."""
+    members = record.members if record else ()
+    names, urls = {m.name for m in members}, {url for m in members for url in m.peer_urls}
+    own = [(host.name, url) for host in hosts.values() for url in host.peer_urls]
+    names, urls = names | {name for name, _ in own}, urls | {url for _, url in own}
+    later = {
+        name: (node, url)
+        for node, host in hosts.items()
+        for name, url in host.listed
+        if name not in names and url not in urls
+    }
+    _refuse_strangers(wish, [*known, *later])
+    for name, (node, url) in later.items():
+        if name not in wish.dead:
+            raise Refused(
+                f"{node}: etcd.yaml names the member {name} ({url}), and the snapshot's record does not: it would go "
+                "on with its old data",
+                remedy=f"use a snapshot that was taken since it joined; or, where it is gone for good: --dead {name}",
+            )
+
+
+def _host_of(view: Site, node: str) -> EtcdHost:
+    try:
+        return parse_host(node, view.ask(node, queries.ETCD_HOST))
+    except HostError as err:
+        err.remedy = f"{err.remedy}; where it is gone for good: --dead {node}"
+        raise
+
+
+def _called(view: Site, record: Record | None, *, answers: bool) -> str:
+    """The name of the cluster that is taken back, which an operator types: its own, else that of the record."""
+    configuration = ""
+    if answers:
+        with contextlib.suppress(ApiError):  # away since: the record's is as good
+            configuration = view.configuration()
+    if configuration:
+        return cluster_name(configuration)
+    return record.cluster if record else "this cluster"
 
 
 def _plane(node: Node, host: EtcdHost, *, hears: bool) -> planner.Plane:
@@ -212,13 +269,14 @@ def _refuse(hosts: Mapping[str, EtcdHost], snapshot: Snapshot, record: Record | 
             raise Refused(
                 f"{name}: there is no etcdutl, neither there nor in etcd's container", remedy="install it there"
             )
-        storage, program = parse(snapshot.storage or "3.5.0"), parse(host.version)
+        storage, program = parse(snapshot.storage or "3.5.0"), host.program
         if storage and program and program.line < storage.line:
             raise Refused(
-                f"{name}: etcd {host.version} cannot read data of {snapshot.storage}",
+                f"{name}: etcd {program} cannot read data of {snapshot.storage}",
                 remedy="upgrade the control planes first, or use an older snapshot",
             )
-    _refuse_other(hosts, record, wish)
+    if OTHER_CLUSTER not in wish.accept:
+        _refuse_other(hosts, snapshot, record, wish)
     _refuse_needless(hosts, wish)
 
 
@@ -238,16 +296,26 @@ def _refuse_path(view: Site, plan: str, hosts: Mapping[str, EtcdHost], target: s
             raise Refused(f"{name}: {target} cannot be a new path: {what}", remedy=f"--data-dir {target}-2")
 
 
-def _refuse_other(hosts: Mapping[str, EtcdHost], record: Record | None, wish: Wish) -> None:
-    if record is None or OTHER_CLUSTER in wish.accept:
-        return
+def _refuse_other(hosts: Mapping[str, EtcdHost], snapshot: Snapshot, record: Record | None, wish: Wish) -> None:
+    """Raise for a snapshot of another cluster: by the authority, and by the members.
+
+    Control planes may have been replaced since it was taken: one member that is still here, by name or peer URL, is
+    enough. Nothing is told by etcd's id of the cluster: each restore gives it a new one.
+    """
+    remedy = "orchestrator etcd list shows which cluster each is of; or --accept other-cluster"
     for name, host in hosts.items():
-        if host.authority and record.authority and host.authority != record.authority:
+        if record and host.authority and record.authority and host.authority != record.authority:
             raise Refused(
                 f"the snapshot is of another cluster: its authority is {record.authority[:16]}…, that of {name} is "
                 f"{host.authority[:16]}…",
-                remedy="orchestrator etcd list shows which cluster each is of; or --accept other-cluster",
+                remedy=remedy,
             )
+    here = {host.name for host in hosts.values()} | set(wish.dead)
+    urls = {url for host in hosts.values() for url in host.peer_urls}
+    if snapshot.members and not any(m.name in here or urls & set(m.peer_urls) for m in snapshot.members):
+        theirs = ", ".join(f"{m.name or m.id} ({', '.join(m.peer_urls)})" for m in snapshot.members)
+        ours = ", ".join(f"{host.name} ({', '.join(host.peer_urls)})" for host in hosts.values())
+        raise Refused(f"the snapshot is of another cluster: its members are {theirs}, those here {ours}", remedy=remedy)
 
 
 def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
@@ -264,10 +332,13 @@ def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
         )
 
 
-def _warnings(wish: Wish, source: str, snapshot: Snapshot, record: Record | None) -> list[str]:
+def _warnings(
+    wish: Wish, source: str, snapshot: Snapshot, record: Record | None, hosts: Mapping[str, EtcdHost]
+) -> list[str]:
     said = [f"the cluster goes back to revision {snapshot.revision}: what was written since is lost"]
     if record is None:
-        said.append("the file has no record beside it: nobody knows of which cluster it is")
+        said.append(f"the file has no record beside it: {_known_by(wish, snapshot, hosts)}")
+    said += _other_minor(record, hosts)
     if not source:
         said.append("no member answers: its present state cannot be kept as a snapshot first; old data stay beside")
     said += [f"{name} is taken for dead: it must never come back with its old data" for name in wish.dead]
@@ -275,10 +346,40 @@ def _warnings(wish: Wish, source: str, snapshot: Snapshot, record: Record | None
     return said
 
 
+def _known_by(wish: Wish, snapshot: Snapshot, hosts: Mapping[str, EtcdHost]) -> str:
+    """How far a snapshot without a record is known to be this cluster's: names such as cp-1 are those of many."""
+    if not snapshot.members or OTHER_CLUSTER in wish.accept:
+        return "nobody knows of which cluster it is"
+    urls = {url for host in hosts.values() for url in host.peer_urls}
+    if any(urls & set(m.peer_urls) for m in snapshot.members):
+        return "that it is of this cluster is known by its members only"
+    return "its members have names of this cluster's, and none of its addresses: see that it is not another one's"
+
+
+def _other_minor(record: Record | None, hosts: Mapping[str, EtcdHost]) -> list[str]:
+    """What an API server may not read of the objects that another minor version of it stored."""
+    then = parse(record.kubernetes) if record else None
+    for name, host in hosts.items():
+        now = host.kubernetes
+        if then and now and then.line != now.line:
+            know = "any more" if then.line < now.line else "yet"
+            said = (
+                f"the snapshot is of Kubernetes {then}, the API server of {name} is {now}: objects stored in versions"
+            )
+            return [f"{said} of an API which {now} does not know {know} cannot be read"]
+    return []
+
+
 def swing_back(app: App, run: str, say: Callable[[str], None]) -> bool:
-    """Take a restore back that failed before etcd was started on the restored data; whether that was done."""
+    """Take a restore back that failed before etcd was started on the restored data; whether that was done.
+
+    Nothing is done with a run that is no restore.
+
+    Raises:
+        OrchestratorError: It could not be taken back; it can be released still.
+    """
     known = journal.read(runs.directory(run))
-    if planner.begun(known.plan, known.past):
+    if known.plan.kind != planner.KIND or planner.begun(known.plan, known.past):
         return False
     say("it failed before etcd was started on the restored data: everything is swung back")
     app.settings = replace(app.settings, yes=True)

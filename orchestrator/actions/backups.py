@@ -19,7 +19,7 @@ from orchestrator.backup.stores import parent
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import FactUnreadable, OrchestratorError
+from orchestrator.errors import ApiError, FactUnreadable, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
@@ -96,8 +96,9 @@ class Recovery:
         with in_memory() as memory:
             done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
-            reservations = recovery.collected(io.BytesIO(done.stdout), step.node)
-            memory.write(done.stdout)
+            packed = recovery.with_configuration(done.stdout, lambda: _configuration(hands))
+            reservations = recovery.collected(io.BytesIO(packed), step.node)
+            memory.write(packed)
             memory.flush()
             memory.seek(0)
             target = hands.place(step.params["file"])
@@ -110,6 +111,14 @@ class Recovery:
         run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
         for why in reservations:
             run.emit("etcd.reserved", level="warning", why=why)
+
+
+def _configuration(view: Site) -> str:
+    """Of kubeadm, "" where the API does not tell: what a set lacks then is said by who reads it."""
+    try:
+        return view.configuration()
+    except ApiError:
+        return ""
 
 
 def in_memory() -> IO[bytes]:

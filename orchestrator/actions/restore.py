@@ -40,7 +40,7 @@ pods=/etc/kubernetes/manifests aside=/etc/kubernetes/orchestrator-$plan kept=/et
 inside=; if mountpoint -q "$data"; then inside=yes; fi
 if [ -n "$target" ]; then at=$target.; elif [ -n "$inside" ]; then at=$data/.; else at=$data.; fi
 stage=${at}restore-$plan before=${at}before-$plan after=${at}restored-$plan
-stamp=/etc/kubernetes/etcd.yaml.swapped-$plan
+stamp=/etc/kubernetes/etcd.yaml.swapped-$plan gone=/etc/kubernetes/etcd.yaml.deleted-$plan
 if [ -n "$inside" ]; then own=$data/.; else own=$data.; fi
 back=${own}back-$plan raw=${own}raw-$plan
 pointed() {
@@ -181,14 +181,17 @@ sync
 """
 )
 
+# Half of the old data are no way back: whoever looks is told, until all of them are gone.
 _FORGET = (
     PLACES
     + r"""
+: > "$gone"; sync
 if [ -n "$target" ] && [ -e "$kept" ]; then
   if [ -n "$inside" ]; then find "$data" -mindepth 1 -delete; else rm -rf -- "$data"; fi
   rm -f -- "$kept"
 fi
 rm -rf -- "$before" "$after" "$stage" "$back" "$raw" "$kept.new" "$stamp"; rmdir -- "$aside" 2> /dev/null || true
+sync; rm -f -- "$gone"
 """
 )
 
@@ -226,6 +229,8 @@ def standing(found: Mapping[str, Sequence[Section]]) -> Facts:
         "old": found["before"][0].words[0] if "before" in found else "",
         "member": "member" in found,
         "occupied": "occupied" in found,
+        "released": "released" in found,
+        "forgotten": "forgotten" in found,
         # Where etcd.yaml has the restored data; one that is in both places has to in both.
         "pointed": "pointed" in found and "elsewhere" not in found,
     }
@@ -276,12 +281,15 @@ class Stage(OnHost):
 class Stop(OnHost):
     """`restore.stop`: static pods are out of the kubelet's directory, and their processes gone.
 
-    Params: `plan`, `data`; `names`; `by_kubelet`, where it is known to end them by itself, and goes on.
+    Params: `plan`, `data`; `names`; `by_kubelet`, where it is known to end them by itself, and goes on; `back`, where
+    that is only for old data that are to come back.
     """
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when nothing of them is left."""
         del past
+        if step.params.get("back") and not now["before"]:
+            return Done("the old data are in place: nothing is stopped for them")
         left = [n for n in step.params["names"] if n in now["manifests"] or n in now["processes"]]
         return Needed(f"stop {', '.join(left)}") if left else Done(f"stopped: {', '.join(step.params['names'])}")
 
@@ -355,7 +363,7 @@ class Forget(OnHost):
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when they are gone. Not while the restored ones are not in use."""
         del past
-        if not now["before"]:
+        if not now["before"] and not now["forgotten"]:
             return Done("there are no old data")
         if "etcd" not in now["processes"] or not now["pointed"]:
             return Blocked(f"{step.node}: etcd does not run on the restored data", "orchestrator etcd status")

@@ -63,6 +63,30 @@ sync
 _CLEAR = PLACES + r"""rm -rf -- "$stage" "$kept.new" "$stamp"; rmdir -- "$aside" 2> /dev/null || true"""
 
 
+class Kept(OnHost):
+    """`restore.kept`: there is a way back: the old data are beside the restored ones, or in place again.
+
+    Params: `of_run`; `snapshot`, whether the state before the restore was kept as one.
+    """
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Blocked once they were deleted, or half of them, by whoever confirmed the restore from wherever."""
+        del past
+        if now["before"] and not now["forgotten"]:
+            return Done("the old data are there")
+        if now["released"] and not now["forgotten"]:
+            return Done("the old data are in place again")
+        kept = "the state before it is a snapshot, pre-restore in" if step.params["snapshot"] else "take another one of"
+        return Blocked(
+            f"{step.node}: the old data of {step.params['of_run']} were deleted: it cannot be taken back; nothing was "
+            "changed",
+            f"{kept} `orchestrator etcd list`: orchestrator etcd restore NAME",
+        )
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Nothing: it is Done or Blocked."""
+
+
 class Fetch(OnHost):
     """`restore.fetch`: the database of the old data is here, from one control plane, for all of them.
 

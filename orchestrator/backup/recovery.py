@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
@@ -11,7 +12,7 @@ from orchestrator.cluster import recovery
 from orchestrator.errors import BackupError, OrchestratorError, SnapshotInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from orchestrator.cluster.recovery import Member, Told
 
@@ -48,6 +49,28 @@ class RecoverySet:
 
     files: Mapping[str, File]
     told: Told
+
+
+def with_configuration(archive: bytes, configuration: Callable[[], str]) -> bytes:
+    """A set that a host packed; kubeadm's configuration is put in where the host, which has no kubectl, could not.
+
+    Args:
+        archive: As it came.
+        configuration: Tells it, "" where there is none; not asked where the set has it.
+
+    Raises:
+        SnapshotInvalid: It is no set.
+    """
+    if recovery.CONFIGMAPS in _unpacked(io.BytesIO(archive), "what was packed") or not (text := configuration()):
+        return archive
+    told = {"kind": "ConfigMap", "metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": text}}
+    content = json.dumps({"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", **told}]}).encode()
+    file = io.BytesIO(archive)
+    with tarfile.open(fileobj=file, mode="a:") as tar:
+        header = tarfile.TarInfo(recovery.CONFIGMAPS)
+        header.size, header.mode = len(content), 0o600
+        tar.addfile(header, io.BytesIO(content))
+    return file.getvalue()
 
 
 def read(archive: IO[bytes], where: str) -> RecoverySet:
@@ -96,7 +119,7 @@ def collected(archive: IO[bytes], node: str) -> tuple[str, ...]:
 def _remedies(node: str, lost: Sequence[str]) -> Iterator[str]:
     """Source: `Recovery` asks kubectl on the host for the one, and looks into etcd's container, then on the host."""
     if recovery.CONFIGMAPS in lost:
-        yield f"install kubectl on {node}, and see that its API server answers"
+        yield f"see that the API server answers, or install kubectl on {node}"
     if recovery.TOOL in lost:
         yield f"put the etcdutl of its etcd's version into /usr/local/bin on {node}"
     if set(lost) - {recovery.CONFIGMAPS, recovery.TOOL}:

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from orchestrator.errors import BadUsage, SnapshotInvalid, StoreError
+from orchestrator.backup.keys import ENCRYPTED, opening, recipient
+from orchestrator.errors import SnapshotInvalid, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
+
+    from orchestrator.backup.keys import Identity, Recipient
 
 PIECE_BYTES = 1 << 20
 #: How much of a compressed file is decompressed at once. A block of zstd is 128 KiB at most and can be 4 bytes long, so
@@ -27,21 +30,7 @@ PIECE_BYTES = 1 << 20
 SLICE_BYTES = 1 << 10
 #: What a frame may ask for to be decompressed. Source: RFC 8878, 3.1.1.1.2; `zstd` without --long refuses more.
 WINDOW_BYTES = 1 << 27
-#: Source: age-encryption.org/v1, "The header" and "ASCII armor".
-_ENCRYPTED = (b"age-encryption.org/v1\n", b"-----BEGIN AGE ENCRYPTED FILE-----")
-_IDENTITY = "AGE-SECRET-KEY-1"
-_SECRET = ("AGE-SECRET-KEY-", "AGE-PLUGIN-", "-----BEGIN")
-#: Of identity files; the longest, an RSA key of 16384 bits, has 13 KB.
-_MOST_IDENTITY_BYTES = 1 << 20
 _FETCH_AGAIN = "fetch the file again and compare it with its record; when it is still so, use another snapshot"
-
-
-class Recipient(Protocol):
-    """Whom a file is encrypted for."""
-
-
-class Identity(Protocol):
-    """What a file is decrypted with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +55,14 @@ def seal(
         source: Does not change meanwhile.
         target: Does not exist yet.
         level: Of zstd; None for no compression.
-        recipients: Public keys, as of `check_recipients`; none for no encryption.
+        recipients: Public keys, as of `keys.check_recipients`; none for no encryption.
         sha256: Of `source` when it was proven, in hex; None where nobody knows it.
 
     Raises:
         StoreError: `source` cannot be read, or `target` not be written.
         SnapshotInvalid: `source` changed under it, or since it was proven.
     """
-    keys = [_recipient(text) for text in recipients]
+    keys = [recipient(text) for text in recipients]
     read = hashlib.sha256()
     with _opened(source) as file, _Sink(target) as sink:
         pieces = _counted(_plain(file), read)
@@ -126,30 +115,11 @@ def measured(path: Path) -> Sealed:
         return Sealed(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def check_recipients(texts: Sequence[str]) -> tuple[str, ...]:
-    """The public keys that are meant, each once, in their order; without the comments of SSH keys.
-
-    Args:
-        texts: Recipients of age (`age1…`), public keys of SSH (`ssh-ed25519 …`, `ssh-rsa …`), or `@FILE` for a file
-            with one of them a line; its empty lines and those that begin with # do not count.
-
-    Raises:
-        BadUsage: One of them is none, or the file cannot be read.
-    """
-    found: list[str] = []
-    for text in texts:
-        if text.startswith("@"):
-            found += _listed(Path(text[1:]))
-        else:
-            found.append(_public(text, "--recipient"))
-    return tuple(dict.fromkeys(found))
-
-
 def _opened_into(sink: _Sink, source: Path, *, compressed: bool, identities: Sequence[Path]) -> Sealed:
     with _opened(source) as file:
-        encrypted = file.read(max(map(len, _ENCRYPTED))).startswith(_ENCRYPTED)
+        encrypted = file.read(max(map(len, ENCRYPTED))).startswith(ENCRYPTED)
         file.seek(0)
-        keys = _identities(source, identities) if encrypted else []
+        keys = opening(source, identities) if encrypted else []
         writer = _Decompressor(sink, source) if compressed else sink
         if encrypted:
             _decrypt(_Pieces(_plain(file)), writer, keys, source)
@@ -423,94 +393,3 @@ def _decrypt(reader: _Pieces, writer: _Writer, keys: Sequence[Identity], source:
 
 def _first(*streams: _Pieces | _Writer) -> BaseException | None:
     return next((stream.failure for stream in streams if stream.failure is not None), None)
-
-
-def _recipient(text: str) -> Recipient:
-    """Raises pyrage.RecipientError when it is none."""
-    from pyrage import ssh, x25519  # noqa: PLC0415
-
-    found: Recipient = (ssh if text.startswith("ssh-") else x25519).Recipient.from_str(text)
-    return found
-
-
-def _public(text: str, where: str) -> str:
-    import pyrage  # noqa: PLC0415
-
-    words = text.split()
-    if text.strip().startswith(_SECRET):
-        raise BadUsage(
-            f"{where}: that is an identity, which is secret, and not a recipient",
-            remedy="give the public key instead: age-keygen -y FILE, or FILE.pub of an SSH key",
-        )
-    shown = " ".join(words)[:40]
-    key = " ".join(words[:2]) if shown.startswith("ssh-") else " ".join(words)
-    try:
-        _recipient(key)
-    except pyrage.RecipientError as err:
-        raise BadUsage(
-            f"{where}: `{shown}` is no recipient: {err}",
-            remedy="give age1… (of `age-keygen -y FILE`), an ssh-ed25519 or ssh-rsa public key, or @FILE with such",
-        ) from err
-    return key
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise BadUsage(
-            f"--recipient @{path} cannot be read: {err}", remedy="give a file with one recipient a line"
-        ) from err
-    wanted = {number: line for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
-    if not wanted:
-        raise BadUsage(f"--recipient @{path} names no recipient", remedy="put one age1… a line into it")
-    return [_public(line, f"--recipient @{path}, line {number}") for number, line in wanted.items()]
-
-
-def _identities(source: Path, paths: Sequence[Path]) -> list[Identity]:
-    if not paths:
-        raise SnapshotInvalid(
-            f"{source} is encrypted, and no identity was given",
-            remedy="give the file with the identity of one of the recipients in its record: --identity FILE",
-        )
-    return [identity for path in paths for identity in _read_identities(path)]
-
-
-def _read_identities(path: Path) -> list[Identity]:
-    from pyrage import IdentityError, ssh, x25519  # noqa: PLC0415
-
-    content = _secret(path)
-    try:
-        if content.startswith(b"-----BEGIN") and not content.startswith(_ENCRYPTED):
-            return [ssh.Identity.from_buffer(content)]
-        lines = [line.strip() for line in content.decode("ascii", errors="replace").splitlines()]
-        if found := [x25519.Identity.from_str(line) for line in lines if line.startswith(_IDENTITY)]:
-            return found
-    except IdentityError as err:
-        raise BadUsage(
-            f"{path} holds an identity that cannot be used: {err}",
-            remedy="give one without a passphrase, of age (AGE-SECRET-KEY-1…) or an ed25519 or RSA key of SSH",
-        ) from err
-    if content.startswith(_ENCRYPTED):
-        raise BadUsage(
-            f"{path} is itself encrypted", remedy=f"decrypt it into memory first: age -d {path} >/dev/shm/id"
-        )
-    raise BadUsage(f"{path} holds no identity", remedy="give a file with a line AGE-SECRET-KEY-1…, as of age-keygen")
-
-
-def _secret(path: Path) -> bytes:
-    """The contents of a file that only its owner reads."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_MOST_IDENTITY_BYTES)
-    except OSError as err:
-        raise BadUsage(
-            f"{path} cannot be read: {err.strerror}", remedy=f"look at it: ls -l {path}; give another by --identity"
-        ) from err
-    if mode & 0o077:
-        raise BadUsage(
-            f"{path} holds an identity, and others than its owner may read it (mode {mode & 0o777:04o})",
-            remedy=f"chmod 600 {path}",
-        )
-    return content

@@ -168,13 +168,10 @@ def _rebuild(app: App, library: Library, wish: Wish, output: Output) -> None:
 def _carry_out(app: App, found: Prepared, output: Output) -> None:
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
-    from orchestrator.errors import Interrupted  # noqa: PLC0415
 
-    def failed(err: OrchestratorError) -> None:
-        if not isinstance(err, Interrupted):
-            _swing_back(app, err)
-
-    outcome = perform.performed_or(app, found.plan, clear=partial(restores.clear, found.name), failed=failed)
+    outcome = perform.performed_or(
+        app, found.plan, clear=partial(restores.clear, found.name), failed=partial(swing_back, app)
+    )
     more, said = aftermath(app, outcome.run, outcome.plan)
     perform.finish(app, outcome, output, "restored", more=more, said=said)
 
@@ -192,12 +189,18 @@ def aftermath(app: App, run: str, plan: Plan) -> tuple[dict[str, Any], str]:
     return {"restore": bodies.body(report.document(found))}, f"\n{report.text(found)}"
 
 
-def _swing_back(app: App, err: OrchestratorError) -> None:
-    """Take a restore back that failed early; what cannot be is left to the operator, with the ways on and back."""
+def swing_back(app: App, err: OrchestratorError) -> None:
+    """Take the restore back that an error ended early, whether begun or resumed, and have the error say so.
+
+    Neither one that a person stopped, nor one that somebody else is at work on. What cannot be taken back is left to
+    the operator, with the ways on and back.
+    """
     from orchestrator import restores  # noqa: PLC0415
     from orchestrator.cli.output import say  # noqa: PLC0415
-    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
+    from orchestrator.errors import Interrupted, Locked, OrchestratorError  # noqa: PLC0415
 
+    if not err.run or isinstance(err, Interrupted | Locked):
+        return
     try:
         if restores.swing_back(app, err.run, say):
             err.run = ""

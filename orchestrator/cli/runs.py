@@ -48,14 +48,19 @@ def resume(
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Continue a run where it stopped."""
+    """Continue a run where it stopped. A restore that fails early is taken back, as by its own command."""
     from orchestrator import backups  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
-    from orchestrator.cli.restore import aftermath  # noqa: PLC0415
+    from orchestrator.cli.restore import aftermath, swing_back  # noqa: PLC0415
+    from orchestrator.errors import OrchestratorError  # noqa: PLC0415
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format)
-    outcome = backups.resume(app, run)
+    try:
+        outcome = backups.resume(app, run)
+    except OrchestratorError as err:
+        swing_back(app, err)
+        raise
     body = {"run": outcome.run, "command": outcome.plan.kind, "outcome": "finished"}
     more, said = aftermath(app, outcome.run, outcome.plan)
     show(output, "RunResult", {**body, **more}, f"run {outcome.run}: {outcome.plan.title}: finished{said}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import etcd, hostfacts
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.hostfacts import Disk
+from orchestrator.cluster.versions import Version, parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,7 @@ class EtcdHost:
         flags: Name -> value, of those that matter; the environment's where the command line has none.
         manifest: Of its static pod, None without one.
         servers: What the API server of this host is told to use.
+        kubernetes: The version of its API server, by the manifest; None without one.
         authority: SHA-256 of the certificate of the cluster's authority, "" without that file.
         tools: `etcdctl`, `etcdutl` -> path, of those that are there.
         place: Its data directory, None where that is not there.
@@ -73,6 +75,7 @@ class EtcdHost:
     flags: Mapping[str, str] = field(default_factory=dict)
     manifest: Manifest | None = None
     servers: str = ""
+    kubernetes: Version | None = None
     authority: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
     place: Place | None = None
@@ -93,6 +96,21 @@ class EtcdHost:
     def name(self) -> str:
         """The member's own name."""
         return self.flags.get("name", "")
+
+    @property
+    def program(self) -> Version | None:
+        """The version of the program that runs, of its manifest where none does; None where nothing tells."""
+        return parse(self.version) or (self.manifest.version if self.manifest else None)
+
+    @property
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """Name and peer URL of each member that its manifest names: those that there were when it joined, itself too.
+
+        Source: kubeadm 1.36 and 1.37, `phases/etcd/local.go`: `--initial-cluster` is written when it joins, and stays.
+        """
+        text = self.manifest.flag("initial-cluster") if self.manifest else ""
+        pairs = (each.partition("=") for each in text.split(",") if "=" in each)
+        return tuple((name, url) for name, _, url in pairs)
 
     @property
     def peer_urls(self) -> tuple[str, ...]:
@@ -170,12 +188,14 @@ def parse_host(node: str, answer: str) -> EtcdHost:
     found = {name: each[0] for name, each in everything.items()}
     manifest = hostfacts.manifest(found["manifest"]) if "manifest" in found else None
     servers = _text(found, "servers")
+    kubernetes = parse(_text(found, "apiserver").rpartition(":")[2])
     authority = (_text(found, "authority").split() or [""])[0]
     place = _place(found["data"]) if "data" in found else None
     if "process" not in found:
         flags = _declared(manifest) if manifest else {}
         how = "stopped" if manifest else ""
-        return EtcdHost(node, how, "", flags, manifest, servers, authority, place=place, health="it does not run")
+        known = EtcdHost(node, how, "", flags, manifest, servers, kubernetes, authority)
+        return replace(known, place=place, health="it does not run")
     flags = dict(line.split("=", 1) for line in found["process"].text.splitlines() if "=" in line)
     health, took_s = _health(_text(found, "health"))
     metrics = {name: float(value) for name, value in _METRIC.findall(_text(found, "metrics"))}
@@ -188,6 +208,7 @@ def parse_host(node: str, answer: str) -> EtcdHost:
         flags=flags,
         manifest=manifest,
         servers=servers,
+        kubernetes=kubernetes,
         authority=authority,
         tools={each.words[0]: each.words[1] for each in everything.get("tool", ())},
         place=place,

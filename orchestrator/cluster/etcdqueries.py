@@ -147,6 +147,7 @@ _ETCD_HOST = (
 pods=/etc/kubernetes/manifests
 if [ -f "$pods/etcd.yaml" ]; then head manifest "$pods/etcd.yaml"; body < "$pods/etcd.yaml"; fi
 ask servers sed -n 's/.*--etcd-servers=//p' "$pods/kube-apiserver.yaml"
+ask apiserver sed -n 's/^ *\(- \)\{0,1\}image: *//p' "$pods/kube-apiserver.yaml"
 ask authority sha256sum /etc/kubernetes/pki/ca.crt
 data=$(data_of "$pods/etcd.yaml" 2> /dev/null)
 metrics() {

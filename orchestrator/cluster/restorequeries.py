@@ -31,8 +31,11 @@ else
 fi
 [ ! -e "$stage" ] || head beside
 [ ! -e "$stage/ready" ] || head staged
-if mountpoint -q "$data"; then back=$data/.back-$plan; else back=$data.back-$plan; fi
-[ ! -e "$back/ready" ] || head raised
+if mountpoint -q "$data"; then own=$data/.; else own=$data.; fi
+if [ -n "$target" ]; then after=$target.restored-$plan; else after=${own}restored-$plan; fi
+[ ! -e "${own}back-$plan/ready" ] || head raised
+if [ -e "$after" ] || [ -e "${own}raw-$plan" ]; then head released; fi
+[ ! -e "/etc/kubernetes/etcd.yaml.deleted-$plan" ] || head forgotten
 [ ! -e "$at/member" ] || head member
 for file in "$pods/etcd.yaml" "$aside/etcd.yaml"; do
   [ ! -f "$file" ] || if [ "$(data_of "$file")" = "${target:-$data}" ]; then head pointed; else head elsewhere; fi

@@ -132,11 +132,13 @@ def back(run: str, plan: Plan, past: Past) -> Plan:
     # Where no member answered before, nobody has seen the old data serve, and they may be what cannot be read.
     served = begun(plan, past)
     raised = served and source in {p.name for p in planes}
+    if served:  # until then nobody could have deleted them
+        build.each("restore.kept", {"snapshot": bool(source)}, FILE_S)
     if raised:
         _raised(build, stages, source)
     if served:
-        build.stop(planes, SERVERS)
-        stopped = build.stop(planes, ("etcd",))
+        build.stop(planes, SERVERS, back=True)
+        stopped = build.stop(planes, ("etcd",), back=True)
     how = {"raised": raised, "served": served}
     build.wave([(p.name, "restore.back", {"stopped": stopped[p.name], **how}, SWAP_S) for p in planes])
     build.up(0)
@@ -231,11 +233,10 @@ class _Build:
         """The same on every control plane."""
         return self.wave([(name, action, params, timeout_s) for name in self._planes])
 
-    def stop(self, planes: Sequence[Plane], names: Sequence[str]) -> dict[str, str]:
-        """Static pods ended on every control plane."""
-        return self.wave(
-            [(p.name, "restore.stop", {"names": list(names), "by_kubelet": p.hears}, STOP_S) for p in planes]
-        )
+    def stop(self, planes: Sequence[Plane], names: Sequence[str], *, back: bool = False) -> dict[str, str]:
+        """Static pods ended on every control plane; `back`, where there are old data that come back."""
+        how = {"names": list(names), **({"back": True} if back else {})}
+        return self.wave([(p.name, "restore.stop", {**how, "by_kubelet": p.hears}, STOP_S) for p in planes])
 
     def up(self, revision: int) -> None:
         """etcd, its quorum, API servers, then who writes through them."""

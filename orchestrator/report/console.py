@@ -164,6 +164,7 @@ _VERBS = {
     "restore.swap": "put the restored data in place",
     "restore.start": "start static pods",
     "restore.quorum": "wait for all members",
+    "restore.kept": "look for the old data",
     "restore.fetch": "fetch the old database",
     "restore.raise": "raise the revision of the old data beside",
     "restore.back": "put the old data in place",

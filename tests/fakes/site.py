@@ -64,6 +64,7 @@ class FakeSite(FakeCluster):
         authority: SHA-256 of the certificate of the cluster's authority.
         revision: Of etcd.
         alarms: Of etcd, as etcdctl tells them.
+        configured: kubeadm's configuration is in the cluster.
         external: `--etcd-servers` of API servers whose etcd is on other machines.
         clients: Control planes that have a client of that one.
         full: Destinations that have no room.
@@ -86,7 +87,8 @@ class FakeSite(FakeCluster):
             self._add(f"node-{number}", version, plane=False)
         self.leader = "cp-1"
         self.authority = hashlib.sha256(b"ca.crt").hexdigest()
-        self.revision, self.alarms, self.external, self.clients = 1 + len(KEYS), [], "", ()
+        self.revision, self.alarms, self.configured = 1 + len(KEYS), [], True
+        self.external, self.clients = "", ()
         self.full = set()
         self.ahead_s, self.lagging_s = 0.0, {}
         self.breaks = {"here": 0, "endpoint": 0}
@@ -281,7 +283,8 @@ class FakeSiteView(FakeView):
 
     def configuration(self):
         with self._asked("configuration"):
-            return f"kind: ClusterConfiguration\nkubernetesVersion: v{self._site.kubernetes}\n"
+            kind = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration"
+            return f"{kind}\nkubernetesVersion: v{self._site.kubernetes}\n" if self._site.configured else ""
 
     def deprecated(self):
         with self._asked("deprecated"):

@@ -203,11 +203,27 @@ def _etcd_elsewhere(machine):
     )
 
 
+def _etcd_manifest(machine):
+    """As kubeadm writes it when a member joins: with all that there were then."""
+    planes = machine.site.planes()
+    there = planes[: planes.index(machine) + 1]
+    flags = {
+        "initial-advertise-peer-urls": _peer(machine),
+        "initial-cluster": ",".join(f"{m.name}={_peer(m)}" for m in there),
+        "name": machine.name,
+    }
+    lines = "".join(f"    - --{name}={value}\n" for name, value in flags.items())
+    return _manifest(machine, "etcd").replace("    - etcd\n", f"    - etcd\n{lines}")
+
+
 def _etcd_host(machine):
     """As captured ones are."""
     site, local = machine.site, "https://127.0.0.1:2379"
     manifest = "etcd" in machine.manifests
-    found = _section("manifest", f"{MANIFESTS}/etcd.yaml", text=_manifest(machine, "etcd")) if manifest else ""
+    found = _section("manifest", f"{MANIFESTS}/etcd.yaml", text=_etcd_manifest(machine)) if manifest else ""
+    if "kube-apiserver" in machine.manifests:
+        image = f"registry.k8s.io/kube-apiserver:v{machine.manifests['kube-apiserver']}"
+        found += _section("apiserver", text=image)
     found += _section("servers", text=(site.external or local) if machine.plane else "")
     authority = f"{site.authority}  /etc/kubernetes/pki/ca.crt"
     found += _section("authority", text=authority if machine.plane else "")

@@ -296,14 +296,15 @@ def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_t
     node = site.victim()
     other = next(plane for plane in site.planes if plane != node)
     number = int(site.members()[node]["id"], 16)
-    cluster.power(node, site.access.cluster, "off")
+    machine = next(each for each in site.access.control_planes() if each.name == node)
+    cluster.power(machine, site.access.cluster, "off")
 
     assert f"{number:x}" in site.ctl(other, "member list")
     site.ctl(other, f"member remove {number:x}")
     site.real.kubectl("delete", "node", node)
     key = site.access.ssh(other, "kubeadm init phase upload-certs --upload-certs").split()[-1]
     join = site.access.ssh(other, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
-    cluster.power(node, site.access.cluster, "on")
+    cluster.power(machine, site.access.cluster, "on")
     asked = "systemctl is-active containerd 2> /dev/null || true"
     until("it to boot", lambda: lab("ssh", node, "--", asked, code=None).stdout == b"active\n")
     site.access.ssh(node, "kubeadm reset --force", timeout_s=300)

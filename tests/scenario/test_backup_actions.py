@@ -13,6 +13,7 @@ from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue
 from orchestrator.backup.directory import DirectoryStore
 from orchestrator.backup.records import Hashed
+from orchestrator.backup.recovery import read
 from orchestrator.backup.seal import unseal
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_hash
@@ -245,13 +246,14 @@ def test_a_host_that_cannot_pack_it_leaves_nothing_here(world, recipients):
 @pytest.mark.parametrize(
     ("path", "remedy"),
     [
-        (CONFIGMAPS, "install kubectl on cp-1, and see that its API server answers; or leave"),
+        (CONFIGMAPS, "see that the API server answers, or install kubectl on cp-1; or leave"),
         (TOOL, "put the etcdutl of its etcd's version into /usr/local/bin on cp-1; or leave"),
         (f"{PKI}/sa.key", "see why cp-1 has not all of these files; or leave"),
     ],
 )
 def test_a_set_of_which_no_machine_could_be_rebuilt_is_refused_when_it_is_made(world, recipients, path, remedy):
     world.machine("cp-1").faults["collect"] = path
+    world.site.configured = False
     stage = stage_of(world, "etcd.recovery", recipients=recipients)
 
     with pytest.raises(BackupError, match=f"could not do without what cp-1 did not give .*: {path}$") as caught:
@@ -259,6 +261,16 @@ def test_a_set_of_which_no_machine_could_be_rebuilt_is_refused_when_it_is_made(w
 
     assert caught.value.remedy == f"{remedy} the set out: --no-recovery-set"
     assert list(world.site.kept.rglob("*")) == []
+
+
+def test_what_a_host_without_kubectl_does_not_tell_is_asked_of_the_api(world, recipients, key, tmp_path):
+    world.machine("cp-1").faults["collect"] = CONFIGMAPS
+
+    assert stage_of(world, "etcd.recovery", recipients=recipients).apply() == Done("collected")
+
+    unseal(staged(world, "backup-1.recovery.tar"), tmp_path / "set", compressed=True, identities=[key])
+    with (tmp_path / "set").open("rb") as archive:
+        assert read(archive, "it").told.configuration == world.site.view().configuration()
 
 
 def test_what_a_cluster_is_made_without_is_said_and_the_set_is_kept(world, recipients):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.actions.restore import Forget, Stage, Start, Stop, Swap
-from orchestrator.actions.restoreback import Back, Fetch, Raise
+from orchestrator.actions.restoreback import Back, Fetch, Kept, Raise
 from orchestrator.engine.plan import Blocked, Done, Needed
 from orchestrator.engine.runner import Applying
 from orchestrator.errors import CommandFailed, FactUnreadable, HostError
@@ -18,6 +18,7 @@ from tests.fakes.time import FakeClock
 ACTIONS = {
     "restore.stage": Stage(), "restore.stop": Stop(), "restore.start": Start(), "restore.swap": Swap(),
     "restore.back": Back(), "restore.forget": Forget(), "restore.fetch": Fetch(), "restore.raise": Raise(),
+    "restore.kept": Kept(),
 }  # fmt: skip
 PLAN = "restore-1"
 TARGET = "/var/lib/new-etcd"
@@ -184,6 +185,32 @@ def test_confirmed_the_old_data_are_gone_and_nothing_else_is(restored):
     assert restored.live().read_text() == "new"
     assert "old" not in restored.host.tree().values()
     assert not any("before-" in name for name in restored.host.tree())
+
+
+def test_confirmed_a_release_is_refused_before_it_touches_anything(restored):
+    restored.do(restored.steps(""))
+    restored.apply(forget_of(restored))
+    before, told = restored.host.tree(), restored.host.told
+
+    everything = [s.id for s in restored.plan.steps()]
+    back = restored.steps("", back=True, past=everything)
+    blocked = [(s.action, d) for s in back if isinstance(d := restored.decide(s), Blocked)]
+
+    assert [action for action, _ in blocked] == ["restore.kept"] == [back[0].action]
+    assert "the old data of run-1 were deleted" in blocked[0][1].why
+    assert (restored.host.tree(), restored.host.told) == (before, told)
+
+
+def test_released_twice_nothing_is_stopped_again(restored):
+    restored.do(restored.steps(""))
+    everything = [s.id for s in restored.plan.steps()]
+    restored.do(restored.steps("", back=True, past=everything))
+    before = restored.host.tree()
+
+    again = restored.steps("", back=True, past=everything)
+
+    assert [s.action for s in again if not isinstance(restored.decide(s), Done)] == []
+    assert restored.host.tree() == before
 
 
 # ---- a path of its own ------------------------------------------------------------------------------------------
@@ -391,6 +418,22 @@ def test_killed_at_any_call_a_release_is_done_again_and_comes_to_the_same(tmp_pa
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_killed_at_any_call_a_confirmation_goes_on_and_leaves_no_way_back_into_half_of_the_old_data(tmp_path, layout):
+    restored = Restored(tmp_path, **LAYOUTS[layout])
+    restored.do(restored.steps(""))
+    everything = [s.id for s in restored.plan.steps()]
+    kept = restored.steps("restore.kept", back=True, past=everything)[0]
+    forget = forget_of(restored)
+    for call in restored.killed_at_each_call(forget):
+        whole = (restored.host.tree(), restored.decide(kept))
+        assert isinstance(whole[1], Blocked) or "old" in whole[0].values(), call
+        restored.apply(forget)
+        assert isinstance(restored.decide(kept), Blocked), call
+        assert leftovers(restored) == [], call
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("action", ["restore.stage", "restore.swap"])
 def test_killed_before_etcd_is_started_a_release_finds_the_way_back_and_leaves_nothing(tmp_path, layout, action):
     restored = Restored(tmp_path, **LAYOUTS[layout])
@@ -421,7 +464,7 @@ def test_killed_at_any_call_a_release_removes_what_etcd_never_ran_on(tmp_path, l
 
 def leftovers(restored):
     """What a restore left beside the data, old or new."""
-    kinds = ("before-", ".restore-", "restored-", "swapped-")
+    kinds = ("before-", ".restore-", "restored-", "swapped-", "deleted-")
     return [n for n in restored.host.tree() if any(each in n for each in kinds)]
 
 

@@ -314,3 +314,25 @@ def test_troubles_name_every_member_that_is_away_and_every_endpoint_that_is_not_
 def test_without_members_there_is_nothing_that_could_be_in_trouble():
     """The report says that no member answers; that is enough."""
     assert cluster([], []).troubles == ()
+
+
+def test_a_manifest_names_the_members_that_there_were_when_it_was_written():
+    first, second = captured("dev-control-plane"), captured("dev-control-plane2")
+
+    assert first.listed == ((first.name, first.peer_urls[0]),)
+    assert second.listed == (*first.listed, (second.name, second.peer_urls[0]))
+    assert captured("dev-worker").listed == ()
+
+
+def test_the_version_of_the_program_is_that_of_the_manifest_where_none_runs():
+    manifest = "@@manifest /etc/kubernetes/manifests/etcd.yaml\n image: registry.k8s.io/etcd:3.6.8-0\n@@end\n"
+
+    assert str(parse_host("cp-1", manifest).program) == "v3.6.8-0"
+    assert parse_host("cp-1", "@@end\n").program is None
+
+
+def test_the_version_of_the_api_server_is_that_of_its_manifest():
+    image = "registry.k8s.io/kube-apiserver:v1.36.3"
+
+    assert str(parse_host("cp-1", f"@@apiserver\n {image}\n@@end\n").kubernetes) == "v1.36.3"
+    assert parse_host("cp-1", "@@end\n").kubernetes is None

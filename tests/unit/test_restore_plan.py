@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.actions.restore import Forget, Quorum, Stage, Start, Stop, Swap
-from orchestrator.actions.restoreback import Back, Fetch, Raise
+from orchestrator.actions.restoreback import Back, Fetch, Kept, Raise
 from orchestrator.engine.host import Completed
 from orchestrator.engine.plan import Blocked, Done, Lane, Needed, Plan, Step, Wave
 from orchestrator.engine.runner import Applying
@@ -92,7 +92,7 @@ def facts(**changes):
         "manifests": ["etcd", "kube-apiserver"], "aside": [], "processes": ["etcd", "kube-apiserver"],
         "halted": False, "staged": False,
         "beside": False, "before": False, "before_bytes": 0, "member": True, "pointed": True, "raised": False,
-        "old": "", "here": False,
+        "old": "", "here": False, "released": False, "forgotten": False,
     }  # fmt: skip
     return {**known, **changes}
 
@@ -171,6 +171,7 @@ def test_afterwards_everything_is_stopped_first(plan):
 
     assert restore.begun(plan, past)
     assert waves(restore.back("run-1", plan, past)) == [
+        (["restore.kept"], ALL),
         (["restore.fetch"], ["cp-2"]),
         (["restore.raise"], ALL),
         (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL),
@@ -206,7 +207,9 @@ def test_old_data_that_did_not_answer_come_back_as_they_are():
     made = restore.restore(PLANES, asked(source=""))
     back = restore.back("run-1", made, past_until(made, 5))
 
-    assert waves(back)[0] == (["restore.stop kube-apiserver kube-controller-manager kube-scheduler"], ALL)
+    assert [each for each, _ in waves(back)][:2] == [
+        ["restore.kept"], ["restore.stop kube-apiserver kube-controller-manager kube-scheduler"],
+    ]  # fmt: skip
     assert not any(s.params["raised"] for s in back.steps() if s.action == "restore.back")
 
 
@@ -224,6 +227,42 @@ def test_the_old_database_is_fetched_and_raised_once(plan, now, fetch, raised):
 
     assert isinstance(Fetch().decide(now, step(back, "restore.fetch"), BEGUN), fetch)
     assert isinstance(Raise().decide(now, step(back, "restore.raise"), BEGUN), raised)
+
+
+@pytest.mark.parametrize(
+    ("now", "kind"),
+    [
+        (facts(before=True), Done),
+        (facts(released=True), Done),  # they are in place again
+        (facts(), Blocked),  # somebody has deleted them, from wherever
+        (facts(before=True, forgotten=True), Blocked),  # that was cut short: half of them may be gone
+    ],
+)
+def test_there_is_a_way_back_while_the_old_data_are_there(plan, now, kind):
+    kept = step(restore.back("run-1", plan, past_until(plan, 6)), "restore.kept")
+
+    assert isinstance(Kept().decide(now, kept, {}), kind)
+
+
+@pytest.mark.parametrize(("source", "remedy"), [("cp-2", "is a snapshot, pre-restore in"), ("", "take another one of")])
+def test_without_old_data_there_is_another_restore(plan, source, remedy):
+    made = restore.restore(PLANES, asked(source=source))
+    kept = step(restore.back("run-1", made, past_until(made, 6)), "restore.kept")
+
+    decision = Kept().decide(facts(), kept, {})
+
+    assert decision.why == "cp-1: the old data of run-1 were deleted: it cannot be taken back; nothing was changed"
+    assert remedy in decision.remedy
+    assert "orchestrator etcd restore" in decision.remedy
+
+
+def test_where_the_old_data_are_in_place_again_nothing_is_stopped_for_them(plan):
+    back = restore.back("run-1", plan, past_until(plan, 6))
+    for names in ("kube-apiserver kube-controller-manager kube-scheduler", "etcd"):
+        stop = step(back, "restore.stop", names)
+
+        assert isinstance(Stop().decide(facts(before=True), stop, {}), Needed)
+        assert isinstance(Stop().decide(facts(released=True), stop, {}), Done)
 
 
 def test_a_release_of_a_restore_is_that_and_knows_where_hosts_are_without_the_api(plan):
@@ -318,7 +357,13 @@ def test_old_data_come_back_only_under_nobody(plan, now, kind):
 
 
 @pytest.mark.parametrize(
-    ("now", "kind"), [(facts(), Done), (facts(before=True), Needed), (facts(before=True, processes=[]), Blocked)]
+    ("now", "kind"),
+    [
+        (facts(), Done),
+        (facts(before=True), Needed),
+        (facts(before=True, processes=[]), Blocked),
+        (facts(forgotten=True), Needed),  # what deletes them was cut short
+    ],
 )
 def test_old_data_are_deleted_only_while_etcd_runs_on_the_restored_ones(plan, now, kind):
     assert isinstance(Forget().decide(now, step(restore.confirm("run-1", plan), "restore.forget"), BEGUN), kind)

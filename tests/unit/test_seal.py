@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pyrage import x25519
 
 from orchestrator.backup import seal as module
-from orchestrator.backup.seal import Sealed, check_recipients, seal, unseal, unseal_into
+from orchestrator.backup.keys import check_recipients
+from orchestrator.backup.seal import Sealed, seal, unseal, unseal_into
 from orchestrator.errors import BadUsage, SnapshotInvalid, StoreError
 
 #: More than a piece, and neither all zeros nor all chance.
@@ -83,7 +84,7 @@ def test_what_was_sealed_is_unsealed_as_it_was(plain, key, tmp_path, level, encr
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(content=st.binary(max_size=3000), level=st.sampled_from([None, 1, 19]), encrypted=st.booleans())
 def test_any_content_comes_back(tmp_path_factory, content, level, encrypted):
-    assume(not content.startswith(module._ENCRYPTED))  # it would be taken for what it says it is
+    assume(not content.startswith(module.ENCRYPTED))  # it would be taken for what it says it is
     directory = tmp_path_factory.mktemp("any")
     key = Key(directory)
     (directory / "plain").write_bytes(content)
@@ -437,7 +438,7 @@ def test_an_interrupt_inside_the_encryption_stays_one(key, tmp_path, failure):
         pytest.raises(type(failure)),
         module._Sink(tmp_path / "s") as sink,
     ):
-        module._encrypt(module._Pieces(pieces()), sink, [module._recipient(key.public)], tmp_path)
+        module._encrypt(module._Pieces(pieces()), sink, [module.recipient(key.public)], tmp_path)
 
     assert not (tmp_path / "s").exists()
 
