@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from orchestrator.errors import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+T = TypeVar("T")
 
 #: Where on a host what is this program's is kept: of each run a directory, with what its commands left there.
 STATE = "/var/lib/orchestrator"
@@ -92,6 +94,18 @@ class Vouched:
     file: str
 
 
+class Stream(Protocol):
+    """Both directions of a conversation with a service of a host. Its methods raise HostUnreachable when it is lost."""
+
+    def send(self, content: bytes) -> None:
+        """Send all of it."""
+        ...
+
+    def receive(self, most_bytes: int) -> bytes:
+        """What has come, as soon as something has; b"" when the service has ended."""
+        ...
+
+
 class Host(Protocol):
     """One machine."""
 
@@ -167,6 +181,20 @@ class Host(Protocol):
 
     def send(self, local: Path, path: str, *, mode: int, owner: str, timeout_s: float) -> str:
         """Copy a file of any size to there, otherwise as `write`. Returns its SHA-256, as counted on both sides."""
+        ...
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What a conversation with a service (SSH calls it subsystem) comes to, as the user who logged in.
+
+        Args:
+            service: Its name, such as `sftp`.
+            talk: Holds the conversation, and may repeat it: it is called again when the connection is lost.
+            silence_s: For how long nothing may come or go before it counts as lost.
+
+        Raises:
+            HostLacks: There is no such service.
+            HostUnreachable: No connection, or it was lost.
+        """
         ...
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.engine.clock import Clock
+    from orchestrator.engine.host import Stream, T
     from orchestrator.errors import OrchestratorError
     from orchestrator.hosts.secrets import Secrets
 
@@ -60,6 +61,10 @@ class Transport(Protocol):
             HostUnreachable: Nothing was started, or it may be repeated.
             HostConnectionLost: What became of it is not known.
         """
+        ...
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What one conversation with a service comes to. See `engine.host.Host`; it is not repeated here."""
         ...
 
     def close(self) -> None:
@@ -144,6 +149,14 @@ class Machine:
                 remedy=f"look at {self.name} for what it waits for, then repeat",
             )
         return done
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What a conversation with a service of the host comes to."""
+
+        def attempt() -> T:
+            return self._transport.converse(service, talk, silence_s=silence_s)
+
+        return retry.call(self._policy, attempt, clock=self._clock, scheduled=self._retried)
 
     # ---- files ------------------------------------------------------------------------------------------------
 
