@@ -39,6 +39,12 @@ def _answered(channel: paramiko.Channel, late: Callable[[], bool]) -> Iterator[N
         raise
 
 
+def end(channel: paramiko.Channel) -> None:
+    """Close a channel, also of a connection that broke, of which whoever uses the channel is told."""
+    with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+        channel.close()
+
+
 def subsystem(channel: paramiko.Channel, service: str, silence_s: float) -> None:
     """Have a channel lead to a subsystem.
 
@@ -50,7 +56,7 @@ def subsystem(channel: paramiko.Channel, service: str, silence_s: float) -> None
     Source: RFC 4254, 6.5.
     """
     until = time.monotonic() + silence_s
-    clock = threading.Timer(silence_s, channel.close)  # the library waits for the answer for ever
+    clock = threading.Timer(silence_s, end, [channel])  # the library waits for the answer for ever
     clock.daemon = True
     clock.start()
     try:

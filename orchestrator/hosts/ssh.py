@@ -250,7 +250,7 @@ class SshTransport:
                 raise self._lost(err) from err
             return talk(ChannelStream(channel, self._lost))
         finally:
-            channel.close()
+            exchange.end(channel)
             self._done()
 
     def _lacks(self, setting: str, what: str) -> HostLacks:
