@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A server that says nothing for so long is given up. It may have a large file to bring to its disk.
+#: A server that says nothing for so long is given up,
 SILENT_S = 60.0
+#: but it is silent, too, while it brings a file to its disk: for no longer than this takes.
+_SLOWEST_DISK_BYTES_S = 16 << 20
 _ASKED_S = 20.0
 _WORD = "shell"
 
@@ -233,7 +235,7 @@ class SftpStore:
             session.rename(part, self._at(name))
 
         try:
-            self._talk(work, f"{name} cannot be written")
+            self._talk(work, f"{name} cannot be written", SILENT_S + size_bytes / _SLOWEST_DISK_BYTES_S)
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong first is what counts; `tidy` comes later
                 self._talk(lambda session: session.remove(part), "")
@@ -289,7 +291,7 @@ class SftpStore:
 
     # ---- the conversation -------------------------------------------------------------------------------------
 
-    def _talk(self, work: Callable[[Session], T], what: str) -> T:
+    def _talk(self, work: Callable[[Session], T], what: str, silence_s: float | None = None) -> T:
         """What `work` comes to; from the beginning again when the connection is lost, as commands are."""
 
         def talk(stream: Stream) -> T:
@@ -311,7 +313,7 @@ class SftpStore:
             except Garbled as err:
                 raise StoreError(f"{self.url}: {what}: {err}", remedy=f"try `{self._by_hand}`, then repeat") from err
 
-        return self._host.converse("sftp", talk, silence_s=SILENT_S)
+        return self._host.converse("sftp", talk, silence_s=silence_s or SILENT_S)
 
     def _failed(self, what: str, err: Declined) -> StoreError:
         return StoreError(

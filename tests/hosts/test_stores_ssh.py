@@ -1,6 +1,7 @@
 """The contract of `tests/scenario/test_stores.py`, held to over a real sshd: by a shell, and by SFTP alone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -287,6 +288,32 @@ def test_an_account_that_may_not_is_told_so(opened, open_ground):
                 use()
 
     assert names_in(place) == ["a.db"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server locks others in")
+def test_an_account_that_is_locked_into_a_directory_has_paths_of_its_own(opened, large, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/run") as made:  # all above a jail has to be root's alone
+        ground = Path(made)
+        jail = ground / "jail"
+        (jail / "srv").mkdir(parents=True)
+        shutil.chown(jail / "srv", "nobody")
+        ground.chmod(0o711)
+        server = sshd.create(ground / "sshd", only_sftp=True)
+        server.directory.chmod(0o711)
+        with (server.directory / "sshd_config").open("a") as file:
+            file.write(f"ChrootDirectory {jail}\n")
+        server.start()
+        try:
+            store = opened(server, directory="/srv/prod", user="nobody")
+            store.put(large, "a.db", digest(LARGE))
+            store.get("a.db", tmp_path / "back")
+
+            assert (tmp_path / "back").read_bytes() == (jail / "srv/prod/a.db").read_bytes() == LARGE
+            with pytest.raises(StoreError, match="permission denied"):
+                opened(server, directory="/elsewhere", user="nobody").put_bytes(b"x", "a.json")
+        finally:
+            server.cut()
+            server.stop()
 
 
 def test_a_server_that_falls_silent_in_the_middle_is_given_up(opened, vault, place, large, monkeypatch):
