@@ -15,13 +15,14 @@ from orchestrator.errors import CommandTimedOut, HostAuthFailed, HostError, Host
 from orchestrator.hosts import commands
 from orchestrator.hosts.commands import Sudo
 from orchestrator.hosts.output import Output
+from orchestrator.hosts.sftp import SftpFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.engine.clock import Clock
-    from orchestrator.engine.host import Stream, T
+    from orchestrator.engine.host import Files, Stream, T
     from orchestrator.errors import OrchestratorError
     from orchestrator.hosts.secrets import Secrets
 
@@ -64,7 +65,7 @@ class Transport(Protocol):
         ...
 
     def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
-        """What one conversation with a service comes to. See `engine.host.Host`; it is not repeated here."""
+        """What one conversation with a service comes to. It is not repeated here."""
         ...
 
     def close(self) -> None:
@@ -157,6 +158,10 @@ class Machine:
             return self._transport.converse(service, talk, silence_s=silence_s)
 
         return retry.call(self._policy, attempt, clock=self._clock, scheduled=self._retried)
+
+    def files(self, talk: Callable[[Files], T], *, silence_s: float) -> T:
+        """What a conversation about files comes to."""
+        return self.converse("sftp", lambda stream: talk(SftpFiles(stream, self.name)), silence_s=silence_s)
 
     # ---- files ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.engine.clock import Clock
-    from orchestrator.engine.host import Host, Stream, T
+    from orchestrator.engine.host import Files, Host, T
 
 #: A word of a command is cut to this in events and the journal; the file has all of it.
 WORD = 200
@@ -145,9 +145,9 @@ class Recorded:
         self._file("send", path, local.stat().st_size, began)
         return sha256
 
-    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
-        """What a conversation with a service comes to. None of it is written down: it is contents of files."""
-        return self._host.converse(service, talk, silence_s=silence_s)
+    def files(self, talk: Callable[[Files], T], *, silence_s: float) -> T:
+        """What a conversation about files comes to. None of it is written down: it is their contents."""
+        return self._host.files(talk, silence_s=silence_s)
 
     def _opened(self, argv: Sequence[str]) -> tuple[Path, IO[bytes]]:
         """A new file for one command, with the command in its first line."""

@@ -1,14 +1,14 @@
-"""SFTP's packets: answers in any order, less than was asked for, and what is no SFTP."""
+"""Destinations over SFTP: servers that answer otherwise than OpenSSH's, and which accounts are used by it."""
 
 import struct
 
 import pytest
 
 from orchestrator.backup.sftp import AccountStore, SftpStore
-from orchestrator.backup.sftpwire import AHEAD, PIECE_BYTES, Declined, Ended, Garbled, Session
 from orchestrator.backup.stores import HostStore
-from orchestrator.engine.host import Completed
+from orchestrator.engine.host import Completed, Declined, Garbled
 from orchestrator.errors import HostLacks, HostUnreachable, StoreError
+from orchestrator.hosts.sftp import PIECE_BYTES, SftpFiles
 
 STATUS, HANDLE, DATA, NAME, ATTRS = 101, 102, 103, 104, 105
 
@@ -43,8 +43,12 @@ class Scripted:
     def __init__(self, *answers):
         self.rest = b"".join(answers)
         self.sent = []
+        self.breaks_after = 1 << 20
 
     def send(self, content):
+        if len(self.sent) > self.breaks_after:
+            self.rest = b""
+            raise HostUnreachable("broken", remedy="wait")
         self.sent.append(content)
 
     def receive(self, most_bytes):
@@ -52,99 +56,91 @@ class Scripted:
         return taken
 
 
+def files(*answers):
+    return SftpFiles(Scripted(version(), *answers), "vault")
+
+
 def read(*answers, size):
-    return list(Session(Scripted(version(), HANDLE_1, *answers)).read("a", size))
+    return b"".join(files(HANDLE_1, *answers).read("a", size))
 
 
 def test_answers_may_come_in_any_order():
     first, second = b"a" * PIECE_BYTES, b"b" * 10
 
-    assert read(data(3, second), data(2, first), status(4), size=PIECE_BYTES + 10) == [first, second]
+    assert read(data(3, second), data(2, first), status(4), size=PIECE_BYTES + 10) == first + second
 
 
 def test_a_server_may_give_less_than_it_was_asked_for():
-    assert read(data(2, b"ab"), data(3, b"c"), status(4), size=3) == [b"ab", b"c"]
-
-
-def test_no_more_requests_are_under_way_than_memory_is_meant_for():
-    stream = Scripted(version(), HANDLE_1, *(data(n + 2, b"x" * PIECE_BYTES) for n in range(AHEAD)))
-    pieces = Session(stream).read("a", PIECE_BYTES * AHEAD * 10)
-
-    next(pieces)
-
-    assert len(stream.sent) == 2 + AHEAD
-
-
-def test_a_file_that_is_written_is_not_ahead_of_its_answers_for_ever():
-    stream = Scripted(version(), HANDLE_1, *(status(n + 2) for n in range(AHEAD * 2 + 1)))
-
-    Session(stream).write("a", 0o600, [b"x" * PIECE_BYTES * AHEAD * 2])
-
-    assert len(stream.sent) == 2 + AHEAD * 2 + 1
-    assert stream.rest == b""
-
-
-def test_the_answer_to_the_last_write_counts():
-    with pytest.raises(Declined, match=r"the server only says that it failed \(disk on fire\)"):
-        Session(Scripted(version(), HANDLE_1, status(2), status(3, 4, b"disk on\nfire"))).write(
-            "a", 0o600, [b"x", b"y"]
-        )
-
-
-def test_what_cannot_be_brought_to_the_disk_is_an_error():
-    answers = version(b"fsync@openssh.com"), HANDLE_1, status(2), status(3, 4, b"Failure"), status(4)
-
-    with pytest.raises(Declined, match=r"^the server only says that it failed$"):
-        Session(Scripted(*answers)).write("a", 0o600, [b"x"])
+    assert read(data(2, b"ab"), data(3, b"c"), status(4), size=3) == b"abc"
 
 
 def test_a_file_that_ends_before_its_size_is_not_taken_for_whole():
     with pytest.raises(Garbled, match="ended too early"):
-        read(data(2, b"ab"), status(3, 1), size=3)
+        read(data(2, b"ab"), status(3, 1), status(4), size=3)
 
 
-@pytest.mark.parametrize("content", [b"", b"abcd"])
-def test_more_than_was_asked_for_and_nothing_are_no_answers(content):
-    with pytest.raises(Garbled, match=f"3 bytes were asked for, and {len(content)} came"):
-        read(data(2, content), size=3)
+def test_the_answer_to_the_last_write_counts():
+    answers = HANDLE_1, status(2), status(3), status(4, 4, b"disk on\nfire"), status(5)
+
+    with pytest.raises(Declined, match=r"^the server only says that it failed \(disk on fire\)$"):
+        files(*answers).write("a", [b"x", b"y"])
 
 
-def test_another_answer_than_was_asked_for_is_none():
-    with pytest.raises(Garbled, match="answers with 101 instead of 103"):
-        read(status(2), size=3)
+def test_the_answer_to_an_earlier_write_counts():
+    answers = HANDLE_1, status(2), status(3, 4, b"Failure"), status(4), status(5)
+
+    with pytest.raises(Declined, match=r"^the server only says that it failed$"):
+        files(*answers).write("a", [b"x", b"y"])
 
 
-def test_a_server_that_ends_in_the_middle_is_told_apart():
-    with pytest.raises(Ended):
-        read(data(2, b"ab")[:-1], size=2)
+def test_what_cannot_be_replaced_is_not_taken_away():
+    stream = Scripted(version(b"posix-rename@openssh.com"), status(1, 4, b"Failure"))
+
+    with pytest.raises(Declined):
+        SftpFiles(stream, "vault").rename("a", "b")
+
+    assert len(stream.sent) == 2
+
+
+@pytest.mark.parametrize("request_number", range(1, 8))
+def test_a_connection_that_breaks_at_any_request_is_the_hosts_error(request_number):
+    stream = Scripted(version(), HANDLE_1, *(data(n, b"x" * PIECE_BYTES) for n in range(2, 12)))
+    talking = SftpFiles(stream, "vault")
+    stream.breaks_after = request_number
+
+    with pytest.raises(HostUnreachable):
+        list(talking.read("a", 10 * PIECE_BYTES))
+
+
+def test_who_interrupts_waits_for_nothing():
+    stream = Scripted(version(), HANDLE_1, status(2), status(3))
+    talking = SftpFiles(stream, "vault")
+
+    def interrupted(_):
+        stream.receive = None
+        raise KeyboardInterrupt
+
+    def pieces():
+        yield b"x"
+        stream.receive = interrupted
+
+    with pytest.raises(KeyboardInterrupt):
+        talking.write("a", pieces())
 
 
 @pytest.mark.parametrize(
     ("said", "why"),
-    [
-        (b"Welcome to vault!\n", "no SFTP"),
-        (b"", "ended"),
-        (b"\0\0\0\0", "no SFTP"),
-        (version(number=2), "version 3"),
-        (status(1), "version 3"),
-        (packet(2, 3, string(b"posix-rename@openssh.com")), "too early"),
-        (packet(2), "too early"),
-    ],
+    [(b"Welcome to vault!\n", "no SFTP"), (b"", "ended"), (status(1), "no SFTP"), (packet(2), "no SFTP")],
 )
 def test_what_is_no_sftp_is_recognized(said, why):
     with pytest.raises(Garbled, match=why):
-        Session(Scripted(said))
+        SftpFiles(Scripted(said), "vault")
 
 
-def test_what_an_attribute_leaves_out_is_not_known_and_what_it_adds_is_passed_over():
-    full = 0x8000000F
-    attributes = packet(ATTRS, 1, full, struct.pack(">Q", 5), 1, 1, 0o100600, 7, 8, 1, string(b"name"), string(b"more"))
-    session = Session(Scripted(version(), attributes, packet(ATTRS, 2, 0)))
+def test_what_an_attribute_leaves_out_is_not_known():
+    found = files(packet(ATTRS, 1, 0)).seen("a")
 
-    known, unknown = session.seen("a"), session.seen("b")
-
-    assert (known.size_bytes, known.mode, known.modified) == (5, 0o100600, 8)
-    assert (unknown.size_bytes, unknown.mode, unknown.modified) == (None, None, None)
+    assert (found.size_bytes, found.mode, found.modified) == (None, None, None)
 
 
 # ---- what the store makes of it ---------------------------------------------------------------------------------
@@ -158,8 +154,8 @@ class Talking:
     def __init__(self, *answers):
         self.answers = answers
 
-    def converse(self, service, talk, *, silence_s):
-        return talk(Scripted(*self.answers))
+    def files(self, talk, *, silence_s):
+        return talk(SftpFiles(Scripted(*self.answers), self.name))
 
 
 def store(*answers):
@@ -179,7 +175,7 @@ def test_a_server_that_ends_in_the_middle_is_tried_again():
 
 
 def test_a_server_that_answers_nonsense_is_an_error_of_the_store():
-    with pytest.raises(StoreError, match="it cannot be listed: it answers with 103"):
+    with pytest.raises(StoreError, match="it cannot be listed: what it says is no SFTP: Expected handle"):
         store(version(), data(1, b"x")).names()
 
 
@@ -188,14 +184,6 @@ def test_a_kind_of_file_that_is_not_told_is_not_guessed():
 
     with pytest.raises(StoreError, match=r"does not tell kind, size and time of a.db"):
         store(version(), HANDLE_1, listed, status(3, 1), status(4)).names()
-
-
-def test_a_server_that_does_not_tell_its_room_is_not_asked():
-    assert store(version(), packet(ATTRS, 1, 0)).free_bytes() is None
-
-
-def test_room_that_may_not_be_looked_at_is_not_known():
-    assert store(version(b"statvfs@openssh.com"), status(1, 3)).free_bytes() is None
 
 
 # ---- shell or SFTP ----------------------------------------------------------------------------------------------
