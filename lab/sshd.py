@@ -113,8 +113,8 @@ class Sshd:
         return len(sessions)
 
 
-def create(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Sshd:
-    """A server in an empty directory: all its files, nothing started."""
+def create(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",), only_sftp: bool = False) -> Sshd:
+    """A server in an empty directory: all its files, nothing started. With `only_sftp` nobody has a shell there."""
     host.ensure_tools(PACKAGES)
     directory.mkdir(parents=True, mode=0o700)
     made = Sshd(directory, free_port(), kinds)
@@ -134,7 +134,10 @@ def create(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Sshd:
         "MaxSessions": "200",
         "PrintMotd": "no",
         "UseDNS": "no",
+        "Subsystem": "sftp internal-sftp",
     }
+    if only_sftp:
+        settings["ForceCommand"] = "internal-sftp"
     keys = "".join(f"HostKey {made.host_key(kind)}\n" for kind in kinds)
     (directory / "sshd_config").write_text(keys + "".join(f"{key} {value}\n" for key, value in settings.items()))
     if os.geteuid() == 0:
@@ -143,9 +146,9 @@ def create(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Sshd:
 
 
 @contextmanager
-def running(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",)) -> Iterator[Sshd]:
+def running(directory: Path, *, kinds: tuple[str, ...] = ("ed25519",), only_sftp: bool = False) -> Iterator[Sshd]:
     """A server for as long as the context lasts; it ends with this process, however that ends."""
-    made = create(directory, kinds=kinds)
+    made = create(directory, kinds=kinds, only_sftp=only_sftp)
     made.start()
     try:
         yield made

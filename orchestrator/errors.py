@@ -10,6 +10,7 @@ OrchestratorError                1  (never raised itself)
 │   ├── HostKeyChanged          11  the host shows another key than the known one
 │   ├── HostAuthFailed          11  the host, or its sudo, refuses us
 │   ├── HostFileMissing         11  there is no such file on the host
+│   ├── HostLacks               11  the host does not offer what it was asked for: commands, or a service of SSH
 │   ├── CommandFailed           11  a command ended, but not well
 │   ├── CommandTimedOut         11  a command did not end in the time it was given, and was ended
 │   └── CommandVanished         11  a detached command ended without a result: the host went down under it
@@ -108,6 +109,10 @@ class HostAuthFailed(HostError):
 
 class HostFileMissing(HostError):
     """There is no such file on the host."""
+
+
+class HostLacks(HostError):
+    """The host is there, and does not offer what it was asked for: to run commands, or a service over SSH."""
 
 
 class CommandFailed(HostError):

@@ -87,11 +87,11 @@ class DirectoryStore:
     def free_bytes(self) -> int | None:
         """How much there is room for, for this user."""
         there = self._path
-        while not there.exists() and there != there.parent:
-            there = there.parent
         try:
+            while not there.exists() and there != there.parent:
+                there = there.parent
             found = os.statvfs(there)
-        except OSError:
+        except OSError:  # as of a file system of the network whose server is away: the run tells
             return None
         return found.f_bavail * found.f_frsize
 

@@ -189,6 +189,8 @@ def _of_file_url(text: str) -> Path:
 
 
 def _over_sftp(text: str, host: Callable[[str], Host] | None) -> Store:
+    from orchestrator.backup.sftp import AccountStore  # noqa: PLC0415  it needs this module
+
     parts = urlsplit(text)
     path = unquote(parts.path)
     directory = f"./{path[3:]}" if path.startswith("/~/") else path
@@ -196,7 +198,7 @@ def _over_sftp(text: str, host: Callable[[str], Host] | None) -> Store:
         raise BadUsage(f"{text} names no directory of a host", remedy="write sftp://[USER@]HOST[:PORT]/DIR")
     with contextlib.suppress(ValueError):
         if parts.port != 0:
-            return HostStore(_made(host, f"sftp://{parts.netloc}", text), directory, text, sudo=False)
+            return AccountStore(_made(host, f"sftp://{parts.netloc}", text), directory, text)
     raise BadUsage(f"{text} has no port that can be", remedy="write sftp://[USER@]HOST[:PORT]/DIR")
 
 

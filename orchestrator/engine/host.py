@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from orchestrator.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
+
+T = TypeVar("T")
 
 #: Where on a host what is this program's is kept: of each run a directory, with what its commands left there.
 STATE = "/var/lib/orchestrator"
@@ -92,6 +94,83 @@ class Vouched:
     file: str
 
 
+class Stream(Protocol):
+    """Both directions of a conversation with a service of a host. Its methods raise HostUnreachable when it is lost."""
+
+    def send(self, content: bytes) -> None:
+        """Send all of it."""
+        ...
+
+    def receive(self, most_bytes: int) -> bytes:
+        """What has come, as soon as something has; b"" when the service has ended."""
+        ...
+
+
+class Declined(Exception):
+    """A host did not do something with a file, for the reason that is its text.
+
+    Attributes:
+        missing: There is no such file.
+    """
+
+    def __init__(self, why: str, *, missing: bool = False) -> None:
+        super().__init__(why)
+        self.missing = missing
+
+
+class Garbled(Exception):
+    """What a host answers is not what it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is told of a file; None for what is left out.
+
+    Attributes:
+        name: As it was asked for, or listed.
+        size_bytes: Of it.
+        mode: Its kind and rights, as in `stat`.
+        modified: In seconds since the epoch.
+    """
+
+    name: str
+    size_bytes: int | None
+    mode: int | None
+    modified: int | None
+
+
+class Files(Protocol):
+    """Files of a host without commands. Its methods raise Declined, Garbled, and HostUnreachable when it is lost."""
+
+    def listed(self, directory: str) -> list[Entry]:
+        """The names in a directory with what they are, links as links, in no order."""
+        ...
+
+    def seen(self, path: str, *, followed: bool = False) -> Entry | None:
+        """What is there, a link as a link unless it is followed; None where nothing is."""
+        ...
+
+    def make_directory(self, path: str, mode: int) -> None:
+        """One that is not there yet."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """A file, or a link; that it is not there is fine."""
+        ...
+
+    def rename(self, path: str, to: str) -> None:
+        """A file gets another name, which it takes from what has it."""
+        ...
+
+    def write(self, path: str, pieces: Iterable[bytes]) -> None:
+        """Make a file that is not there yet, for its user only."""
+        ...
+
+    def read(self, path: str, size_bytes: int) -> Generator[bytes, None, None]:
+        """The first bytes of a file, in order; Garbled when it has fewer."""
+        ...
+
+
 class Host(Protocol):
     """One machine."""
 
@@ -167,6 +246,20 @@ class Host(Protocol):
 
     def send(self, local: Path, path: str, *, mode: int, owner: str, timeout_s: float) -> str:
         """Copy a file of any size to there, otherwise as `write`. Returns its SHA-256, as counted on both sides."""
+        ...
+
+    def files(self, talk: Callable[[Files], T], *, silence_s: float) -> T:
+        """What a conversation about files comes to. It is by SFTP, as the user who logged in, and needs no commands.
+
+        Args:
+            talk: Holds the conversation, and may repeat it: it is called again when the connection is lost.
+            silence_s: For how long nothing may come or go before it counts as lost.
+
+        Raises:
+            HostLacks: There is no SFTP.
+            HostUnreachable: No connection, or it was lost.
+            Garbled: What the host offers as SFTP is none.
+        """
         ...
 
     def close(self) -> None:

@@ -8,8 +8,9 @@ from orchestrator.errors import HostUnreachable
 from orchestrator.hosts import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from orchestrator.engine.host import Stream, T
     from orchestrator.hosts.output import Output
 
 # As sh's child in there, so that a signal's end arrives as 128 and more whatever the runtime makes of it.
@@ -69,6 +70,11 @@ class ContainerTransport:
                 remedy=f"set DOCKER_HOST to the daemon that runs it, then `{look}`; or pass --ssh" if nobody else look,
             )
         return rc
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """Nothing: services are SSH's."""
+        del talk, silence_s
+        raise process.no_service(self._container, service)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from orchestrator.hosts import process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from orchestrator.engine.host import Stream, T
     from orchestrator.hosts.output import Output
 
 
@@ -29,6 +30,11 @@ class LocalTransport:
         return process.execute(
             "this machine", argv, stdin=stdin, output=output, deadline_s=deadline_s, repeatable=repeatable
         )
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """Nothing: services are SSH's."""
+        del talk, silence_s
+        raise process.no_service("this machine", service)
 
     def close(self) -> None:
         """Nothing is held."""

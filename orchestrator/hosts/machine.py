@@ -15,12 +15,14 @@ from orchestrator.errors import CommandTimedOut, HostAuthFailed, HostError, Host
 from orchestrator.hosts import commands
 from orchestrator.hosts.commands import Sudo
 from orchestrator.hosts.output import Output
+from orchestrator.hosts.sftp import SftpFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.engine.clock import Clock
+    from orchestrator.engine.host import Files, Stream, T
     from orchestrator.errors import OrchestratorError
     from orchestrator.hosts.secrets import Secrets
 
@@ -60,6 +62,10 @@ class Transport(Protocol):
             HostUnreachable: Nothing was started, or it may be repeated.
             HostConnectionLost: What became of it is not known.
         """
+        ...
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What one conversation with a service comes to. It is not repeated here."""
         ...
 
     def close(self) -> None:
@@ -144,6 +150,18 @@ class Machine:
                 remedy=f"look at {self.name} for what it waits for, then repeat",
             )
         return done
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What a conversation with a service of the host comes to."""
+
+        def attempt() -> T:
+            return self._transport.converse(service, talk, silence_s=silence_s)
+
+        return retry.call(self._policy, attempt, clock=self._clock, scheduled=self._retried)
+
+    def files(self, talk: Callable[[Files], T], *, silence_s: float) -> T:
+        """What a conversation about files comes to."""
+        return self.converse("sftp", lambda stream: talk(SftpFiles(stream, self.name)), silence_s=silence_s)
 
     # ---- files ------------------------------------------------------------------------------------------------
 

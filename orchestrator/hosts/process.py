@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.errors import HostConnectionLost, HostUnreachable
+from orchestrator.errors import HostConnectionLost, HostLacks, HostUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +69,11 @@ def lost(name: str, why: str, *, repeatable: bool) -> HostError:
         f"{name}: the connection broke while a command ran: {why}",
         remedy=f"look on {name} whether it still runs or has taken effect, before it is repeated",
     )
+
+
+def no_service(name: str, service: str) -> HostLacks:
+    """The error for a machine that is not reached by SSH."""
+    return HostLacks(f"{name}: {service} is a service of SSH, which it is not reached by", remedy="reach it by SSH")
 
 
 class _Pump:

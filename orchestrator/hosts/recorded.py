@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.engine.clock import Clock
-    from orchestrator.engine.host import Host
+    from orchestrator.engine.host import Files, Host, T
 
 #: A word of a command is cut to this in events and the journal; the file has all of it.
 WORD = 200
@@ -144,6 +144,10 @@ class Recorded:
         sha256 = self._host.send(local, path, mode=mode, owner=owner, timeout_s=timeout_s)
         self._file("send", path, local.stat().st_size, began)
         return sha256
+
+    def files(self, talk: Callable[[Files], T], *, silence_s: float) -> T:
+        """What a conversation about files comes to. None of it is written down: it is their contents."""
+        return self._host.files(talk, silence_s=silence_s)
 
     def _opened(self, argv: Sequence[str]) -> tuple[Path, IO[bytes]]:
         """A new file for one command, with the command in its first line."""

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import paramiko
 
-from orchestrator.errors import HostAuthFailed, HostError, HostUnreachable
-from orchestrator.hosts import commands, known
+from orchestrator.errors import HostAuthFailed, HostError, HostLacks, HostUnreachable
+from orchestrator.hosts import commands, exchange, known
+from orchestrator.hosts.exchange import ChannelStream, Exchange
 from orchestrator.hosts.known import HostKey
-from orchestrator.hosts.process import QUIET_S, READ_BYTES, lost
+from orchestrator.hosts.process import lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from orchestrator.engine.host import Stream, T
     from orchestrator.hosts.config import Hop, Route
     from orchestrator.hosts.keyring import Keyring
     from orchestrator.hosts.output import Output
@@ -192,6 +194,7 @@ class SshTransport:
         self._board = board
         self._transport: paramiko.Transport | None = None
         self._open = 0
+        self._runs_commands = False
         self._mutex = threading.Condition()
 
     @property
@@ -219,15 +222,52 @@ class SshTransport:
         deadline = time.monotonic() + deadline_s
         channel = self._channel(deadline)
         try:
-            return _Exchange(channel, stdin, output, deadline).run(commands.line(argv))
+            rc = Exchange(channel, stdin, output, deadline).run(commands.line(argv))
+        except exchange.RequestRefused as err:
+            if self._runs_commands:  # it did before: it is short of processes, which passes
+                raise lost(hop.alias, _words(err), repeatable=True) from err
+            raise self._lacks("ForceCommand", "runs no commands") from err
         except (paramiko.SSHException, EOFError, OSError) as err:
             if isinstance(err, TimeoutError):
                 self.close()  # a host that stays silent on one channel is not asked on another
             raise lost(hop.alias, _words(err), repeatable=repeatable) from err
+        else:
+            self._runs_commands = True
+            return rc
         finally:
-            with self._mutex:
-                self._open -= 1
-                self._mutex.notify()
+            self._done()
+
+    def converse(self, service: str, talk: Callable[[Stream], T], *, silence_s: float) -> T:
+        """What one conversation with a subsystem comes to."""
+        channel = self._channel(time.monotonic() + silence_s)
+        try:
+            channel.settimeout(silence_s)
+            try:
+                exchange.subsystem(channel, service, silence_s)
+            except exchange.RequestRefused as err:
+                raise self._lacks(f"`Subsystem {service} internal-{service}`", f"offers no {service}") from err
+            except (paramiko.SSHException, EOFError, OSError) as err:
+                raise self._lost(err) from err
+            return talk(ChannelStream(channel, self._lost))
+        finally:
+            exchange.end(channel)
+            self._done()
+
+    def _lacks(self, setting: str, what: str) -> HostLacks:
+        alias = self._route[-1].alias
+        return HostLacks(
+            f"{alias}: its SSH server {what}", remedy=f"see {setting} in {alias}'s sshd_config, or use another host"
+        )
+
+    def _lost(self, err: BaseException) -> HostError:
+        if isinstance(err, TimeoutError):
+            self.close()  # as for commands
+        return lost(self._route[-1].alias, _words(err), repeatable=True)
+
+    def _done(self) -> None:
+        with self._mutex:
+            self._open -= 1
+            self._mutex.notify()
 
     def _channel(self, deadline: float) -> paramiko.Channel:
         """A channel for one command, when the host has one to spare.
@@ -270,77 +310,6 @@ class SshTransport:
             raise
         except (paramiko.SSHException, EOFError, OSError) as err:
             raise _unreachable(self._route[-1], err) from err
-
-
-class _Exchange:
-    """One command on one channel: its input and its errors are moved by threads beside the caller's."""
-
-    def __init__(self, channel: paramiko.Channel, stdin: Iterator[bytes], output: Output, deadline: float) -> None:
-        self._channel = channel
-        self._stdin = stdin
-        self._output = output
-        self._deadline = deadline
-        self._late = False
-
-    def run(self, line: str) -> int:
-        """The exit status.
-
-        Raises:
-            TimeoutError: The deadline passed.
-            EOFError: The connection ended before the command did.
-        """
-        channel = self._channel
-        channel.settimeout(_LOOK_S)
-        errors = threading.Thread(target=self._errors, name="ssh-stderr", daemon=True)
-        errors.start()  # it keeps the deadline, too: the library waits for ever for the answer to `exec`
-        try:
-            channel.exec_command(line)
-            threading.Thread(target=self._feed, name="ssh-stdin", daemon=True).start()
-            self._read(channel.recv, self._output.out)
-            channel.status_event.wait(max(0.0, self._deadline - time.monotonic()))
-            errors.join(QUIET_S + 2 * _LOOK_S)
-        finally:
-            channel.close()
-            errors.join(QUIET_S)
-        if self._late:
-            raise TimeoutError("no end in time")
-        if channel.exit_status < 0:
-            raise EOFError("it was closed before the command ended")
-        return int(channel.exit_status)
-
-    def _read(self, receive: Any, take: Any) -> None:
-        """To the end of a stream, or until the command has ended and it is quiet. See `process.QUIET_S`."""
-        heard = time.monotonic()
-        while True:
-            now = time.monotonic()
-            if now >= self._deadline:
-                self._late = True
-                self._channel.close()
-                return
-            ended = self._channel.status_event.is_set()  # what it said before that is here by now, and read next
-            try:
-                chunk = receive(READ_BYTES)
-            except TimeoutError:
-                if ended and now - heard >= QUIET_S:
-                    return
-                continue
-            if not chunk:
-                return
-            heard = now
-            take(chunk)
-
-    def _errors(self) -> None:
-        with contextlib.suppress(OSError, EOFError):  # the other thread sees the same, and raises it
-            self._read(self._channel.recv_stderr, self._output.err)
-
-    def _feed(self) -> None:
-        with contextlib.suppress(OSError, EOFError):  # it reads no more, which is its own affair
-            for piece in self._stdin:
-                rest = piece
-                while rest and not self._channel.closed:
-                    with contextlib.suppress(TimeoutError):
-                        rest = rest[self._channel.send(rest) :]
-            self._channel.shutdown_write()
 
 
 def _host_key(transport: paramiko.Transport) -> HostKey:

@@ -190,7 +190,9 @@ def test_who_looks_at_a_host_sees_what_is_at_work_there(host, unit):
     script = queries.KEPT.script.replace(STATE, one.root)
 
     def at_work():
-        return parse_at_work(host.run(["sh", "-c", script, "sh"], timeout_s=LONG_S).text)
+        # A kubeadm of the lab, in a container of this very machine, is seen as well.
+        found = parse_at_work(host.run(["sh", "-c", script, "sh"], timeout_s=LONG_S).text)
+        return [each for each in found if not each.startswith("kubeadm ")]
 
     def begun(_):
         seen.extend(at_work())
@@ -199,7 +201,7 @@ def test_who_looks_at_a_host_sees_what_is_at_work_there(host, unit):
     detached(host, one, "sh", "-c", f"echo begun; while [ ! -e {one.root}/go ]; do sleep 0.1; done", on_line=begun)
 
     assert [each.partition(" (process ")[0] for each in seen] == [one.directory.removeprefix(f"{one.root}/")]
-    assert at_work() == ()
+    assert at_work() == []
 
 
 def test_a_connection_that_is_cut_in_the_middle_neither_ends_nor_repeats_it(host, unit, cut):

@@ -18,6 +18,9 @@ class FakeSshd:
         forwards: Channels to other addresses are allowed.
 
     Attributes:
+        subsystems: Name -> the program that serves it.
+        refuses: Commands are not run.
+        silent: Requests for a subsystem are not answered.
         sessions: How many commands a connection takes at once: sshd's own limit, unless a test sets another.
     """
 
@@ -26,6 +29,9 @@ class FakeSshd:
         self.accepts = accepts
         self.forwards = forwards
         self.sessions = 10
+        self.subsystems = {}
+        self.refuses = False
+        self.silent = threading.Event()
         self.transports = []
         self.offered = []
         self.commands = []
@@ -113,7 +119,17 @@ class _Session(paramiko.ServerInterface):
             far.shutdown(socket.SHUT_RDWR)
         far.close()
 
+    def check_channel_subsystem_request(self, channel, name):
+        if self._server.silent.is_set():
+            threading.Event().wait(5)
+        if (program := self._server.subsystems.get(name)) is None:
+            return False
+        threading.Thread(target=_execute, args=(channel, program), daemon=True).start()
+        return True
+
     def check_channel_exec_request(self, channel, command):
+        if self._server.refuses:
+            return False
         self._server.commands.append(command.decode())
         threading.Thread(target=_execute, args=(channel, command), daemon=True).start()
         return True

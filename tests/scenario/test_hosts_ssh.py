@@ -3,6 +3,7 @@
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import paramiko
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.errors import (
     HostError,
     HostKeyChanged,
     HostKeyUnknown,
+    HostLacks,
     HostUnreachable,
 )
 from orchestrator.hosts.config import SshConfig
@@ -20,7 +22,7 @@ from orchestrator.hosts.keyring import Keyring
 from orchestrator.hosts.output import Output
 from orchestrator.hosts.secrets import Secrets
 from orchestrator.hosts.ssh import SshTransport, Switchboard
-from tests.fakes.hosts import machine, over_ssh, settings
+from tests.fakes.hosts import local, machine, over_ssh, settings
 from tests.fakes.sshd import FakeSshd
 from tests.fakes.time import FakeClock
 
@@ -321,3 +323,107 @@ def test_a_host_that_falls_silent_counts_as_lost_at_the_deadline(config):
 def from_now(transport, argv, deadline_s):
     with Output() as output:
         return transport.execute(argv, stdin=iter(()), output=output, deadline_s=deadline_s, repeatable=False)
+
+
+# ---- services ---------------------------------------------------------------------------------------------------
+
+
+def greeted(stream):
+    stream.send(b"hello\n")
+    return stream.receive(100)
+
+
+def test_a_service_is_conversed_with(config, server):
+    server.subsystems["echo"] = "cat"
+
+    assert over_ssh(config).converse("echo", greeted, silence_s=LONG_S) == b"hello\n"
+
+
+def test_a_service_that_ends_has_no_more_to_say(config, server):
+    server.subsystems["nothing"] = "exit 0"
+
+    assert over_ssh(config).converse("nothing", lambda stream: stream.receive(100), silence_s=LONG_S) == b""
+
+
+def test_a_service_that_is_not_offered_is_told_and_not_tried_again(config, server):
+    tried = []
+    host = over_ssh(config, patience_s=20.0, retried=lambda *what: tried.append(what))
+
+    with pytest.raises(HostLacks, match=r"^node-1: its SSH server offers no sftp$") as caught:
+        host.converse("sftp", greeted, silence_s=LONG_S)
+
+    assert "`Subsystem sftp internal-sftp` in node-1's sshd_config" in caught.value.remedy
+    assert not tried
+    assert hello(host) == "hello"
+
+
+def test_a_conversation_whose_connection_breaks_is_held_again(config, server):
+    server.subsystems["echo"] = "cat"
+    held = []
+
+    def talk(stream):
+        held.append(greeted(stream))
+        if len(held) == 1:
+            server.cut()
+        return greeted(stream)
+
+    assert over_ssh(config, patience_s=20.0).converse("echo", talk, silence_s=LONG_S) == b"hello\n"
+    assert len(held) == 2
+
+
+def test_a_service_that_says_nothing_is_given_up(config, server):
+    server.subsystems["sleep"] = "sleep 20"
+
+    with pytest.raises(HostUnreachable, match="no answer in time"):
+        over_ssh(config).converse("sleep", lambda stream: stream.receive(1), silence_s=0.3)
+
+
+def test_a_server_that_does_not_answer_the_request_is_given_up(config, server):
+    server.silent.set()
+
+    with pytest.raises(HostUnreachable, match="no answer in time"):
+        over_ssh(config).converse("sftp", greeted, silence_s=0.3)
+
+
+def test_errors_of_whoever_converses_are_theirs(config, server):
+    server.subsystems["echo"] = "cat"
+
+    with pytest.raises(FileNotFoundError):
+        over_ssh(config).converse("echo", lambda _: Path("/no/such").read_bytes(), silence_s=LONG_S)
+
+
+@pytest.mark.parametrize("sessions", [1, 10])
+def test_conversations_count_as_sessions(config, server, sessions):
+    server.sessions = sessions
+    server.subsystems["echo"] = "cat"
+    host = over_ssh(config)
+
+    with ThreadPoolExecutor(16) as crew:
+        said = list(crew.map(lambda _: host.converse("echo", greeted, silence_s=LONG_S), range(16)))
+
+    assert said == [b"hello\n"] * 16
+    assert len(server.transports) == 1
+
+
+def test_a_server_that_runs_no_commands_is_told_and_not_tried_again(config, server):
+    server.refuses = True
+    tried = []
+
+    with pytest.raises(HostLacks, match="runs no commands"):
+        hello(over_ssh(config, patience_s=20.0, retried=lambda *what: tried.append(what)))
+
+    assert not tried
+
+
+def test_a_server_that_ran_commands_before_and_refuses_one_now_is_asked_again(config, server):
+    host = over_ssh(config)
+    hello(host)
+    server.refuses = True
+
+    with pytest.raises(HostUnreachable, match="refused"):
+        hello(host)
+
+
+def test_a_machine_without_ssh_has_no_services():
+    with pytest.raises(HostLacks, match="this machine: sftp is a service of SSH"):
+        local().converse("sftp", greeted, silence_s=LONG_S)
