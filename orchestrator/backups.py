@@ -93,7 +93,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
             raise
         say(f"{err}; {node} was named")
     superseded = _superseded(app.session.server) if wish.reason == "scheduled" else ()
-    _refuse_full(found, superseded)
+    _refuse_full(found, node, superseded)
     _refuse_without_room(app.reader, wish, found.hosts[node], say)
     for text in _warnings(found, node, wish, where, recipients):
         say(text)
@@ -221,9 +221,10 @@ def _superseded(server: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _refuse_full(found: Etcd, superseded: Sequence[str]) -> None:
+def _refuse_full(found: Etcd, node: str, superseded: Sequence[str]) -> None:
     """There has to be room here, where what is superseded goes first."""
-    size = max((s.db_size_bytes for s in found.facts.statuses), default=0)
+    own = found.hosts[node].status  # another member may never have been defragmented, and be many times as large
+    size = own.db_size_bytes if own else max((s.db_size_bytes for s in found.facts.statuses), default=0)
     place = home()
     while not place.exists():  # a dry run makes nothing
         place = place.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.actions import replacement
-from orchestrator.actions.backups import Recovery, Retain, Store, Supersede, Unstage
+from orchestrator.actions.backups import Complete, Recovery, Retain, Store, Supersede, Unstage
 from orchestrator.actions.drain import Drain
 from orchestrator.actions.etcdcare import Compact, Defragment, Disarm
 from orchestrator.actions.gates import Gate, Note
@@ -44,6 +44,7 @@ def actions(clock: Clock, crew: Callable[[int], Crew] = Threads) -> Mapping[str,
         "node.drain": Drain(crew, clock),
         "etcd.snapshot": Snapshot(clock),
         "etcd.recovery": Recovery(),
+        "etcd.complete": Complete(),
         "etcd.store": Store(),
         "etcd.retain": Retain(clock),
         "etcd.supersede": Supersede(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from orchestrator.backup.stores import parent
 from orchestrator.cluster.etcdqueries import MEMBER
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
-from orchestrator.errors import ApiError, FactUnreadable, OrchestratorError
+from orchestrator.errors import ApiError, BackupError, FactUnreadable, OrchestratorError, Refused
 
 if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
@@ -83,11 +84,10 @@ class Recovery:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Have the host pack it, read it as a rebuild would, and encrypt it before any of it is on a disk here.
 
+        What a rebuild could not do without stops nothing here, for the snapshot is to be stored: see `Complete`.
+
         Raises:
             CommandFailed: The host could not pack it.
-            BackupError: It lacks what a rebuild could not do without.
-            FactUnreadable: It has that in a form that is not known.
-            Refused: Certificates are in another place, and not in it.
         """
         del now
         run.guard()
@@ -96,8 +96,7 @@ class Recovery:
         with in_memory() as memory:
             done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
-            packed = recovery.with_configuration(done.stdout, lambda: _configuration(hands))
-            reservations = recovery.collected(io.BytesIO(packed), step.node)
+            packed, reservations, lacks = _read(hands, step.node, done.stdout)
             memory.write(packed)
             memory.flush()
             memory.seek(0)
@@ -107,10 +106,56 @@ class Recovery:
             part = target.with_name(f".{target.name}.part")
             part.unlink(missing_ok=True)
             seal(Path(f"/dev/fd/{memory.fileno()}"), part, level=3, recipients=step.params["recipients"])
+            _marker(target).unlink(missing_ok=True)
+            if lacks:
+                _marker(target).write_text(json.dumps({"why": str(lacks), "remedy": lacks.remedy}))
             part.replace(target)
         run.emit("etcd.recovery", file=str(target), size_bytes=target.stat().st_size)
         for why in reservations:
             run.emit("etcd.reserved", level="warning", why=why)
+
+
+class Complete:
+    """`etcd.complete`: a rebuild has all that it needs in the recovery set that was stored.
+
+    Params: `plan`; `file`, the set's name here. It comes when all is stored: a snapshot is worth more than its set.
+    """
+
+    def probe(self, view: Site, step: Step) -> Facts:
+        """Why not, with the remedy; nothing when it has."""
+        marker = _marker(view.place(step.params["file"]))
+        return json.loads(marker.read_text()) if marker.is_file() else {}
+
+    def decide(self, now: Facts, step: Step, past: Past) -> Decision:
+        """Done when it has. Before a set was made there is something to see to."""
+        del step
+        if now or not past:
+            return Needed(now.get("why", "whether a rebuild has all it needs"))
+        return Done("a rebuild has all it needs")
+
+    def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
+        """Nothing can be done about it here.
+
+        Raises:
+            BackupError: It lacks something.
+        """
+        del hands, step, run
+        if now:
+            raise BackupError(f"the snapshot is stored, but {now['why']}", remedy=now["remedy"])
+
+
+def _marker(target: Path) -> Path:
+    """Where it stands what a set lacks, in words."""
+    return target.with_name(f"{target.name}.lacks")
+
+
+def _read(view: Site, node: str, packed: bytes) -> tuple[bytes, tuple[str, ...], OrchestratorError | None]:
+    """A set with kubeadm's configuration in it, what an operator has to know of it, and what is wrong with it."""
+    try:
+        whole = recovery.with_configuration(packed, lambda: _configuration(view))
+        return whole, recovery.collected(io.BytesIO(whole), node), None
+    except (BackupError, FactUnreadable, Refused) as err:
+        return packed, (), err
 
 
 def _configuration(view: Site) -> str:

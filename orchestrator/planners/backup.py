@@ -83,6 +83,8 @@ def backup(request: Request) -> Plan:
             "unfinished": list(request.unfinished),
         }
         steps.append(_step(request, "etcd.retain", params, FILE_S))
+    if recovery:
+        steps.append(_step(request, "etcd.complete", {"plan": request.name, "file": recovery}, FILE_S))
     steps.append(_step(request, "etcd.unstage", {"plan": request.name}, FILE_S))
     steps.append(_step(request, "host.tidy", {"plan": request.name}, FILE_S))
     return Plan(KIND, f"back up etcd of {request.node}", (Wave((Lane(request.node, tuple(steps)),)),))

@@ -251,16 +251,32 @@ def test_a_host_that_cannot_pack_it_leaves_nothing_here(world, recipients):
         (f"{PKI}/sa.key", "see why cp-1 has not all of these files; or leave"),
     ],
 )
-def test_a_set_of_which_no_machine_could_be_rebuilt_is_refused_when_it_is_made(world, recipients, path, remedy):
+def test_a_set_of_which_no_machine_could_be_rebuilt_is_stored_and_the_backup_fails(world, recipients, path, remedy):
     world.machine("cp-1").faults["collect"] = path
     world.site.configured = False
-    stage = stage_of(world, "etcd.recovery", recipients=recipients)
+    taken(world)
+    assert stage_of(world, "etcd.recovery", recipients=recipients).apply() == Done("collected")
+    stage_of(world, "etcd.store", recipients=recipients).apply()
 
-    with pytest.raises(BackupError, match=f"could not do without what cp-1 did not give .*: {path}$") as caught:
-        stage.apply()
+    with pytest.raises(
+        BackupError, match=f"^the snapshot is stored, but .* what cp-1 did not give .*: {path}$"
+    ) as caught:
+        stage_of(world, "etcd.complete", recipients=recipients).apply()
 
     assert caught.value.remedy == f"{remedy} the set out: --no-recovery-set"
-    assert list(world.site.kept.rglob("*")) == []
+    assert len(good(world.destination("a"))) == 1
+    stage_of(world, "etcd.unstage", recipients=recipients).apply()
+    assert list((world.site.kept / "staging").iterdir()) == []
+
+
+def test_once_it_is_whole_the_backup_does_not_fail(world, recipients):
+    world.machine("cp-1").faults["collect"] = TOOL
+    stage_of(world, "etcd.recovery", recipients=recipients).apply()
+    staged(world, "backup-1.recovery.tar").unlink()
+    world.machine("cp-1").faults.clear()
+    stage_of(world, "etcd.recovery", recipients=recipients).apply()
+
+    assert stage_of(world, "etcd.complete", recipients=recipients).apply() == Done("a rebuild has all it needs")
 
 
 def test_what_a_host_without_kubectl_does_not_tell_is_asked_of_the_api(world, recipients, key, tmp_path):

@@ -26,7 +26,8 @@ def params(action, **changes):
 def test_the_whole_of_a_backup_in_its_order():
     """Proven before it is stored, stored everywhere before anything is removed, cleared away at the end."""
     assert actions(keep="daily=7") == [
-        "etcd.snapshot", "etcd.recovery", "etcd.store", "etcd.retain", "etcd.unstage", "host.tidy",
+        "etcd.snapshot", "etcd.recovery", "etcd.store", "etcd.retain", "etcd.complete", "etcd.unstage",
+        "host.tidy",
     ]  # fmt: skip
 
 
