@@ -413,7 +413,8 @@ class App:
 
         store = KubeLeases(self.session, self.clock)
         sink, known = Aside(self.sink), runs.unattended
-        return as_well(store, Lease(store, self.owner, run, self.clock, sink, turns_back=True, unattended=known))
+        lease = Lease(store, self.owner, run, self.clock, sink, turns_back=True, unattended=known)
+        return as_well(store, lease, binding=plan.kind != "release")
 
     def _ask(self, plan: Plan) -> None:
         named = any("cluster_name" in step.params for step in plan.steps())

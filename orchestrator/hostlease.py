@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator.engine.lease import LeaseRecord
-from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable, HostError
+from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable, HostError, Locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ class Aside:
 
 
 @contextlib.contextmanager
-def as_well(store: LeaseStore, lease: Lease) -> Iterator[None]:
+def as_well(store: LeaseStore, lease: Lease, *, binding: bool = True) -> Iterator[None]:
     """The cluster's lease held beside the lock on a disk, where an API server answers now: others look at that one.
 
     It ends nothing when it is lost: the run itself stops the API servers that would renew it.
@@ -139,12 +139,14 @@ def as_well(store: LeaseStore, lease: Lease) -> Iterator[None]:
     Args:
         store: Where it is; asked once, since an API server that is away is not waited for.
         lease: It.
+        binding: Another run that has it is in the way. Not of a way back: the failed run may have it yet.
 
     Raises:
         Locked: Another run holds the cluster.
     """
+    passed = (ApiError,) if binding else (ApiError, Locked)
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(*passed):
             store.read()
             held.enter_context(lease)
         yield

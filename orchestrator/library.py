@@ -26,6 +26,7 @@ from orchestrator.errors import (
     OrchestratorError,
     Refused,
     SnapshotInvalid,
+    StoreError,
 )
 
 if TYPE_CHECKING:
@@ -163,13 +164,16 @@ class Library:
         return tuple(done), tuple(failed)
 
     def note(self, held: Held, **changes: object) -> None:
-        """Change the record of one copy.
+        """Change the record of one copy, as it is by now: it may have been pinned, or removed, since it was read.
 
         Raises:
-            BackupError: It could not be written.
+            BackupError: It could not be written, or is gone.
         """
-        content = records.encode(msgspec.structs.replace(held.record, **changes))
-        self.store(held.url).put_bytes(content, held.file)
+        store = self.store(held.url)
+        there = records.decode(store.get_bytes(held.file), held.file, held.url)
+        if there.sha256 != held.record.sha256:
+            raise StoreError(f"{held.url}: {held.file} is of another snapshot by now", remedy="repeat")
+        store.put_bytes(records.encode(msgspec.structs.replace(there, **changes)), held.file)
 
     def now(self) -> float:
         """Seconds since the epoch."""

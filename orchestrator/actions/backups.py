@@ -36,7 +36,7 @@ PLAIN = ".db"
 
 # Source: kubeadm's documentation, "Certificate management" and its phases: with the authorities, the key of service
 # accounts and the configuration, kubeadm makes everything else anew. Files that flags of the API server name (keys of
-# encryption at rest, audit policy, …) are in its manifest only by their path.
+# encryption at rest, audit policy, …) are in its manifest only by their path. Links are followed.
 _COLLECT = (
     "set -u; umask 077"
     + MEMBER
@@ -52,7 +52,7 @@ for name in etcdctl etcdutl; do
 done
 cd / || exit
 {
-  find etc/kubernetes/pki etc/kubernetes/manifests etc/kubernetes/*.conf -type f
+  find -L etc/kubernetes/pki etc/kubernetes/manifests etc/kubernetes/*.conf -type f
   for file in var/lib/kubelet/config.yaml var/lib/kubelet/instance-config.yaml var/lib/kubelet/kubeadm-flags.env \
     etc/default/kubelet; do
     [ ! -f "$file" ] || echo "$file"
@@ -60,7 +60,7 @@ cd / || exit
   sed -n 's#^ *- "\{0,1\}--[a-z-]*=/\([^ "]*\)"\{0,1\}$#\1#p' etc/kubernetes/manifests/kube-apiserver.yaml |
     while read -r file; do [ ! -f "$file" ] || echo "$file"; done
 } 2> /dev/null | sort -u > "$dir/list"
-tar --create --file=- --directory=/ --files-from="$dir/list" --directory="$dir" tools \
+tar --create --dereference --file=- --directory=/ --files-from="$dir/list" --directory="$dir" tools \
   $(cd "$dir" && ls configmaps.yaml 2> /dev/null)
 """
 )

@@ -863,6 +863,31 @@ def test_a_pin_that_one_destination_does_not_take_is_set_at_those_after_it(desk)
     assert desk.library("b").find(record.name).record.pin == "why"
 
 
+def test_what_is_noted_of_a_copy_leaves_what_was_noted_meanwhile(desk):
+    desk.take()
+    library = desk.library()
+    [held] = library.catalogues()[0][0].held
+    desk.library().rewrite(held.record, pin="before the audit")
+
+    library.note(held, verified=1.0)
+
+    [later] = desk.library().catalogues()[0][0].held
+    assert (later.record.pin, later.record.verified) == ("before the audit", 1.0)
+
+
+def test_nothing_is_noted_of_a_copy_that_was_removed_meanwhile(desk):
+    desk.take()
+    library = desk.library()
+    [held] = library.catalogues()[0][0].held
+    for file in held.files:
+        library.store(held.url).remove(file)
+
+    with pytest.raises(StoreError, match="there is no"):
+        library.note(held, verified=1.0)
+
+    assert desk.library().catalogues()[0][0].held == ()
+
+
 def test_what_is_not_there_cannot_be_pinned(desk):
     with pytest.raises(BadUsage, match="no snapshot 'x'"):
         backups.pin(desk.library(), "x", "why")

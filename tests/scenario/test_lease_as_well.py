@@ -60,6 +60,15 @@ def test_where_another_run_holds_it_nothing_is_begun(store, clock):
     assert began == []
 
 
+def test_a_way_back_is_not_barred_by_what_the_failed_run_left(application, store, clock):
+    """It could not give its lease back, and API servers may be stopped."""
+    back = restore.back("restore-1", RESTORE, {s.id: {} for s in RESTORE.steps()})
+    with lease(store, clock, "restore-1"):
+        application._execute(SimpleNamespace(plan=back, run="release-1", past={}), resumed=False)
+
+    assert application.held == [(hostlease.HostLeases, "restore-1")]
+
+
 def test_an_api_that_is_away_is_asked_once_and_not_waited_for(store, clock):
     store.down, began = True, clock.now()
 
