@@ -5,7 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from orchestrator.hosts import process, ssh
+from orchestrator.hosts import exchange, process
 from orchestrator.hosts.output import Output
 
 FAR_S = 30.0
@@ -44,10 +44,10 @@ class Channel:
 
 
 def test_over_ssh(monkeypatch):
-    monkeypatch.setattr(ssh, "QUIET_S", 0.0)
+    monkeypatch.setattr(exchange, "QUIET_S", 0.0)
 
     with Output() as output:
-        rc = ssh._Exchange(Channel(), iter(()), output, time.monotonic() + FAR_S).run("true")
+        rc = exchange.Exchange(Channel(), iter(()), output, time.monotonic() + FAR_S).run("true")
         assert (rc, output.stdout) == (0, b"last words")
 
 
