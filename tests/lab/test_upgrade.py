@@ -108,7 +108,9 @@ def test_there_is_a_snapshot_of_etcd_from_before(story):
     (listed,) = story.site.command.json("etcd", "list")["snapshots"]
 
     assert intact(snapshot)
-    assert (listed["reason"], listed["places"]) == ("pre-upgrade", [{"url": str(kept), "wrong": ""}])
+    (place,) = listed["places"]
+    assert (listed["reason"], place["url"], place["wrong"]) == ("pre-upgrade", str(kept), "")
+    assert place["verified"]
 
 
 def test_once_more_there_is_nothing_to_do(story):
