@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab import docker, ssh
+from lab import docker, progress, ssh
 from lab.upgrades.access import Access
 from lab.upgrades.askers import ApiClient
 from tests.api.command import Command
@@ -124,6 +124,38 @@ def test_a_restore_brings_the_state_back_the_cluster_works_by_itself_and_the_old
     assert (
         "not compared" in orchestrator.json("resume", orchestrator.json("runs")["runs"][1]["id"])["restore"]["unknown"]
     )
+
+
+#: What controllers and kubelets write all the time, or have to write anew after a restore.
+LIVELY = ("componentstatuses", "endpoints", "endpointslices.discovery.k8s.io", "events", "events.events.k8s.io")
+LIVELY += ("leases.coordination.k8s.io", "nodes", "pods")
+
+
+def everything(real):
+    """Each object of every other kind that the API serves -> all of it but its status and its version."""
+    kinds = real.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    found = {}
+    for kind in (each for each in kinds if each not in LIVELY):
+        for entry in real.read(kind, "-A")["items"]:
+            meta = {k: v for k, v in entry["metadata"].items() if k not in ("resourceVersion", "managedFields")}
+            whole = {**{k: v for k, v in entry.items() if k != "status"}, "metadata": meta}
+            found[kind, meta.get("namespace", ""), meta["name"]] = json.dumps(whole, sort_keys=True)
+    return found
+
+
+@pytest.mark.lab_full
+def test_every_object_of_every_kind_is_as_it_was(real, place, orchestrator, world):
+    before = everything(real)
+    changed(real, place)
+
+    orchestrator("etcd", "restore", "last", "--yes", timeout_s=300)
+
+    after = everything(real)
+    kinds = {kind for kind, _, _ in before}
+    progress.say(f"{len(before)} objects of {len(kinds)} kinds")
+    assert len(kinds) > 20
+    assert {key: (before.get(key), after.get(key)) for key in before | after if before.get(key) != after.get(key)} == {}
+    orchestrator("etcd", "restore", "--confirm", orchestrator.json("runs")["runs"][0]["id"], "--yes")
 
 
 def told_rightly(report, namespace):
