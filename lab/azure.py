@@ -17,10 +17,9 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from lab import cache, versions, wheels
-from lab.errors import LabError
 from lab.gobuild import LOCKS
-from lab.loopback import ADDRESS, free_port, listens
-from lab.processes import TIED_TO_US, Daemon, run, wait_for
+from lab.loopback import ADDRESS, free_port, until_listens
+from lab.processes import TIED_TO_US, Daemon, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +83,7 @@ class Server:
         argv = [str(node), str(program / "node_modules/azurite/dist/src/blob/main.js"), *listen, "--disableTelemetry"]
         environment = {"PATH": os.environ["PATH"], "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
         self._daemon.start([*TIED_TO_US, *argv], env=environment)
-        wait_for("the Azure server to listen", self._listens, timeout_s=START_S, pause_s=0.05, remedy="see its log")
+        until_listens("the Azure server", self._daemon, self.port, timeout_s=START_S)
 
     def stop(self) -> None:
         """End it."""
@@ -93,11 +92,6 @@ class Server:
     @property
     def _daemon(self) -> Daemon:
         return Daemon("azurite", self.directory / "azurite.pid", self.directory / "azurite.log")
-
-    def _listens(self) -> bool:
-        if self._daemon.pid() is None:
-            raise LabError(f"the Azure server ended:\n{self._daemon.last_words()}", remedy=f"see {self._daemon.log}")
-        return listens(self.port)
 
 
 @contextmanager

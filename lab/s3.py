@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab import gobuild
-from lab.errors import LabError
-from lab.loopback import ADDRESS, free_port, listens
-from lab.processes import TIED_TO_US, Daemon, wait_for
+from lab.loopback import ADDRESS, free_port, until_listens
+from lab.processes import TIED_TO_US, Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +71,7 @@ class Server:
         listen = ["--port", f"{ADDRESS}:{self.port}", "--region", REGION, "--quiet", *tls]
         argv = [str(program), *listen, "posix", str(self.directory / "buckets")]
         self._daemon.start([*TIED_TO_US, *argv], env=environment)
-        wait_for("the S3 server to listen", self._listens, timeout_s=START_S, pause_s=0.02, remedy="see its log")
+        until_listens("the S3 server", self._daemon, self.port, timeout_s=START_S)
 
     def stop(self) -> None:
         """End it."""
@@ -81,11 +80,6 @@ class Server:
     @property
     def _daemon(self) -> Daemon:
         return Daemon("versitygw", self.directory / "versitygw.pid", self.directory / "versitygw.log")
-
-    def _listens(self) -> bool:
-        if self._daemon.pid() is None:
-            raise LabError(f"the S3 server ended:\n{self._daemon.last_words()}", remedy=f"see {self._daemon.log}")
-        return listens(self.port)
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import host
-from lab.errors import LabError
-from lab.loopback import ADDRESS, free_port, listens
-from lab.processes import TIED_TO_US, Daemon, run, wait_for
+from lab.loopback import ADDRESS, free_port, until_listens
+from lab.processes import TIED_TO_US, Daemon, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,13 +86,7 @@ class Sshd:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self.daemon.start([*TIED_TO_US, PROGRAM, "-D", "-e", "-f", str(self.directory / "sshd_config")])
-
-        def started() -> bool:
-            if self.daemon.pid() is None:
-                raise LabError(f"sshd ended:\n{self.daemon.last_words()}", remedy=f"see {self.daemon.log}")
-            return listens(self.port)
-
-        wait_for("sshd to listen", started, timeout_s=START_S, pause_s=0.02, remedy=f"see {self.daemon.log}")
+        until_listens("sshd", self.daemon, self.port, timeout_s=START_S)
 
     def stop(self) -> None:
         """No new connections; those that there are go on."""
