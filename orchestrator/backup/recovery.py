@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
@@ -61,7 +62,9 @@ def with_configuration(archive: bytes, configuration: Callable[[], str]) -> byte
     Raises:
         SnapshotInvalid: It is no set.
     """
-    if recovery.CONFIGMAPS in _unpacked(io.BytesIO(archive), "what was packed") or not (text := configuration()):
+    with _opened(io.BytesIO(archive), "what was packed") as tar:
+        there = recovery.CONFIGMAPS in map(_path, tar.getnames())
+    if there or not (text := configuration()):
         return archive
     told = {"kind": "ConfigMap", "metadata": {"name": "kubeadm-config"}, "data": {"ClusterConfiguration": text}}
     content = json.dumps({"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", **told}]}).encode()
@@ -126,18 +129,24 @@ def _remedies(node: str, lost: Sequence[str]) -> Iterator[str]:
         yield f"see why {node} has not all of these files"
 
 
-def _unpacked(archive: IO[bytes], where: str) -> dict[str, File]:
-    files: dict[str, File] = {}
+@contextlib.contextmanager
+def _opened(archive: IO[bytes], where: str) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
-            for entry in tar:
-                held = tar.extractfile(entry) if entry.isfile() else None
-                if held is not None:
-                    files[_path(entry.name)] = File(held.read(), entry.mode & 0o7777, entry.uid, entry.gid, entry.mtime)
+            yield tar
     except (tarfile.TarError, EOFError, OSError) as err:
         raise SnapshotInvalid(
             f"{where} is no recovery set: {err}", remedy="name a file NAME.recovery.tar.zst.age, as it was stored"
         ) from err
+
+
+def _unpacked(archive: IO[bytes], where: str) -> dict[str, File]:
+    files: dict[str, File] = {}
+    with _opened(archive, where) as tar:
+        for entry in tar:
+            held = tar.extractfile(entry) if entry.isfile() else None
+            if held is not None:
+                files[_path(entry.name)] = File(held.read(), entry.mode & 0o7777, entry.uid, entry.gid, entry.mtime)
     if strange := [name for name in files if ".." in name.split("/")]:
         raise SnapshotInvalid(f"{where} names {strange[0]}, which no set does", remedy="see who wrote that file")
     return files
