@@ -375,9 +375,7 @@ class Supersede:
         """Remove it."""
         del now
         for plan in step.params["plans"]:
-            run.guard()
-            for path in staged(hands.place(STAGING), plan):
-                path.unlink(missing_ok=True)
+            _clear(hands, plan, run)
 
 
 class Unstage:
@@ -398,13 +396,17 @@ class Unstage:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Remove it."""
         del now
-        run.guard()
-        for path in staged(hands.place(STAGING), step.params["plan"]):
-            path.unlink(missing_ok=True)
+        _clear(hands, step.params["plan"], run)
 
 
 def _part(file: str, sealed: Sealed) -> Part:
     return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+
+
+def _clear(hands: SiteHands, plan: str, run: Applying) -> None:
+    run.guard()
+    for path in staged(hands.place(STAGING), plan):
+        path.unlink(missing_ok=True)
 
 
 def staged(directory: Path, plan: str) -> list[Path]:
