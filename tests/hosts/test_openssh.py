@@ -250,10 +250,14 @@ def test_a_connection_that_breaks_under_a_command_is_not_taken_for_its_end(serve
 
 
 def test_a_connection_that_broke_meanwhile_is_made_anew(server, host):
+    before = set(server.sessions())  # of tests before, which have not ended yet
     whoami(host)
-    assert server.cut() == 1
+    ours = set(server.sessions()) - before
+    server.cut()
 
     assert whoami(host) == server.user
+    assert len(ours) == 1
+    assert set(server.sessions()) - before - ours
 
 
 def test_one_connection_serves_many_commands_at_once(server, host):
