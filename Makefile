@@ -27,7 +27,7 @@ demo: $(READY) ## a drain on a real cluster, told step by step (CONTEXT=… uses
 
 test: $(READY) check ## every test, on real control planes and a real cluster; builds what is missing
 	@$(BIN)/python -m lab prepare
-	$(BIN)/pytest tests/contract tests/hosts tests/api tests/lab -m "not lab_full" -n 2 --dist loadgroup
+	$(BIN)/pytest tests/contract tests/hosts tests/api tests/lab -m "not lab_full" -n 2 --dist loadscope
 
 check: $(READY) ## format, lint, types, import contracts, unit tests with coverage
 	$(BIN)/ruff format --check .

@@ -6,12 +6,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from lab.api import objects, tier
 from lab.api.client import Client
 from tests.api.command import Command
 
-HERE = Path(__file__).parent
+#: Tests of `make test` that start a cluster of their own.
+OWN = "tests/lab/test_upgrade.py"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background of a shell: commands that the tests start would ignore Ctrl-C as well.
@@ -23,12 +25,18 @@ for name in [n for n in os.environ if n.startswith("ORCHESTRATOR_") and not n.st
     del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items):
-    """Side by side by `--dist loadgroup`: what has the real cluster, and what has processes on loopback."""
-    for item in items:
-        group = "cluster" if "lab" in item.path.relative_to(HERE).parts else "processes"
-        item.add_marker(pytest.mark.xdist_group(group))
+class Lanes(LoadScopeScheduling):
+    """Side by side: what has the real cluster; what has processes on loopback, and then a cluster of its own."""
+
+    def _split_scope(self, nodeid):
+        if not nodeid.startswith("tests/lab/"):
+            return "processes"
+        return "own cluster" if nodeid.startswith(OWN) else "cluster"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """For `--dist loadscope`. Groups by marks (`loadgroup`) are none with pytest 9.2 and xdist 3.8."""
+    return Lanes(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="module")
