@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator.kube.kubeconfig import Choice
 
 MESSAGE_LIMIT = 256
+#: Source: etcd, `rpctypes.ErrGRPCNoSpace`, which an API server hands on with status 500. It does not pass by itself.
+_FULL = "mvcc: database space exceeded"
 _DOWN = (ApiUnreachable, "is the control plane healthy? try again")
 _KINDS: Mapping[int, tuple[type[ApiError], str]] = {
     401: (ApiUnauthorized, "they are wrong, revoked or expired: get a fresh kubeconfig or log in again"),
@@ -54,6 +56,8 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes, what: st
     """
     said = read_status(body)
     kind, remedy = _KINDS.get(status, (ApiError, "see the API server's message"))
+    if said and _FULL in said.message:
+        kind, remedy = ApiError, "etcd takes no writes until it has space again: orchestrator etcd disarm"
     text = f"cannot {what}: {message(said, status)}"
     if status == 401:
         text = f"the cluster does not accept the credentials of context {choice.context or 'in-cluster'}"

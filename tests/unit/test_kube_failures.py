@@ -54,6 +54,14 @@ def test_each_status_has_its_class_and_its_remedy(status, kind, remedy):
     assert status == 401 or str(err) == "cannot read node n1: what the server said"
 
 
+def test_that_etcd_has_no_space_is_no_fault_that_passes():
+    err = failure(500, "etcdserver: mvcc: database space exceeded")
+
+    assert type(err) is ApiError
+    assert not err.retryable
+    assert "orchestrator etcd disarm" in err.remedy
+
+
 def test_without_a_message_the_status_is_shown():
     assert str(failure(503)) == "cannot read node n1: HTTP 503"
 
