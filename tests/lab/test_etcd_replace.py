@@ -16,7 +16,7 @@ from lab.upgrades.askers import ApiClient
 from orchestrator.kube.lease import NAME, NAMESPACE
 from tests.api.command import PROGRAM, Command
 from tests.lab.real import Real, lab, until
-from tests.lab.upgrading import OLD, ended, own_cluster, told_in, until_told
+from tests.lab.upgrading import OLD, ended, join_anew, own_cluster, told_in, until_told
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 #: Of the API through the load balancer; each answer is waited for as long.
@@ -302,14 +302,10 @@ def test_a_machine_that_is_gone_is_taken_out_and_another_joins_by_the_lines_of_t
     assert f"{number:x}" in site.ctl(other, "member list")
     site.ctl(other, f"member remove {number:x}")
     site.real.kubectl("delete", "node", node)
-    key = site.access.ssh(other, "kubeadm init phase upload-certs --upload-certs").split()[-1]
-    join = site.access.ssh(other, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
     cluster.power(machine, site.access.cluster, "on")
     asked = "systemctl is-active containerd 2> /dev/null || true"
     until("it to boot", lambda: lab("ssh", node, "--", asked, code=None).stdout == b"active\n")
-    site.access.ssh(node, "kubeadm reset --force", timeout_s=300)
-    # A machine of the lab shares the kernel and the swap of this one.
-    site.access.ssh(node, f"{join} --ignore-preflight-errors=all", timeout_s=600)
+    join_anew(site.access, node, other)
 
     until("its member", lambda: site.well() and site.members()[node]["id"] != f"{number:x}")
     site.real.until_ready(node)

@@ -9,7 +9,7 @@ from lab import docker, progress
 from lab.state import Shape
 from tests.api.command import Command
 from tests.lab.real import lab, since, until
-from tests.lab.upgrading import own_cluster
+from tests.lab.upgrading import join_anew, own_cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 LONG_S = 600
@@ -233,3 +233,8 @@ def test_with_a_control_plane_dead_for_good_the_others_are_restored_as_a_cluster
     heard = "grep -lR 'cluster ID mismatch' /var/log/pods/kube-system_etcd-*/; true"
     until("its etcd to be turned away", lambda: site.real.ssh(dead, heard).strip(), 180)
     serves(site, orchestrator, {"kept"}, count=2)
+
+    join_anew(site.access, dead, site.planes[0])
+    site.real.until_ready(dead)
+    serves(site, orchestrator, {"kept"})
+    orchestrator("etcd", "backup", timeout_s=LONG_S)

@@ -167,6 +167,15 @@ class Site:
         return sum(f" {package}:" in line for line in moves)
 
 
+def join_anew(access, node, through):
+    """A machine becomes a control plane once more, by the lines of docs/disaster-recovery.md, out of another one."""
+    key = access.ssh(through, "kubeadm init phase upload-certs --upload-certs").split()[-1]
+    join = access.ssh(through, f"kubeadm token create --print-join-command --certificate-key {key}").strip()
+    access.ssh(node, "kubeadm reset --force", timeout_s=300)
+    # A machine of the lab shares the kernel and the swap of this one.
+    access.ssh(node, f"{join} --ignore-preflight-errors=all", timeout_s=600)
+
+
 @contextmanager
 def own_cluster(name, home, *, shape=ONE_AND_TWO, version=OLD, offered=(OLD, NEW)):
     """A cluster at the old version; it goes with the test, however that ends."""
