@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from posixpath import join
 from typing import TYPE_CHECKING
 
 import yaml
@@ -155,8 +156,37 @@ def lacks(texts: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
     missing = [f"{MANIFESTS}/{name}.yaml" for name in _PROGRAMS if name not in manifests]
     missing += [path for path in (*SHARED, TOOL, CONFIGMAPS) if path not in files]
     if server := manifests.get("kube-apiserver"):
-        missing += [path for flag, path in _FILE.findall(server.text) if _WANTED.search(flag) and path not in files]
+        missing += [path for flag, path in named(server) if _WANTED.search(flag) and path not in files]
     return tuple(missing)
+
+
+def named(server: Manifest) -> tuple[tuple[str, str], ...]:
+    """Each flag of an API server's manifest that names a file, and where the host has that."""
+    mounts = _mounts(server.text)
+    return tuple((flag, _on_host(path, mounts)) for flag, path in _FILE.findall(server.text))
+
+
+def _mounts(text: str) -> tuple[tuple[str, str], ...]:
+    """Paths in an API server's container, and on its host; the innermost first. None where that is not told.
+
+    Source: Kubernetes' API, core/v1, VolumeMount and HostPathVolumeSource; kubeadm's `extraVolumes`.
+    """
+    try:
+        spec = yaml.safe_load(text)["spec"]
+        volumes = {v["name"]: v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v}
+        server = next(c for c in spec["containers"] if str(c["command"][0]).endswith("kube-apiserver"))
+        mounts = [m for m in server["volumeMounts"] if m["name"] in volumes]
+        places = {m["mountPath"].rstrip("/"): join(volumes[m["name"]], m.get("subPath", "")) for m in mounts}
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, StopIteration):
+        return ()
+    return tuple((inner, places[inner].rstrip("/")) for inner in sorted(places, key=len, reverse=True))
+
+
+def _on_host(path: str, mounts: Iterable[tuple[str, str]]) -> str:
+    for inner, outer in mounts:
+        if path == inner or path.startswith(f"{inner}/"):
+            return outer + path.removeprefix(inner)
+    return path
 
 
 def elsewhere(files: Collection[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,16 +16,18 @@ from lab.state import Shape
 from lab.upgrades.access import Access
 from tests.api.command import Command
 from tests.lab.real import Place, Real, deployment, serving, until
+from tests.lab.upgrading import join_anew
 
 pytestmark = [pytest.mark.lab, pytest.mark.lab_full]
 VERSION, OFFERED = "1.36.3", ("1.36.3", "1.37.2")
 LONG_S = 600
 
-# As a person switches encryption at rest on: a key, a flag, a mount; then what is stored is written anew.
+# As a person switches encryption at rest on: a key, a flag, a mount; then what is stored is written anew. The host has
+# it elsewhere than the flag says.
 ENCRYPT = r"""
-mkdir -p -m 700 /etc/kubernetes/enc
+mkdir -p -m 700 /opt/keys
 umask 077
-cat > /etc/kubernetes/enc/config.yaml <<FILE
+cat > /opt/keys/config.yaml <<FILE
 apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
 resources:
@@ -36,7 +39,7 @@ FILE
 m=/etc/kubernetes/manifests/kube-apiserver.yaml
 sed -e 's#^    - --enable-bootstrap.*#&\n    - --encryption-provider-config=/etc/kubernetes/enc/config.yaml#' \
   -e 's#^    volumeMounts:#&\n    - {mountPath: /etc/kubernetes/enc, name: enc, readOnly: true}#' \
-  -e 's#^  volumes:#&\n  - {hostPath: {path: /etc/kubernetes/enc, type: Directory}, name: enc}#' "$m" > /root/new.yaml
+  -e 's#^  volumes:#&\n  - {hostPath: {path: /opt/keys, type: Directory}, name: enc}#' "$m" > /root/new.yaml
 mv /root/new.yaml "$m"
 """
 # A machine as its installer leaves it: packages, images, a container runtime, and nothing of a cluster. What the lab
@@ -45,7 +48,7 @@ ERASE = r"""
 cp -a /etc/cni/net.d/10-lab.conflist /root/
 kubeadm reset --force > /dev/null 2>&1
 systemctl stop kubelet
-rm -rf /etc/kubernetes /var/lib/etcd /var/lib/orchestrator /etc/cni/net.d
+rm -rf /etc/kubernetes /opt/keys /var/lib/etcd /var/lib/orchestrator /etc/cni/net.d
 find /var/lib/kubelet -mindepth 1 -delete
 mkdir -p /etc/kubernetes/manifests /etc/cni/net.d
 cp -a /root/10-lab.conflist /etc/cni/net.d/
@@ -53,7 +56,9 @@ systemctl restart containerd
 """
 # All that a rebuild could leave on a machine: names, contents, and whether kubelet and static pods run.
 STATE = r"""
-{ find /etc/kubernetes /var/lib/kubelet /var/lib/etcd* /etc/default/kubelet -type f 2> /dev/null || true; } | sort |
+{
+  find /etc/kubernetes /opt/keys /var/lib/kubelet /var/lib/etcd* /etc/default/kubelet -type f 2> /dev/null || true
+} | sort |
   while read -r file; do sha256sum "$file"; done
 ls /var/lib/orchestrator 2> /dev/null || true
 pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
@@ -253,7 +258,8 @@ def test_one_control_plane_with_encryption_at_rest_comes_back_and_workers_find_i
         rebuilt = next(r["id"] for r in run if r["id"].startswith("rebuild-"))
         site.command("release", rebuilt, "--yes", timeout_s=LONG_S)
         left = site.access.ssh(site.planes[0], STATE)
-        assert [line for line in left.splitlines() if "/etc/kubernetes" in line or "/var/lib/kubelet" in line] == []
+        ours = re.compile("/etc/kubernetes|/opt/keys|/var/lib/kubelet")
+        assert [line for line in left.splitlines() if ours.search(line)] == []
         kept = [line for line in left.splitlines() if line not in fresh.splitlines()]
         assert all("/var/lib/etcd.rebuilt-" in line or line == "run-lock" for line in kept), left
 
@@ -400,3 +406,23 @@ def test_three_control_planes_come_back_of_one_set_and_a_worker_that_is_gone_is_
             assert base64.b64decode(held) == b"kept"
         site.backup()
         assert site.plain() == []
+
+
+def test_some_of_three_control_planes_come_back_and_the_other_joins_them_anew(tmp_path):
+    with own("nm-some", tmp_path / "home", Shape(3, 1)) as site:
+        site.real.kubectl("create", "namespace", "kept")
+        site.backup()
+        site.erase()
+        *some, other = site.planes
+
+        said = site.rebuild(*JSON, onto=some)
+
+        figures("two of three control planes", said)
+        [silent] = [e["why"] for e in told(said) if e["event"] == "rebuild.silent"]
+        assert f"kubectl delete node {other}" in silent
+        site.real.kubectl("delete", "node", other)
+        join_anew(site.access, other, some[0])
+        site.works("after")
+        found = site.command.json("etcd", "status", "--ssh")
+        assert sorted(m["name"] for m in found["members"] if not m["health"]) == sorted(site.planes)
+        site.backup()

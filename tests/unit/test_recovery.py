@@ -8,6 +8,7 @@ import yaml
 
 from orchestrator.backup import recovery as sets
 from orchestrator.cluster import hostfacts
+from orchestrator.cluster.hostfacts import Manifest
 from orchestrator.cluster.recovery import (
     CONFIGMAPS,
     MANIFESTS,
@@ -20,6 +21,7 @@ from orchestrator.cluster.recovery import (
     configured,
     heard,
     machine,
+    named,
     provider_of,
     rewritten,
     told,
@@ -126,6 +128,60 @@ def test_what_a_rebuild_would_miss_is_missed_when_it_is_made(path):
         gathered([path])
 
     assert "--no-recovery-set" in caught.value.remedy
+
+
+MOUNTED = """\
+spec:
+  containers:
+  - command:
+    - kube-apiserver
+    - --encryption-provider-config=/etc/kubernetes/enc/config.yaml
+    - "--audit-policy-file=/srv/policy/audit.yaml"
+    - --tls-cert-file=/etc/kubernetes/pki/apiserver.crt
+    - --token-auth-file=/tokens
+    - --audit-webhook-config-file=/srv/policyholder.yaml
+    - --cert-dir=/certs
+    - --etcd-servers=https://127.0.0.1:2379
+    image: registry.k8s.io/kube-apiserver:v1.36.3
+    volumeMounts:
+    - {mountPath: /etc/kubernetes, name: all}
+    - {mountPath: /etc/kubernetes/pki, name: pki}
+    - {mountPath: /srv/policy/, name: policies, subPath: v1}
+    - {mountPath: /tokens, name: tokens}
+    - {mountPath: /certs, name: scratch}
+  volumes:
+  - {name: pki, hostPath: {path: /etc/kubernetes/pki}}
+  - {name: all, hostPath: {path: /opt/cluster/}}
+  - {name: policies, hostPath: {path: /opt/policies}}
+  - {name: tokens, hostPath: {path: /root/tokens.csv, type: File}}
+  - {name: scratch, emptyDir: {}}
+"""
+
+
+def test_files_of_the_api_server_are_where_the_host_has_them():
+    assert named(Manifest("kube-apiserver", "", MOUNTED)) == (
+        ("encryption-provider-config", "/opt/cluster/enc/config.yaml"),
+        ("audit-policy-file", "/opt/policies/v1/audit.yaml"),
+        ("tls-cert-file", "/etc/kubernetes/pki/apiserver.crt"),
+        ("token-auth-file", "/root/tokens.csv"),
+        ("audit-webhook-config-file", "/srv/policyholder.yaml"),
+        ("cert-dir", "/certs"),
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "spec: {volumes: [{}]}", "spec: {volumes: [], containers: []}", "spec: a"])
+def test_of_a_manifest_that_tells_no_mounts_paths_are_the_hosts(text):
+    command = f"{text}\n    - --token-auth-file=/a/b\n"
+
+    assert named(Manifest("kube-apiserver", "", command)) == (("token-auth-file", "/a/b"),)
+
+
+def test_a_file_that_the_container_has_elsewhere_is_missed_where_the_host_has_it():
+    with pytest.raises(BackupError) as caught:
+        gathered(kube_apiserver=MOUNTED)
+
+    missing = "/opt/cluster/enc/config.yaml, /opt/policies/v1/audit.yaml, /root/tokens.csv, /srv/policyholder.yaml"
+    assert missing in str(caught.value)
 
 
 @pytest.mark.parametrize("path", KEYS)
