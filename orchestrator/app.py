@@ -146,6 +146,17 @@ class App:
 
         return connect(self.settings.kubeconfig, self.settings.context)
 
+    def without_cluster(self) -> None:
+        """Go on without an API where there is no kubeconfig or its credentials cannot be had, for hosts that are known.
+
+        Raises:
+            BadUsage: The kubeconfig or its context cannot be meant.
+        """
+        if "session" not in self.__dict__:
+            from orchestrator.kube.session import connect_anyhow  # noqa: PLC0415
+
+            self.session = connect_anyhow(self.settings.kubeconfig, self.settings.context)
+
     @cached_property
     def view(self) -> Site:
         """Reads the cluster, and its hosts, which are reached when one is first asked."""
@@ -360,8 +371,10 @@ class App:
 
         if known.meta.get("ssh"):
             self.settings = replace(self.settings, ssh=True)
-        self._same_cluster(known)
         steps = tuple(known.plan.steps())
+        if any(s.params.get("without_api") for s in steps):
+            self.without_cluster()
+        self._same_cluster(known)
         places = {s.node: (s.params["address"], s.params["provider"]) for s in steps if "provider" in s.params}
         if any(s.params.get("without_api") for s in steps):
             places = {**known.meta.get(runs.HOSTS, {}), **places}
@@ -398,23 +411,28 @@ class App:
         if plan.kind in WITHOUT_API or away:
             from orchestrator.hostlease import HostLeases  # noqa: PLC0415
 
-            return HostLeases(self.host(min(plan.nodes())), self.clock)
+            node = next((s.params["lock"] for s in steps if "lock" in s.params), min(plan.nodes()))
+            return HostLeases(self.host(node), self.clock)
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         return KubeLeases(self.session, self.clock)
 
     def _lease_as_well(self, plan: Plan, run: str) -> contextlib.AbstractContextManager[None]:
-        """The Lease, too, for a restore: the API serves others while it stages, and they look at nothing else."""
+        """The Lease, too, for a run that has its lock on a disk beside an API that may serve others: they look at that.
+
+        A restore has, while it stages; so has a backup, once the API is back.
+        """
         actions = {s.action.partition(".")[0] for s in plan.steps()}
-        if "restore" not in actions or "rebuild" in actions:
+        backup = any("lock" in s.params for s in plan.steps())
+        if not backup and ("restore" not in actions or "rebuild" in actions):
             return contextlib.nullcontext()
         from orchestrator.hostlease import Aside, as_well  # noqa: PLC0415
         from orchestrator.kube.lease import KubeLeases  # noqa: PLC0415
 
         store = KubeLeases(self.session, self.clock)
         sink, known = Aside(self.sink), runs.unattended
-        lease = Lease(store, self.owner, run, self.clock, sink, turns_back=True, unattended=known)
-        return as_well(store, lease, binding=plan.kind != "release")
+        lease = Lease(store, self.owner, run, self.clock, sink, turns_back=not backup, unattended=known)
+        return as_well(store, lease, run, self.sink, binding=plan.kind != "release")
 
     def _ask(self, plan: Plan) -> None:
         named = any("cluster_name" in step.params for step in plan.steps())

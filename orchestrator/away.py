@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from orchestrator import etcds
 from orchestrator.cluster.model import Node
 from orchestrator.engine import runs
-from orchestrator.errors import ApiError
+from orchestrator.errors import ApiError, ApiUnauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +28,13 @@ class Known:
     Attributes:
         source: Who says so, for people.
         cluster: The cluster's name, "" where that is not known.
+        authority: SHA-256 of its authority's certificate, "" where that is not known.
     """
 
     nodes: tuple[Node, ...]
     source: str
     cluster: str = ""
+    authority: str = ""
 
 
 def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str], None]) -> Etcd:
@@ -50,22 +52,52 @@ def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str]
         HostError: It answers, and no host could be asked.
     """
     if named:
-        noted: dict[str, tuple[str, str]] = next((run.meta[runs.HOSTS] for run in _runs(app)), {})
-        nodes = tuple(Node.at(name, *noted.get(name, (name,))) for name in named)
-        return _ask(app, Known(nodes, "--node"), "the API is not asked", say)
+        app.without_cluster()
+        return _ask(app, _of_names(app, named), "the API is not asked", say)
     try:
         return etcds.survey(app)
     except ApiError as err:
-        known = _of_snapshot(app, library, say) or _of_run(app)
-        if known is None:
-            err.remedy += "\nor name control planes, which are asked over SSH: orchestrator etcd status --node NAME"
-            raise
-        return _ask(app, known, f"the API does not answer ({err})", say)
+        return instead(app, library, say, err, "status")
 
 
-def of_record(record: Record) -> tuple[Node, ...]:
-    """The hosts of the members that there were when a snapshot was taken; one that had never started has no name."""
-    return tuple(Node.at(p.name, urlsplit(p.peer_urls[0]).hostname or "") for p in record.members if p.name)
+def instead(
+    app: App, library: Library, say: Callable[[str], None], err: ApiError, command: str, named: Sequence[str] = ()
+) -> Etcd:
+    """What `etcds.survey` would have told, of hosts that are known otherwise.
+
+    Args:
+        app: The cluster.
+        library: Where snapshots are looked for.
+        say: Told where control planes are known from.
+        err: Why the API does not tell; raised again where nothing else does.
+        command: Of etcd, which takes a control plane's name with `--node`.
+        named: What it was given so: asked, too.
+
+    Raises:
+        ApiError: Nothing is known of where control planes are.
+    """
+    app.without_cluster()
+    known = _of_snapshot(app, library, say) or (_of_names(app, named) if named else _of_run(app))
+    if known is None:
+        err.remedy += f"\nor name control planes, which are asked over SSH: orchestrator etcd {command} --node NAME"
+        raise err
+    others = [name for name in named if name not in {node.name for node in known.nodes}]
+    known = replace(known, nodes=(*known.nodes, *_of_names(app, others).nodes))
+    what = "takes no request of this kubeconfig" if isinstance(err, ApiUnauthorized) else "does not answer"
+    return _ask(app, known, f"the API {what} ({err})", say)
+
+
+def of_record(app: App, record: Record) -> tuple[Node, ...]:
+    """The hosts of the members that there were when a snapshot was taken; one that had never started has no name.
+
+    A run from here may have noted what reaches the host of that name and address: a container of kind, as one.
+    """
+    noted, found = _hosts(app), []
+    for peer in (p for p in record.members if p.name):
+        address = urlsplit(peer.peer_urls[0]).hostname or ""
+        there, provider_id = noted.get(peer.name, ("", ""))
+        found.append(Node.at(peer.name, address, provider_id if there == address else ""))
+    return tuple(found)
 
 
 def ours(app: App, found: Sequence[Record]) -> list[Record]:
@@ -80,8 +112,19 @@ def ours(app: App, found: Sequence[Record]) -> list[Record]:
 def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
     names = [node.name for node in known.nodes]
     say(f"{why}: control planes are those of {known.source}: {', '.join(names)}")
+    app.machines.know([Node.at(name, *place) for name, place in _hosts(app).items()])  # a destination may be there
     app.machines.know(known.nodes)
-    return etcds.look(app.reader, names, known.cluster, app.clock.wall())
+    found = etcds.look(app.reader, names, known.cluster, app.clock.wall(), known.authority)
+    authority = known.authority or app.session.authority
+    for name, host in found.hosts.items():
+        if authority and host.authority not in ("", authority):
+            say(f"{name}: its authority is not the one that the kubeconfig names: is it of another cluster?")
+    return found
+
+
+def _of_names(app: App, named: Sequence[str]) -> Known:
+    noted = _hosts(app)
+    return Known(tuple(Node.at(name, *noted.get(name, (name,))) for name in named), "--node")
 
 
 def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Known | None:
@@ -91,7 +134,9 @@ def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Know
         say(f"{url} could not be read: {err}")
     held = ours(app, [h.record for each in found for h in each.held if h.record.members])
     newest = max(held, key=lambda r: r.at, default=None)
-    return Known(of_record(newest), f"snapshot {newest.name}", newest.cluster) if newest else None
+    if newest is None:
+        return None
+    return Known(of_record(app, newest), f"snapshot {newest.name}", newest.cluster, newest.authority)
 
 
 def _of_run(app: App) -> Known | None:
@@ -114,7 +159,15 @@ def _planes(run: Contents) -> list[str]:
     return sorted(named & run.meta[runs.HOSTS].keys())
 
 
+def _hosts(app: App) -> dict[str, tuple[str, str]]:
+    """Node -> its address and its provider id, as the newest run from here noted them that knew it."""
+    found: dict[str, tuple[str, str]] = {}
+    for run in _runs(app):
+        found = {**run.meta[runs.HOSTS], **found}
+    return found
+
+
 def _runs(app: App) -> Iterator[Contents]:
-    """Runs on this cluster that noted where hosts are, the newest first."""
+    """Runs on this cluster that noted where hosts are, the newest first; none where no cluster is meant."""
     server = app.session.server
-    return (run for run in runs.known() if run.meta.get("server") == server and run.meta.get(runs.HOSTS))
+    return (run for run in runs.known() if server and run.meta.get("server") == server and run.meta.get(runs.HOSTS))

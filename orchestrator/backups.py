@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from orchestrator import etcds
+from orchestrator import away, etcds
 from orchestrator.actions.backups import STAGING, placed, staged
 from orchestrator.backup import catalogue, keys, metrics, retention, stores
 from orchestrator.cluster.membership import CORRUPT, serves
 from orchestrator.engine import journal, runs
-from orchestrator.errors import ApiError, BackupError, HostError, OrchestratorError, Refused, StoreError
+from orchestrator.errors import (
+    ApiError,
+    ApiForbidden,
+    BackupError,
+    HostError,
+    HostUnreachable,
+    Locked,
+    OrchestratorError,
+    Refused,
+    StoreError,
+)
 from orchestrator.library import Library, home
 from orchestrator.planners import backup as planner
 
@@ -36,6 +46,9 @@ if TYPE_CHECKING:
 _ROOM = 2.2
 #: Room at a destination that a compressed snapshot cannot do without: what is in use, by this.
 _COMPRESSED = 10
+_NO_CONFIGMAPS = (
+    "kubeadm's settings are the API's to tell: the recovery set will lack them, and the backup end with 40 for that"
+)
 #: Half-written files of runs that were killed are removed when they are older.
 _LEFT_S = 86400.0
 
@@ -74,6 +87,7 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
     Raises:
         BadUsage: A destination, a recipient or a policy cannot be meant.
         Refused: No member is well enough, members differ, or there is no room here, or at no destination.
+        ApiError: The API does not answer, and it is not known otherwise where control planes are; or it forbids it.
     """
     recipients = keys.check_recipients(wish.recipients)
     where = destinations(wish)
@@ -81,11 +95,13 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         retention.parse(wish.keep)
     for url in where:  # what cannot be meant is said before anything is asked
         stores.open_store(placed(url).url, host=_anybody)
-    found = etcds.survey(app)
-    corrupt = _corrupt(found)
-    node = _source(found, wish.node, corrupt)
+    found, answers = _survey(app, wish, say)
     for name, why in found.unreached.items():
         say(f"{name} could not be asked: {why}")
+    if wish.node in found.unreached:
+        raise HostUnreachable(found.unreached[wish.node], remedy=f"orchestrator hosts check {wish.node}")
+    corrupt = _corrupt(found)
+    node = _source(found, wish.node, corrupt)
     try:
         _refuse_differing(app.reader, found, corrupt)
     except Refused as err:
@@ -97,6 +113,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
     _refuse_without_room(app.reader, wish, found.hosts[node], say)
     for text in _warnings(found, node, wish, where, recipients):
         say(text)
+    if recipients and wish.recovery and not answers:
+        say(_NO_CONFIGMAPS)
     request = planner.Request(
         name=runs.plan_name(planner.KIND, app.clock.wall()),
         node=node,
@@ -108,13 +126,47 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         keep=wish.keep,
         pin=wish.pin,
         unfinished=unfinished(),
-        alarm=bool(found.facts.alarms),
         superseded=superseded,
+        lock="" if answers and not found.facts.alarms else _lock(found),
     )
-    if request.alarm:
+    if answers and request.lock:
         with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
             app.refuse_if_held()
     return planner.backup(request)
+
+
+def _survey(app: App, wish: Wish, say: Callable[[str], None]) -> tuple[Etcd, bool]:
+    """The members, and whether the API told of them: a snapshot is wanted all the more while it is away.
+
+    Raises:
+        ApiError: As `prepare`.
+        Locked: A run from here is at work on that cluster, and may have stopped its API servers.
+        HostUnreachable: No host could be asked.
+    """
+    try:
+        return etcds.survey(app), True
+    except ApiForbidden:
+        raise  # that is an answer
+    except ApiError as err:
+        app.without_cluster()
+        if not app.session.server:
+            raise  # of which cluster a snapshot would be is not known
+        if busy := runs.at_work(app.session.server):
+            raise Locked(f"{busy} is at work on that cluster", remedy="wait for it: orchestrator runs") from err
+        named = (wish.node,) if wish.node else ()
+        urls = [u for u in destinations(wish) if not placed(u).file and not stores.on_a_node(u)]
+        found = away.instead(app, Library(app, [*urls, str(home())]), say, err, "backup", named)
+    if not found.hosts:
+        raise HostUnreachable(
+            f"no control plane could be asked: {'; '.join(found.unreached.values())}",
+            remedy="orchestrator hosts check NODE; --node names another one",
+        )
+    return found, False
+
+
+def _lock(found: Etcd) -> str:
+    """Whose disk has the lock: the first control plane of those with a member, as for all runs that have it there."""
+    return min([name for name, host in found.hosts.items() if host.how] or found.hosts)
 
 
 def _warnings(found: Etcd, node: str, wish: Wish, where: Sequence[str], recipients: Sequence[str]) -> Iterator[str]:

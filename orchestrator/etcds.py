@@ -59,9 +59,20 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
     return _of(view, cluster_name(configuration), at, found, unreached)
 
 
-def look(view: Site, names: Sequence[str], cluster: str, at: float) -> Etcd:
-    """As `read`, of hosts that are known without the API; that none of them could be asked is an answer, too."""
+def look(view: Site, names: Sequence[str], cluster: str, at: float, authority: str = "") -> Etcd:
+    """As `read`, of hosts that are known without the API; that none of them could be asked is an answer, too.
+
+    Args:
+        view: Asks them.
+        names: Of them.
+        cluster: Its name.
+        at: The time.
+        authority: Of the cluster: a host with another one is not asked any more. "" for any.
+    """
     found, unreached = _asked(view, names, all_may_be_off=True)
+    for name in [n for n, host in found.items() if authority and host.authority not in ("", authority)]:
+        del found[name]
+        unreached[name] = f"{name}: it is of another cluster now: its authority is another"
     return _of(view, cluster, at, found, unreached)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.engine.events import Event
 from orchestrator.engine.lease import LeaseRecord
 from orchestrator.errors import ApiConflict, ApiError, ApiNotFound, ApiUnreachable, HostError, Locked
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator.engine.clock import Clock
-    from orchestrator.engine.events import Event, Sink
+    from orchestrator.engine.events import Sink
     from orchestrator.engine.host import Host
     from orchestrator.engine.lease import Lease, LeaseStore
 
@@ -131,7 +132,7 @@ class Aside:
 
 
 @contextlib.contextmanager
-def as_well(store: LeaseStore, lease: Lease, *, binding: bool = True) -> Iterator[None]:
+def as_well(store: LeaseStore, lease: Lease, run: str, sink: Sink, *, binding: bool = True) -> Iterator[None]:
     """The cluster's lease held beside the lock on a disk, where an API server answers now: others look at that one.
 
     It ends nothing when it is lost: the run itself stops the API servers that would renew it.
@@ -139,16 +140,22 @@ def as_well(store: LeaseStore, lease: Lease, *, binding: bool = True) -> Iterato
     Args:
         store: Where it is; asked once, since an API server that is away is not waited for.
         lease: It.
+        run: Whose.
+        sink: Told when it cannot be had: who looks at it does not see this run.
         binding: Another run that has it is in the way. Not of a way back: the failed run may have it yet.
 
     Raises:
         Locked: Another run holds the cluster.
     """
-    passed = (ApiError,) if binding else (ApiError, Locked)
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(*passed):
+        try:
             store.read()
             held.enter_context(lease)
+        except Locked:
+            if binding:
+                raise
+        except ApiError as err:
+            sink.emit(Event("lease.unseen", {"run": run, "why": str(err)}, "warning"))
         yield
 
 

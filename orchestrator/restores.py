@@ -189,7 +189,7 @@ def _everyone(app: App, record: Record | None, say: Callable[[str], None]) -> tu
         if record is None:
             raise
         say(f"the API does not answer ({err}): control planes are those of the snapshot's record")
-        return of_record(record), False
+        return of_record(app, record), False
 
 
 def _left(found: tuple[Node, ...], wish: Wish) -> tuple[Node, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,17 @@ from orchestrator.backup import catalogue, records, recovery, retention
 from orchestrator.backup.records import Part
 from orchestrator.backup.seal import Sealed, measured, seal
 from orchestrator.backup.stores import parent
+from orchestrator.cluster import queries
 from orchestrator.cluster.etcdqueries import MEMBER
+from orchestrator.cluster.hostfacts import parse_look
+from orchestrator.cluster.recovery import named
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import ApiError, BackupError, FactUnreadable, OrchestratorError, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.backup.records import Record
     from orchestrator.backup.stores import Store as Destination
@@ -31,12 +37,16 @@ if TYPE_CHECKING:
     from orchestrator.engine.runner import Applying
 
 STAGING = "staging"
+_LACKS = ".lacks"
+#: Flags of files that the API server writes.
+_WRITTEN = re.compile(r"log-(path|file|dir)$")
 #: A destination that ends so is one plain file, as etcdutl takes it.
 PLAIN = ".db"
 
 # Source: kubeadm's documentation, "Certificate management" and its phases: with the authorities, the key of service
 # accounts and the configuration, kubeadm makes everything else anew. Files that flags of the API server name (keys of
-# encryption at rest, audit policy, …) are in its manifest only by their path. Links are followed.
+# encryption at rest, audit policy, …) are in its manifest only by their path; the words are theirs, as this host has
+# them. Links are followed.
 _COLLECT = (
     "set -u; umask 077"
     + MEMBER
@@ -53,12 +63,10 @@ done
 cd / || exit
 {
   find -L etc/kubernetes/pki etc/kubernetes/manifests etc/kubernetes/*.conf -type f
-  for file in var/lib/kubelet/config.yaml var/lib/kubelet/instance-config.yaml var/lib/kubelet/kubeadm-flags.env \
-    etc/default/kubelet; do
-    [ ! -f "$file" ] || echo "$file"
+  for file in /var/lib/kubelet/config.yaml /var/lib/kubelet/instance-config.yaml /var/lib/kubelet/kubeadm-flags.env \
+    /etc/default/kubelet "$@"; do
+    [ ! -f "$file" ] || echo "${file#/}"
   done
-  sed -n 's#^ *- "\{0,1\}--[a-z-]*=/\([^ "]*\)"\{0,1\}$#\1#p' etc/kubernetes/manifests/kube-apiserver.yaml |
-    while read -r file; do [ ! -f "$file" ] || echo "$file"; done
 } 2> /dev/null | sort -u > "$dir/list"
 tar --create --dereference --file=- --directory=/ --files-from="$dir/list" --directory="$dir" tools \
   $(cd "$dir" && ls configmaps.yaml 2> /dev/null)
@@ -69,7 +77,8 @@ tar --create --dereference --file=- --directory=/ --files-from="$dir/list" --dir
 class Recovery:
     """`etcd.recovery`: what new machines need of the cluster is here, encrypted.
 
-    Params: `plan`; `file`, its name here; `recipients`, at least one: keys are stored encrypted, or not at all.
+    Params: `plan`; `file`, its name here; `recipients`, at least one: keys are stored encrypted, or not at all;
+    `without_api`, where that is away.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -94,9 +103,10 @@ class Recovery:
         host = hands.host(step.node)
         timeout_s = step.timeout_s or 0.0
         with in_memory() as memory:
-            done = host.run(["sh", "-c", _COLLECT], timeout_s=timeout_s, repeatable=True, private=True)
+            argv = ["sh", "-c", _COLLECT, "sh", *_files(hands, step.node)]
+            done = host.run(argv, timeout_s=timeout_s, repeatable=True, private=True)
             demand(host, done, remedy=f"see that tar works on {step.node}, or leave it out: --no-recovery-set")
-            packed, reservations, lacks = _read(hands, step.node, done.stdout)
+            packed, reservations, lacks = _read(hands, step, done.stdout)
             memory.write(packed)
             memory.flush()
             memory.seek(0)
@@ -118,7 +128,8 @@ class Recovery:
 class Complete:
     """`etcd.complete`: a rebuild has all that it needs in the recovery set that was stored.
 
-    Params: `plan`; `file`, the set's name here. It comes when all is stored: a snapshot is worth more than its set.
+    Params: `plan`; `file`, the set's name here. It comes last: a snapshot is worth more than its set, and nobody has to
+    clear up after a run that failed by it.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -134,33 +145,43 @@ class Complete:
         return Done("a rebuild has all it needs")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
-        """Nothing can be done about it here.
+        """Nothing can be done about it here: it is told, once. A run that is gone on with collects no other set.
 
         Raises:
             BackupError: It lacks something.
         """
-        del hands, step, run
+        del run
         if now:
-            raise BackupError(f"the snapshot is stored, but {now['why']}", remedy=now["remedy"])
+            _marker(hands.place(step.params["file"])).unlink(missing_ok=True)
+            remedy = f"{now['remedy']}; then take another: orchestrator etcd backup"
+            raise BackupError(f"the snapshot is stored, but {now['why']}", remedy=remedy)
+
+
+def _files(view: Site, node: str) -> list[str]:
+    """Files of a host that flags of its API server name; none where that is no static pod."""
+    server = parse_look(node, view.ask(node, queries.LOOK)).manifests.get("kube-apiserver")
+    return [path for flag, path in named(server) if not _WRITTEN.search(flag)] if server else []
 
 
 def _marker(target: Path) -> Path:
     """Where it stands what a set lacks, in words."""
-    return target.with_name(f"{target.name}.lacks")
+    return target.with_name(f"{target.name}{_LACKS}")
 
 
-def _read(view: Site, node: str, packed: bytes) -> tuple[bytes, tuple[str, ...], OrchestratorError | None]:
+def _read(view: Site, step: Step, packed: bytes) -> tuple[bytes, tuple[str, ...], OrchestratorError | None]:
     """A set with kubeadm's configuration in it, what an operator has to know of it, and what is wrong with it."""
     try:
-        whole = recovery.with_configuration(packed, lambda: _configuration(view))
-        return whole, recovery.collected(io.BytesIO(whole), node), None
+        whole = recovery.with_configuration(packed, lambda: _configuration(view, step))
+        return whole, recovery.collected(io.BytesIO(whole), step.node), None
     except (BackupError, FactUnreadable, Refused) as err:
         return packed, (), err
 
 
-def _configuration(view: Site) -> str:
+def _configuration(view: Site, step: Step) -> str:
     """Of kubeadm, "" where the API does not tell: what a set lacks then is said by who reads it."""
     try:
+        if step.params.get("without_api"):
+            view.glance()  # what is away is not waited for
         return view.configuration()
     except ApiError:
         return ""
@@ -307,11 +328,17 @@ class Retain:
         self._clock = clock
 
     def probe(self, view: Site, step: Step) -> Facts:
-        """Destination -> names of what goes, each with its reason; nothing before there is a new snapshot."""
+        """Destination -> names of what goes, each with its reason; nothing before there is a new snapshot.
+
+        Nothing goes for one whose recovery set is not whole, either: those of the others may be.
+        """
         path = view.kept(step.params["file"])
         mine = recorded(path) if path else None
         if mine is None:
             return {"going": None}
+        recovery = step.params.get("recovery")
+        if recovery and _marker(view.place(recovery)).is_file():
+            return {"going": {}, "why": "the new recovery set is not whole"}
         going = {}
         for url in step.params["destinations"]:
             if not placed(url).file:
@@ -324,7 +351,9 @@ class Retain:
         if now["going"] is None:
             return Needed(f"what {step.params['keep']} does not keep")
         names = [name for going in now["going"].values() for name in going]
-        return Needed(f"{len(names)} to remove: {', '.join(names[:3])}") if names else Done("nothing to remove")
+        if not names:
+            return Done(now.get("why", "nothing to remove"))
+        return Needed(f"{len(names)} to remove: {', '.join(names[:3])}")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Remove the files of each, its record last: what is left of a half removed one is seen, and removed later."""
@@ -375,18 +404,20 @@ class Supersede:
         """Remove it."""
         del now
         for plan in step.params["plans"]:
-            _clear(hands, plan, run)
+            run.guard()
+            for path in staged(hands.place(STAGING), plan):
+                path.unlink(missing_ok=True)
 
 
 class Unstage:
     """`etcd.unstage`: what a backup made here on its way is gone.
 
-    Params: `plan`.
+    Params: `plan`; `of_run`, when that is given up. Else what its recovery set lacks stays until it was told.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
         """Names of what is here."""
-        return {"left": sorted(path.name for path in staged(view.place(STAGING), step.params["plan"]))}
+        return {"left": sorted(path.name for path in self._own(view, step))}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
         """Done when nothing is. There is something after the first step."""
@@ -396,17 +427,17 @@ class Unstage:
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Remove it."""
         del now
-        _clear(hands, step.params["plan"], run)
+        run.guard()
+        for path in self._own(hands, step):
+            path.unlink(missing_ok=True)
+
+    def _own(self, view: Site, step: Step) -> Iterator[Path]:
+        left = staged(view.place(STAGING), step.params["plan"])
+        return (path for path in left if "of_run" in step.params or path.suffix != _LACKS)
 
 
 def _part(file: str, sealed: Sealed) -> Part:
     return Part(file=file, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
-
-
-def _clear(hands: SiteHands, plan: str, run: Applying) -> None:
-    run.guard()
-    for path in staged(hands.place(STAGING), plan):
-        path.unlink(missing_ok=True)
 
 
 def staged(directory: Path, plan: str) -> list[Path]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.backup.snapshot import Snapshot as Proven
     from orchestrator.cluster.etcdhosts import EtcdHost
+    from orchestrator.cluster.hostfacts import HostFacts
     from orchestrator.engine.clock import Clock
     from orchestrator.engine.plan import Decision, Facts, Past, Step
     from orchestrator.engine.runner import Applying
@@ -154,8 +155,8 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
         if step.params.get("without_api"):
             view.glance()  # what is away is not waited for
         name = cluster_name(view.configuration())
-    except ApiError:  # in a restore it may be away: what matters is in the member
-        name = CLUSTER
+    except ApiError:  # it may be away, in a restore it is
+        name = _named(looked(view, step.node))
     facts = elsewhere(view, step.node) if found.external else members(view, (step.node,))
     cluster_id = next((s.cluster for s in facts.statuses), 0)
     return Record(
@@ -186,6 +187,15 @@ def _record(view: Site, step: Step, found: EtcdHost, proven: Proven, at: float, 
         tool=__version__,
         hashed=_hashed(view, step.node, proven.revision),
     )
+
+
+def _named(host: HostFacts) -> str:
+    """The cluster's name as its controller manager has it.
+
+    Source: kubeadm writes `clusterName` of its ClusterConfiguration into that manifest, as `--cluster-name`.
+    """
+    manager = host.manifests.get("kube-controller-manager")
+    return (manager.flag("cluster-name") if manager else "") or CLUSTER
 
 
 def _hashed(view: Site, node: str, revision: int) -> Hashed | None:

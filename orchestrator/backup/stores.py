@@ -138,9 +138,14 @@ def open_store(text: str, *, host: Callable[[str], Host] | None) -> Store:
         if scheme == "sftp":
             return _over_sftp(text, host)
         raise BadUsage(f"destinations of the kind {scheme}:// are not known", remedy=_KNOWN)
-    if not text.startswith(("/", ".", "~")) and (match := _ON_A_NODE.fullmatch(text)):
+    if match := on_a_node(text):
         return _on_node(match["node"], match["path"], host)
     return DirectoryStore(Path(text).expanduser())
+
+
+def on_a_node(text: str) -> re.Match[str] | None:
+    """Whether a place is on the disk of a node: `node` and `path` of it."""
+    return None if _SCHEME.match(text) or text.startswith(("/", ".", "~")) else _ON_A_NODE.fullmatch(text)
 
 
 def parent(text: str) -> tuple[str, str]:

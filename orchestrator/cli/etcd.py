@@ -10,6 +10,7 @@ from orchestrator.cli import backup, contents, drill, extract, replace, restore
 from orchestrator.cli.commands import Commands
 from orchestrator.cli.options import (
     PATIENCE_S,
+    UNREACHED,
     Context,
     DryRunChoice,
     DryRunOption,
@@ -56,6 +57,8 @@ def status(
 
     Members are asked directly, and their hosts looked at; no etcdctl is needed on a host. Where the API does not
     answer, control planes are those of the newest snapshot of this cluster, or of a run from here.
+
+    Exits with 11 when no host could be asked, else with 0.
     """
     from orchestrator import away  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
@@ -68,6 +71,8 @@ def status(
     names = tuple(dict.fromkeys(name.removeprefix("node/") for name in node or ()))
     found = away.survey(app, Library(app, [*(source or ()), str(home())]), names, say)
     show(output, "EtcdStatus", bodies.body(report.document(found)), report.table(found))
+    if not found.hosts:
+        raise typer.Exit(UNREACHED)
 
 
 def defrag(

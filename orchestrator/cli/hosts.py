@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.commands import Commands
-from orchestrator.cli.options import Context, Kubeconfig, Nodes, Output, OutputOption, Ssh
+from orchestrator.cli.options import UNREACHED, Context, Kubeconfig, Nodes, Output, OutputOption, Ssh
 
 if TYPE_CHECKING:
     from orchestrator.hosts.secrets import Secrets
@@ -23,7 +23,6 @@ Parallel = Annotated[int, typer.Option("--parallel", min=1, max=256, help="Hosts
 
 #: Who only looks is told soon.
 PATIENCE_S = 5.0
-UNREACHED = 11
 
 
 def register(app: typer.Typer) -> None:

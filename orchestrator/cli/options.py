@@ -10,6 +10,8 @@ import typer
 
 #: Who only looks is told soon that nobody answers; commands that change something outlast a control plane's restart.
 PATIENCE_S = 10.0
+#: The exit code of a result in which hosts could not be worked on, as of `HostError`.
+UNREACHED = 11
 
 
 class Output(StrEnum):

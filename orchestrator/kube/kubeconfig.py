@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import os
 from dataclasses import dataclass
@@ -85,6 +86,34 @@ def choose(kubeconfig: str | None, context: str | None) -> Choice:
         )
     user = known[name].get("user") or ""
     return Choice(found, name, known[name].get("cluster") or "", user, plugins.get(user, False))
+
+
+def cluster_of(choice: Choice) -> tuple[str, bytes]:
+    """The server of a context's cluster, and the certificates that it is checked by, without any credentials.
+
+    Returns:
+        "" and nothing for what no file tells.
+    """
+    import yaml  # noqa: PLC0415  as below
+
+    for path in choice.files:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for entry in raw.get("clusters") or ():
+            if entry.get("name") == choice.cluster:
+                told = entry.get("cluster") or {}
+                return str(told.get("server") or "").rstrip("/"), _certificates(path, told)
+    return "", b""
+
+
+def _certificates(path: Path, told: dict[str, Any]) -> bytes:
+    """Source: kubeconfig (v1): data win over a file; a relative path is from the directory of the kubeconfig."""
+    try:
+        if data := told.get("certificate-authority-data"):
+            return base64.b64decode(data)
+        file = told.get("certificate-authority")
+        return (path.parent / Path(file).expanduser()).read_bytes() if file else b""
+    except (OSError, ValueError):
+        return b""
 
 
 def _listed(known: dict[str, dict[str, Any]]) -> str:

@@ -220,6 +220,23 @@ class Session:
         )
 
 
+class Nowhere(Session):
+    """Of a cluster that cannot be asked: whatever is asked raises why. `server` is "" where none is even named."""
+
+    def __init__(self, why: OrchestratorError, choice: kubeconfig.Choice) -> None:
+        server, self._certificates = kubeconfig.cluster_of(choice)
+        super().__init__(kubernetes.client.Configuration(host=server), choice)
+        self._why = why
+
+    @property
+    def authority(self) -> str:
+        """As of any session."""
+        return hashlib.sha256(self._certificates).hexdigest() if self._certificates else ""
+
+    def _request(self, *_: object, **__: object) -> urllib3.BaseHTTPResponse:
+        raise self._why
+
+
 def connect(path: str | None, context: str | None) -> Session:
     """A session for the chosen context. Nothing is sent yet.
 
@@ -228,7 +245,26 @@ def connect(path: str | None, context: str | None) -> Session:
         ApiUnreachable: There is no kubeconfig, and this is not a pod.
         ApiUnauthorized: Its credentials cannot be loaded.
     """
-    choice = kubeconfig.choose(path, context)
+    return _connected(kubeconfig.choose(path, context))
+
+
+def connect_anyhow(path: str | None, context: str | None) -> Session:
+    """As `connect`; where there is no kubeconfig, or its credentials cannot be had, a `Nowhere`.
+
+    Raises:
+        BadUsage: The kubeconfig or the context cannot be meant.
+    """
+    try:
+        choice = kubeconfig.choose(path, context)
+    except ApiUnreachable as err:
+        return Nowhere(err, kubeconfig.Choice((), "", "", ""))
+    try:
+        return _connected(choice)
+    except ApiUnauthorized as err:
+        return Nowhere(err, choice)
+
+
+def _connected(choice: kubeconfig.Choice) -> Session:
     configuration = kubernetes.client.Configuration()
     complaints = _Complaints()
     logging.getLogger().addHandler(complaints)  # the library says on the root logger what a credential plugin said

@@ -33,8 +33,9 @@ class Request:
         keep: The policy of retention, as `--keep` takes it; "" removes nothing.
         pin: Why it is kept for ever; "" when it is not.
         unfinished: Runs that have not ended well: their snapshots stay.
-        alarm: etcd raised one: the API takes no writes.
         superseded: Plans of runs that failed, of which nothing is needed any more.
+        lock: Whose disk has the lock of the run, for the API takes no writes, as under an alarm, or is away: the same
+            for all runs meanwhile. "" where the API has it.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Request:
     keep: str = ""
     pin: str = ""
     unfinished: tuple[str, ...] = ()
-    alarm: bool = False
     superseded: tuple[str, ...] = ()
+    lock: str = ""
 
 
 def backup(request: Request) -> Plan:
@@ -58,13 +59,12 @@ def backup(request: Request) -> Plan:
     steps = []
     if request.superseded:
         steps.append(_step(request, "etcd.supersede", {"plans": list(request.superseded)}, FILE_S))
-    params: dict[str, Any] = {**common, "reason": request.reason}
-    if request.alarm:
-        params["without_api"] = True  # the lock of the run is on a host's disk, then
+    away: Mapping[str, Any] = {"without_api": True, "lock": request.lock} if request.lock else {}
+    params: dict[str, Any] = {**common, "reason": request.reason, **away}
     steps.append(_step(request, "etcd.snapshot", params, SNAPSHOT_S))
     recovery = f"staging/{request.name}.recovery.tar" if request.recovery else ""
     if recovery:
-        params = {"plan": request.name, "file": recovery, "recipients": list(request.recipients)}
+        params = {"plan": request.name, "file": recovery, "recipients": list(request.recipients), **away}
         steps.append(_step(request, "etcd.recovery", params, RECOVERY_S))
     params = {
         **common,
@@ -81,12 +81,13 @@ def backup(request: Request) -> Plan:
             "destinations": list(request.destinations),
             "keep": request.keep,
             "unfinished": list(request.unfinished),
+            "recovery": recovery,
         }
         steps.append(_step(request, "etcd.retain", params, FILE_S))
-    if recovery:
-        steps.append(_step(request, "etcd.complete", {"plan": request.name, "file": recovery}, FILE_S))
     steps.append(_step(request, "etcd.unstage", {"plan": request.name}, FILE_S))
     steps.append(_step(request, "host.tidy", {"plan": request.name}, FILE_S))
+    if recovery:
+        steps.append(_step(request, "etcd.complete", {"plan": request.name, "file": recovery}, FILE_S))
     return Plan(KIND, f"back up etcd of {request.node}", (Wave((Lane(request.node, tuple(steps)),)),))
 
 

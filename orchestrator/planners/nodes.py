@@ -69,7 +69,8 @@ def release(run: str, plan: Plan, past: Past) -> Plan:
         return rebuild.back(run, plan, past)
     if plan.kind == BACKUP and past:
         steps = (s for s in plan.steps() if s.action in _CLEARING)
-        cleared = tuple(replace(s, params={**s.params, "of_run": run}) for s in steps)
+        lock = next(({k: s.params[k] for k in ("without_api", "lock")} for s in plan.steps() if "lock" in s.params), {})
+        cleared = tuple(replace(s, params={**s.params, **lock, "of_run": run}) for s in steps)
         return Plan("release", f"release {run}", (Wave((Lane(cleared[0].node, cleared),)),) if cleared else ())
     started = [s for s in plan.steps() if s.action == "node.cordon" and s.id in past]
     lanes = tuple(

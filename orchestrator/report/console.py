@@ -80,6 +80,10 @@ def waiting_line(w: Mapping[str, Any]) -> str:
     return f"{w['count']} {verb_}{since}: {w['why']}{named}"
 
 
+def _unseen(f: Mapping[str, Any]) -> str:
+    return f"the cluster's run lock cannot be had ({f['why']}): see that nobody else begins a run meanwhile"
+
+
 def _progress(f: Mapping[str, Any]) -> str:
     return f"{f['node']}: {progress_line(f)}"
 
@@ -130,6 +134,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "lease.lost": _lost,
     "lease.in_doubt": _in_doubt,
     "lease.kept": _kept,
+    "lease.unseen": _unseen,
     "drain.progress": _progress,
     "drain.degraded": _degraded,
     "kubeadm.said": _said,

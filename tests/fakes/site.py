@@ -61,6 +61,7 @@ class FakeSite(FakeCluster):
         hooks: Commands of the operator's that ran, and where.
         hook_rc: What they end with.
         last_asked: When a host was last asked for how it stands.
+        cluster_name: As kubeadm wrote it into manifests.
         authority: SHA-256 of the certificate of the cluster's authority.
         revision: Of etcd.
         alarms: Of etcd, as etcdctl tells them.
@@ -86,6 +87,7 @@ class FakeSite(FakeCluster):
         for number in range(1, workers + 1):
             self._add(f"node-{number}", version, plane=False)
         self.leader = "cp-1"
+        self.cluster_name = "kubernetes"
         self.authority = hashlib.sha256(b"ca.crt").hexdigest()
         self.revision, self.alarms, self.configured = 1 + len(KEYS), [], True
         self.external, self.clients = "", ()

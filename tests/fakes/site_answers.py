@@ -81,8 +81,12 @@ def _kept(machine):
 
 def _manifest(machine, name):
     tag = machine.manifests[name] if name == "etcd" else f"v{machine.manifests[name]}"
-    flag = f"\n    - --advertise-address={machine.address}" if name == "kube-apiserver" else ""
-    return f"kind: Pod\nspec:\n  containers:\n  - command:\n    - {name}{flag}\n    image: registry.k8s.io/{name}:{tag}"
+    flags = {
+        "kube-apiserver": (f"--advertise-address={machine.address}", *machine.server_flags),
+        "kube-controller-manager": (f"--cluster-name={machine.site.cluster_name}",),
+    }.get(name, ())
+    command = "".join(f"    - {word}\n" for word in (name, *flags))
+    return f"kind: Pod\nspec:\n  containers:\n  - command:\n{command}    image: registry.k8s.io/{name}:{tag}"
 
 
 def _says(name, version):
@@ -225,7 +229,7 @@ def _etcd_host(machine):
         image = f"registry.k8s.io/kube-apiserver:v{machine.manifests['kube-apiserver']}"
         found += _section("apiserver", text=image)
     found += _section("servers", text=(site.external or local) if machine.plane else "")
-    authority = f"{site.authority}  /etc/kubernetes/pki/ca.crt"
+    authority = f"{machine.authority or site.authority}  /etc/kubernetes/pki/ca.crt"
     found += _section("authority", text=authority if machine.plane else "")
     if machine.up("etcd"):
         flags = {

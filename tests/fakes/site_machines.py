@@ -105,6 +105,8 @@ class FakeMachine:
         free_bytes: Of its disk.
         db_size_bytes: What its member says of its database; 0 for the size of a snapshot.
         private: Commands that ran so that nothing of them is recorded.
+        server_flags: Of its API server, more than the usual ones.
+        authority: As of the site, where it is another.
         taught: Command -> a generator like those here.
         started: How often each errand was started.
         kept: What kubeadm kept of upgrades: when, version by component, whether it copied etcd's data.
@@ -127,6 +129,7 @@ class FakeMachine:
         self.unfinished = ""
         self.files = {LIST: f"deb http://198.18.0.1:8089/core:/stable:/v{minor_of(version)}/deb/ /\n".encode()}
         self.modes = {}
+        self.server_flags, self.authority = (), ""
         self.manifests = {each: static_of(each, version) for each in STATIC} if plane else {}
         self.components = dict(self.manifests)
         self.running = self.settings = version
@@ -414,7 +417,8 @@ class FakeMachine:
         match list(argv):
             case ["sh", "-c", script, "sh", path, _, needed, _] if script == _SAVE:
                 return self._save(path, int(needed))
-            case ["sh", "-c", script] if script == _COLLECT:
+            case ["sh", "-c", script, "sh", *files] if script == _COLLECT:
+                self.collected = files
                 return self._collect()
             case ["rm", "-f", "--", path]:
                 self.files.pop(path, None)

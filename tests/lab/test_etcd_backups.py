@@ -366,6 +366,26 @@ def test_unused_space_is_given_back_and_the_cluster_goes_on(orchestrator):
 
 
 @pytest.mark.lab_full
+def test_while_no_api_server_answers_a_backup_is_taken_all_the_same(real, orchestrator, store):
+    pods = "/etc/kubernetes/manifests"
+    orchestrator("etcd", "backup", "--to", str(store))
+    real.ssh(CONTROL_PLANE, f"mv {pods}/kube-apiserver.yaml /root/")
+    try:
+        until("it to end", lambda: not real.ssh(CONTROL_PLANE, "pidof kube-apiserver; true").strip(), 180)
+        done = orchestrator("etcd", "backup", "--to", str(store))
+    finally:
+        real.ssh(CONTROL_PLANE, f"mv /root/kube-apiserver.yaml {pods}/")
+        until("the API", lambda: real.attempt("get", "--raw", "/readyz").returncode == 0, 180)
+
+    assert "the API does not answer" in done.stderr
+    later, earlier = listed(orchestrator, store)
+    assert later["revision"] > earlier["revision"]
+    assert (later["cluster"], later["authority"]) == (earlier["cluster"], earlier["authority"])
+    orchestrator("etcd", "verify", "last", "--from", str(store))
+    assert left_on_the_host(real) == []
+
+
+@pytest.mark.lab_full
 def test_etcd_comes_out_of_its_alarm_when_there_is_room_again(real, place, orchestrator, tmp_path):
     manifest = "/etc/kubernetes/manifests/etcd.yaml"
     blob = tmp_path / "blob"

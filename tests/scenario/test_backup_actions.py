@@ -20,6 +20,7 @@ from orchestrator.cluster.etcdhosts import parse_hash
 from orchestrator.cluster.recovery import CONFIGMAPS, PKI, TOOL
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import BackupError, CommandFailed, FactUnreadable, HostUnreachable, SnapshotInvalid, StoreError
+from orchestrator.planners import nodes
 from tests.fakes.crash import Life
 from tests.fakes.site_machines import SECRET, snapshot_of
 from tests.fakes.site_world import SiteWorld, good
@@ -232,6 +233,15 @@ def test_what_new_machines_need_is_here_encrypted_and_never_was_plain(world, rec
         assert tar.extractfile("etc/kubernetes/pki/ca.key").read() == SECRET
 
 
+def test_files_that_the_api_server_is_given_are_asked_for(world, recipients):
+    flags = ("--audit-policy-file=/etc/audit.yaml", "--audit-log-path=/var/log/audit.log", "--secure-port=6443")
+    world.machine("cp-1").server_flags = flags
+
+    stage_of(world, "etcd.recovery", recipients=recipients).apply()
+
+    assert world.machine("cp-1").collected == ["/etc/audit.yaml"]
+
+
 def test_a_host_that_cannot_pack_it_leaves_nothing_here(world, recipients):
     world.machine("cp-1").faults["collect"] = "refuses"
     stage = stage_of(world, "etcd.recovery", recipients=recipients)
@@ -258,15 +268,41 @@ def test_a_set_of_which_no_machine_could_be_rebuilt_is_stored_and_the_backup_fai
     assert stage_of(world, "etcd.recovery", recipients=recipients).apply() == Done("collected")
     stage_of(world, "etcd.store", recipients=recipients).apply()
 
-    with pytest.raises(
-        BackupError, match=f"^the snapshot is stored, but .* what cp-1 did not give .*: {path}$"
-    ) as caught:
-        stage_of(world, "etcd.complete", recipients=recipients).apply()
-
-    assert caught.value.remedy == f"{remedy} the set out: --no-recovery-set"
-    assert len(good(world.destination("a"))) == 1
     stage_of(world, "etcd.unstage", recipients=recipients).apply()
+    said = f"^the snapshot is stored, but .* what cp-1 did not give .*: {path}$"
+    complete = stage_of(world, "etcd.complete", recipients=recipients)
+    with pytest.raises(BackupError, match=said) as caught:
+        complete.apply()
+
+    assert (
+        caught.value.remedy == f"{remedy} the set out: --no-recovery-set; then take another: orchestrator etcd backup"
+    )
+    assert len(good(world.destination("a"))) == 1
     assert list((world.site.kept / "staging").iterdir()) == []
+    assert complete.decide() == Done("a rebuild has all it needs")  # it was told: a run that is gone on with ends
+
+
+def test_what_a_set_lacks_is_gone_with_a_run_that_is_given_up(world, recipients):
+    world.machine("cp-1").faults["collect"] = TOOL
+    stage_of(world, "etcd.recovery", recipients=recipients).apply()
+    plan = world.backup(recipients=recipients)
+
+    given_up = Stage(world, "etcd.unstage", "cp-1", plan=nodes.release("run-1", plan, {"0/cp-1/etcd.snapshot": {}}))
+
+    given_up.apply()
+    assert list((world.site.kept / "staging").iterdir()) == []
+
+
+def test_for_one_whose_set_is_not_whole_nothing_goes(world, recipients):
+    """Those of the others may be."""
+    world.hold(world.destination("a"), 9 * DAY_S)
+    world.machine("cp-1").faults["collect"] = TOOL
+    stored(world)
+    stage_of(world, "etcd.recovery", recipients=recipients).apply()
+
+    stage = stage_of(world, "etcd.retain", keep="last=1", recipients=recipients)
+
+    assert stage.decide() == Done("the new recovery set is not whole")
 
 
 def test_once_it_is_whole_the_backup_does_not_fail(world, recipients):

@@ -13,14 +13,20 @@ import pytest
 from orchestrator import backups, etcds, library
 from orchestrator.backup import metrics, retention
 from orchestrator.backup.catalogue import Checked
+from orchestrator.backup.records import Peer
+from orchestrator.cluster.model import Node
 from orchestrator.cluster.recovery import PKI
 from orchestrator.engine import runs
-from orchestrator.engine.plan import Needed
+from orchestrator.engine.journal import Journal
+from orchestrator.engine.plan import Needed, Plan
 from orchestrator.engine.runner import Stop
 from orchestrator.errors import (
+    ApiForbidden,
+    ApiUnreachable,
     BackupError,
     BadUsage,
     CommandFailed,
+    HostUnreachable,
     Interrupted,
     Locked,
     Refused,
@@ -28,6 +34,7 @@ from orchestrator.errors import (
     StoreError,
 )  # fmt: skip
 from orchestrator.report.etcd import table
+from tests.fakes.lease import FakeLeases
 from tests.fakes.site_machines import snapshot_of
 from tests.fakes.site_world import SERVER, At, Desk, good
 
@@ -248,7 +255,12 @@ def test_a_corrupt_member_that_is_alone_gives_none(desk):
 def test_while_the_api_takes_no_writes_the_lock_is_on_a_host(three, alarms, on_a_host):
     three.site.alarms = [{"memberID": 2, "alarm": alarm} for alarm in alarms]
 
-    assert any(step.params.get("without_api") for step in three.prepare().steps()) is on_a_host
+    steps = tuple(
+        three.prepare(recipients=(str(pyrage.x25519.Identity.generate().to_public()),), recovery=True).steps()
+    )
+
+    assert any(step.params.get("without_api") for step in steps) is on_a_host
+    assert {step.params["lock"] for step in steps if "lock" in step.params} == ({"cp-1"} if on_a_host else set())
 
 
 def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken(three):
@@ -257,6 +269,144 @@ def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken
 
     with pytest.raises(Locked, match="ann"):
         three.prepare()
+
+
+# ---- while the API is away --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def away(three, monkeypatch):
+    """All API servers are, and there is a snapshot of before."""
+    members = tuple(
+        Peer(id=m.name[-1], name=m.name, peer_urls=(f"https://{m.address}:2380",)) for m in three.site.planes()
+    )
+    three.world.hold(three.world.destination("a"), HOUR_S, members=members, cluster="prod")
+    make = three.site.hands
+
+    def hands(life):  # as of `App`: they share the hosts that were found
+        made = make(life)
+        made.machines.know([Node.at(m.name, m.address) for m in three.site.planes()])
+        return made
+
+    monkeypatch.setattr(three.site, "hands", hands)
+    three.app.session.authority = three.site.authority
+    three.app.machines = three.app.reader.machines
+    for machine in three.site.planes():
+        machine.components.pop("kube-apiserver")
+    three.world.leases = FakeLeases(three.clock)  # on a host's disk
+    three.site.cluster_name = "prod"
+    three.said.clear()
+    return three
+
+
+def test_while_the_api_is_away_a_snapshot_is_taken_of_hosts_that_are_known_from_the_last(away):
+    run = away.take()
+
+    [[held]] = [c.held for c in backups.of_run(away.app, [away.url("a")], run).catalogues]
+    assert (held.record.cluster, held.record.node, held.wrong) == ("prod", "cp-2", "")
+    assert any("the API does not answer" in line and "cp-1, cp-2, cp-3" in line for line in away.said)
+    steps = tuple(away.world.read(run).plan.steps())
+    assert {step.params["lock"] for step in steps if step.params.get("without_api")} == {"cp-1"}
+
+
+def test_the_lock_is_on_the_first_control_plane_that_is_reached(away):
+    away.site.machines["cp-1"].power_off()
+
+    assert {step.params["lock"] for step in away.prepare().steps() if "lock" in step.params} == {"cp-2"}
+
+
+def test_of_a_cluster_that_nothing_is_known_of_the_member_that_is_named_gives_it(away, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "nothing"))
+
+    with pytest.raises(ApiUnreachable) as caught:
+        backups.prepare(away.app, backups.Wish(("node:/srv", "/srv/x.db", away.url("empty")), ()), away.said.append)
+    assert "orchestrator etcd backup --node NAME" in caught.value.remedy
+
+    assert node_of(away.prepare("empty", node="cp-3")) == "cp-3"
+
+
+def test_a_host_that_is_of_another_cluster_by_now_gives_none(away):
+    away.site.machines["cp-2"].authority = "0" * 64
+
+    assert node_of(away.prepare()) == "cp-3"
+
+    assert "cp-2 could not be asked: cp-2: it is of another cluster now: its authority is another" in away.said
+
+
+def test_of_a_host_that_is_named_it_is_said(away):
+    away.app.session.authority = "0" * 64
+
+    assert node_of(away.prepare("empty", node="cp-3")) == "cp-3"
+
+    assert any(line.startswith("cp-3: its authority is not the one") for line in away.said)
+
+
+def test_one_that_is_named_is_asked_beside_those_that_are_known(away):
+    members = (Peer(id="1", name="cp-1", peer_urls=(f"https://{away.site.machines['cp-1'].address}:2380",)),)
+    away.world.hold(away.world.destination("a"), 60.0, members=members, cluster="prod", revision=4)
+
+    assert node_of(away.prepare(node="cp-3")) == "cp-3"
+
+
+def test_hosts_that_cannot_be_reached_are_the_error_and_not_etcd(away):
+    for machine in away.site.planes():
+        machine.power_off()
+
+    with pytest.raises(HostUnreachable, match="no control plane could be asked: cp-1: no connection; cp-2: no conn"):
+        away.prepare()
+
+
+def test_a_member_whose_host_cannot_be_reached_is_not_called_ill(three):
+    three.site.machines["cp-2"].power_off()
+
+    with pytest.raises(HostUnreachable, match="cp-2: no connection"):
+        three.prepare(node="cp-2")
+
+
+def test_without_any_cluster_that_is_meant_nothing_is_looked_for_elsewhere(away):
+    away.app.session.server = ""
+
+    with pytest.raises(ApiUnreachable, match="no answer"):
+        away.prepare(node="cp-2")
+
+
+def test_while_a_run_from_here_is_at_work_nothing_is_got_around(away):
+    plan = away.prepare()
+
+    with (
+        Journal.create(runs.directory("upgrade-1"), "upgrade-1", plan, meta={"server": SERVER}),
+        pytest.raises(Locked, match="upgrade-1 is at work on that cluster"),
+    ):
+        away.prepare()
+
+
+def test_what_kubeadm_knows_is_missed_before_it_begins(away):
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+
+    away.prepare(recipients=(recipient,), recovery=True)
+
+    assert any("the recovery set will lack them" in line for line in away.said)
+
+
+def test_a_worker_that_a_run_knew_has_no_lock(away, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
+    worker = away.site.machines["a-worker"] = away.site.machines.pop("node-1")
+    worker.name = "a-worker"
+    where = {name: (machine.address, "") for name, machine in away.site.machines.items()}
+    meta = {"server": SERVER, runs.HOSTS: where}
+    Journal.create(runs.directory("drain-1"), "drain-1", Plan("drain", "", ()), meta=meta).close()
+
+    assert {step.params["lock"] for step in away.prepare("empty").steps() if "lock" in step.params} == {"cp-1"}
+
+
+def test_what_is_forbidden_is_not_got_around(away, monkeypatch):
+    def forbidden(app):
+        raise ApiForbidden("may not list nodes", remedy="a role", status=403)
+
+    monkeypatch.setattr(etcds, "survey", forbidden)
+
+    with pytest.raises(ApiForbidden):
+        away.prepare(node="cp-2")
 
 
 NOT_WELL = "etcd is not all well: https://cp-2:2379 is not healthy: it does not say why; the snapshot is of cp-3"

@@ -54,11 +54,11 @@ def hold(desk, *names, ago_s=3600.0, **changes):
     return desk.world.hold(desk.world.destination("a"), ago_s, members=peers(desk, *names), **changes)
 
 
-def ran(desk, run, *planes, hosts=("cp-1", "cp-2", "cp-3", "node-1"), **meta):
+def ran(desk, run, *planes, hosts=("cp-1", "cp-2", "cp-3", "node-1"), noted=None, **meta):
     """A run from here, which noted where hosts are; its plan names control planes where they are given."""
     params = {"control_planes": planes} if planes else {}
     plan = Plan("drain", "drain", (Wave((Lane(hosts[0], (Step("1", "cluster.gate", hosts[0], params, 1.0),)),)),))
-    where = {name: (desk.site.machines[name].address, "") for name in hosts}
+    where = noted or {name: (desk.site.machines[name].address, "") for name in hosts}
     told = {"server": SERVER, runs.HOSTS: where, **meta}
     desk.clock.sleep(1)
     Journal.create(runs.directory(run), run, plan, meta=told, wall=desk.clock.wall).close()
@@ -78,6 +78,17 @@ def test_control_planes_are_those_of_the_newest_snapshot_of_the_cluster(three):
     [said] = three.said
     assert said.startswith("the API does not answer (no answer)")
     assert said.endswith(f"those of snapshot {record.name}: cp-1, cp-2, cp-3")
+
+
+def test_its_hosts_are_reached_as_a_run_noted_it_of_the_same_address(three):
+    hold(three, "cp-1", "cp-2")
+    at = {name: three.site.machines[name].address for name in ("cp-1", "cp-2")}
+    noted = {"cp-1": (at["cp-1"], "kind://docker/lab/cp-1"), "cp-2": ("198.18.0.99", "kind://docker/lab/cp-2")}
+    ran(three, "drain-1", noted=noted)
+
+    survey(three)
+
+    assert three.app.machines.places() == {"cp-1": noted["cp-1"], "cp-2": (at["cp-2"], "")}
 
 
 def test_snapshots_of_another_cluster_tell_nothing(three):

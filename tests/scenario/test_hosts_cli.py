@@ -278,3 +278,51 @@ def test_a_kind_that_is_not_known_yet_is_new_beside_one_that_is():
     assert known.states(entries, "h", "h", [other, rsa], replace=True) == {other: "changed", rsa: "changed"}
     with pytest.raises(HostKeyChanged):
         known.states(entries, "h", "h", [rsa], replace=False)
+
+
+# ---- the status of etcd, which knows hosts without the API -------------------------------------------------------
+
+
+def etcd_status(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(["etcd", "status", *words])
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_control_planes_that_are_named_are_asked_without_any_kubeconfig(server, capsys):
+    code, out, err = etcd_status(capsys, "--node", "node-1", "--ssh")
+
+    assert code == 11
+    assert "members       no host could be asked" in out
+    assert f"([127.0.0.1]:{server.port}) is not known" in out
+    assert "there is no kubeconfig" not in err
+
+
+def test_of_none_named_and_no_kubeconfig_the_error_is_the_kubeconfig_s(server, capsys):
+    code, out, err = etcd_status(capsys)
+
+    assert (code, out) == (12, "")
+    assert "error: no cluster: there is no kubeconfig" in err
+    assert "orchestrator etcd status --node NAME" in err
+
+
+def test_a_context_that_is_not_there_is_not_passed_over(server, home, capsys):
+    (home / "no-kubeconfig").write_text("current-context: a\ncontexts: [{name: a, context: {cluster: a}}]\n")
+
+    code, out, err = etcd_status(capsys, "--node", "node-1", "--context", "b")
+
+    assert (code, out) == (2, "")
+    assert "there is no context 'b'" in err
+
+
+def test_credentials_that_cannot_be_had_keep_nobody_from_asking_hosts(server, home, capsys):
+    (home / "no-kubeconfig").write_text(
+        "current-context: a\n"
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+        "users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: 'false'}}}]\n"
+    )
+
+    code, out, _ = etcd_status(capsys, "--node", "node-1")
+
+    assert (code, "node-1 could not be asked" in out) == (11, True)

@@ -456,6 +456,24 @@ def test_who_follows_a_run_reaches_hosts_as_it_did(cluster, tmp_path, ssh):
     assert app.settings.ssh is ssh
 
 
+def test_who_goes_on_with_a_run_that_does_without_the_api_needs_no_credentials(cluster, tmp_path):
+    api = cluster()
+    path = api.kubeconfig(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["users"][0]["user"] = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}}
+    path.write_text(yaml.safe_dump(content))
+    step = Step("0", "etcd.snapshot", "n1", {"without_api": True, "lock": "n1"}, 5.0)
+    plan = Plan("backup", "backup", (Wave((Lane("n1", (step,)),)),))
+    meta = {"server": api.url, "hosts": {"n1": ("198.18.0.11", "")}}
+    with Journal.create(tmp_path / "r", "r", plan, meta=meta):
+        pass
+    app = App(Settings(str(path)), Silent())
+
+    app.follow(read(tmp_path / "r"))
+
+    assert app.machines.places() == {"n1": ("198.18.0.11", "")}
+
+
 def test_a_run_notes_where_hosts_are_and_who_goes_on_without_an_api_server_finds_them(cluster, tmp_path):
     api = cluster(nodes=two_nodes())
     app, later = (App(Settings(str(api.kubeconfig(tmp_path))), Silent()) for _ in range(2))

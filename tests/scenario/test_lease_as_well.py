@@ -13,7 +13,7 @@ from orchestrator.engine.lease import Lease
 from orchestrator.engine.plan import Plan
 from orchestrator.errors import ApiForbidden, Locked
 from orchestrator.kube.lease import KubeLeases
-from orchestrator.planners import nodes, rebuild, restore
+from orchestrator.planners import backup, nodes, rebuild, restore
 from orchestrator.planners.restore import Plane, Request
 from tests.fakes.lease import FakeLeases, unkept
 from tests.fakes.sink import Recorder
@@ -37,22 +37,27 @@ def store(clock):
     return FakeLeases(clock)
 
 
+@pytest.fixture
+def sink():
+    return Recorder()
+
+
 def lease(store, clock, run="restore-1"):
     return Lease(store, "ann@laptop", run, clock, Recorder(), beside=unkept, turns_back=True)
 
 
-def test_it_is_held_meanwhile_and_given_back(store, clock):
-    with hostlease.as_well(store, lease(store, clock)):
+def test_it_is_held_meanwhile_and_given_back(store, clock, sink):
+    with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         assert (store.record.holder, store.record.run) == ("ann@laptop", "restore-1")
 
     assert store.record is None
 
 
-def test_where_another_run_holds_it_nothing_is_begun(store, clock):
+def test_where_another_run_holds_it_nothing_is_begun(store, clock, sink):
     began = []
 
     def restored():
-        with hostlease.as_well(store, lease(store, clock)):
+        with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
             began.append("restore-1")
 
     with lease(store, clock, "upgrade-1"), pytest.raises(Locked, match="upgrade-1"):
@@ -69,45 +74,49 @@ def test_a_way_back_is_not_barred_by_what_the_failed_run_left(application, store
     assert application.held == [(hostlease.HostLeases, "restore-1")]
 
 
-def test_an_api_that_is_away_is_asked_once_and_not_waited_for(store, clock):
+def test_an_api_that_is_away_is_asked_once_and_not_waited_for(store, clock, sink):
     store.down, began = True, clock.now()
 
-    with hostlease.as_well(store, lease(store, clock)):
+    with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         assert store.requests == ["read"]
 
     assert (store.requests, clock.now()) == (["read"], began)
+    [told] = sink.events
+    assert (told.name, told.level) == ("lease.unseen", "warning")
+    assert (told.fields["run"], "no answer" in told.fields["why"]) == ("restore-1", True)
 
 
-def test_who_may_not_have_it_goes_on_without(store, clock):
+def test_who_may_not_have_it_goes_on_without(store, clock, sink):
     def forbidden(record):
         raise ApiForbidden("no", remedy="a role", status=403)
 
     store.create = forbidden
-    with hostlease.as_well(store, lease(store, clock)):
+    with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         assert store.record is None
+    assert sink.names() == ["lease.unseen"]
 
 
-def test_an_api_that_goes_away_meanwhile_ends_nothing(store, clock):
-    with hostlease.as_well(store, lease(store, clock)):
+def test_an_api_that_goes_away_meanwhile_ends_nothing(store, clock, sink):
+    with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         store.down = True
         clock.pass_to(clock.now() + 60)
 
     assert store.record.run == "restore-1"  # it runs out by itself
 
 
-def test_what_came_back_with_the_snapshot_is_taken_away(store, clock):
+def test_what_came_back_with_the_snapshot_is_taken_away(store, clock, sink):
     with lease(store, clock, "backup-1"):
         old = store.record
     clock.pass_to(clock.now() + 3600)
 
-    with hostlease.as_well(store, lease(store, clock)):
+    with hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         store.record = replace(old, resource_version="1000000001")
 
     assert store.record is None
 
 
-def test_an_error_of_the_restore_gives_it_back_and_stays_what_it_is(store, clock):
-    with pytest.raises(ZeroDivisionError), hostlease.as_well(store, lease(store, clock)):
+def test_an_error_of_the_restore_gives_it_back_and_stays_what_it_is(store, clock, sink):
+    with pytest.raises(ZeroDivisionError), hostlease.as_well(store, lease(store, clock), "restore-1", sink):
         raise ZeroDivisionError
 
     assert store.record is None
@@ -132,6 +141,8 @@ def test_that_it_could_not_be_renewed_is_not_told_while_the_api_is_stopped_on_pu
         (rebuild.rebuild(PLANES, REBUILD), False),  # there is no API
         (Plan("disarm", "", ()), False),  # it takes no writes
         (nodes.cordon(["n1"], owner="ann", reason=""), False),  # its lock is that lease
+        (backup.backup(backup.Request("backup-1", "cp-2", ("/srv",))), False),
+        (backup.backup(backup.Request("backup-1", "cp-2", ("/srv",), lock="cp-1")), True),  # the API may come back
     ],
 )
 def test_restores_have_it_as_well(monkeypatch, store, plan, held):
@@ -173,3 +184,13 @@ def test_a_run_does_not_start_in_the_middle_of_another(application, store, clock
 
     assert application.held == []
     assert caught.value.run == ""
+
+
+@pytest.mark.parametrize(("lock", "host"), [("", None), ("cp-1", "cp-1")])
+def test_a_backup_without_the_api_has_its_lock_where_restores_have_theirs(application, store, lock, host):
+    plan = backup.backup(backup.Request("backup-1", "cp-2", ("/srv",), lock=lock))
+
+    leases = application._leases(plan)
+
+    assert leases is store if host is None else leases._host == host
+    assert application._leases(RESTORE)._host == "cp-1"

@@ -54,7 +54,7 @@ class Desk:
         self.file = root / f"{NAME}.db"
         self.app = SimpleNamespace(
             settings=Settings(dry_run=DryRun.CLIENT), view=self.view, reader=self.view, machines=self.view.machines,
-            clock=self.site.clock, refuse_if_held=self.refuse_if_held,
+            clock=self.site.clock, refuse_if_held=self.refuse_if_held, session=SimpleNamespace(server=""),
         )  # fmt: skip
         self.store()
 

@@ -26,8 +26,7 @@ def params(action, **changes):
 def test_the_whole_of_a_backup_in_its_order():
     """Proven before it is stored, stored everywhere before anything is removed, cleared away at the end."""
     assert actions(keep="daily=7") == [
-        "etcd.snapshot", "etcd.recovery", "etcd.store", "etcd.retain", "etcd.complete", "etcd.unstage",
-        "host.tidy",
+        "etcd.snapshot", "etcd.recovery", "etcd.store", "etcd.retain", "etcd.unstage", "host.tidy", "etcd.complete",
     ]  # fmt: skip
 
 
@@ -67,6 +66,12 @@ def test_the_snapshot_is_made_under_the_plan_s_name_and_says_why():
     assert found == {"plan": NAME, "file": f"staging/{NAME}.db", "reason": "scheduled"}
 
 
+def test_while_the_api_takes_no_writes_its_steps_wait_for_none_and_one_host_has_the_lock():
+    for action in ("etcd.snapshot", "etcd.recovery"):
+        found = params(action, lock="cp-1")
+        assert (found["without_api"], found["lock"]) == (True, "cp-1")
+
+
 def test_keys_are_collected_for_the_recipients_only():
     assert params("etcd.recovery") == {
         "plan": NAME, "file": f"staging/{NAME}.recovery.tar", "recipients": ["age1abc", "age1def"],
@@ -95,6 +100,7 @@ def test_what_goes_is_judged_by_the_policy_where_the_snapshot_was_stored():
         "destinations": ["s3://b/prod", "/srv"],
         "keep": "daily=7",
         "unfinished": ["upgrade-1"],
+        "recovery": f"staging/{NAME}.recovery.tar",
     }
 
 
@@ -120,3 +126,11 @@ def test_a_backup_that_is_given_up_is_cleared_away_here_and_on_its_host():
     ]
     assert nodes.released_run(released) == "run-1"
     assert nodes.release("run-1", plan, {}).waves == ()
+
+
+def test_one_that_is_given_up_has_its_lock_where_the_run_had_it():
+    plan = backup(Request("backup-1", "cp-2", ("/backups",), lock="cp-1"))
+
+    released = nodes.release("run-1", plan, {next(iter(plan.steps())).id: {}})
+
+    assert [(s.params["without_api"], s.params["lock"]) for s in released.steps()] == [(True, "cp-1")] * 2

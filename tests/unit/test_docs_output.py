@@ -137,7 +137,7 @@ def names(call, function):
 def own_fields(call):
     given = {k.arg for k in call.keywords if k.arg and k.arg != "level"}
     given |= {k.value for a in call.args if isinstance(a, ast.Dict) for k in a.keys if isinstance(k, ast.Constant)}
-    return given
+    return given - {"run"}  # it is in all events
 
 
 def own_levels(call, defaults):

@@ -34,6 +34,11 @@ class Broken(io.StringIO):
             {"holder": "sam", "from_run": "r1"},
             "took the cluster's run lock over from sam (run r1), which no longer renews it",
         ),
+        (
+            "lease.unseen",
+            {"why": "no answer"},
+            "the cluster's run lock cannot be had (no answer): see that nobody else begins a run meanwhile",
+        ),
         ("lease.lost", {"why": "somebody deleted it"}, "lost the cluster's run lock: somebody deleted it"),
         (
             "drain.degraded",
