@@ -26,7 +26,7 @@ from orchestrator.planners import nodes as planners
 from orchestrator.planners.rollback import way_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.model import Node
@@ -449,21 +449,15 @@ class App:
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
     def _same_cluster(self, known: Contents) -> None:
+        from orchestrator.kube import kubeconfig  # noqa: PLC0415
+
         self.session.answered = True  # when the run began
         there = known.meta.get("server")
         if there != self.session.server:
             raise BadUsage(
                 f"run {known.run} is of the cluster at {there}, this context is {self.session.server}",
-                remedy=reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
+                remedy=kubeconfig.reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
             )
-
-
-def reaching(files: Sequence[str], context: str) -> str:
-    """How a person reaches the cluster of those files and that context; both are empty inside a pod."""
-    if not files:
-        return "do it where the run was started, in a pod of that cluster"
-    where = f"pass --kubeconfig {files[0]}" if len(files) == 1 else f"set KUBECONFIG={':'.join(files)} and pass"
-    return f"{where} --context {context}"
 
 
 def _takes_down(plan: Plan) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.app import reaching
 from orchestrator.cluster import queries
 from orchestrator.cluster.hostfacts import parse_api, parse_look
 from orchestrator.cluster.model import Node
 from orchestrator.engine import runs
 from orchestrator.engine.together import each
 from orchestrator.errors import Locked
+from orchestrator.kube.kubeconfig import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable

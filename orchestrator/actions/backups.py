@@ -15,6 +15,7 @@ import msgspec
 
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue, records, recovery, retention
+from orchestrator.backup.configmap import kubeadm_configuration
 from orchestrator.backup.records import Part
 from orchestrator.backup.seal import Sealed, measured, seal
 from orchestrator.backup.stores import parent
@@ -78,7 +79,7 @@ class Recovery:
     """`etcd.recovery`: what new machines need of the cluster is here, encrypted.
 
     Params: `plan`; `file`, its name here; `recipients`, at least one: keys are stored encrypted, or not at all;
-    `without_api`, where that is away.
+    `without_api`, where that is away; `snapshot`, which tells kubeadm's configuration then.
     """
 
     def probe(self, view: Site, step: Step) -> Facts:
@@ -178,13 +179,14 @@ def _read(view: Site, step: Step, packed: bytes) -> tuple[bytes, tuple[str, ...]
 
 
 def _configuration(view: Site, step: Step) -> str:
-    """Of kubeadm, "" where the API does not tell: what a set lacks then is said by who reads it."""
+    """Of kubeadm, by the API or the snapshot; "" where neither tells: what a set lacks is said by who reads it."""
     try:
         if step.params.get("without_api"):
             view.glance()  # what is away is not waited for
         return view.configuration()
     except ApiError:
-        return ""
+        path = view.kept(step.params.get("snapshot", ""))
+        return kubeadm_configuration(path) if path else ""
 
 
 def in_memory() -> IO[bytes]:

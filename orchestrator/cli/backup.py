@@ -129,7 +129,7 @@ def backup(
 
 
 def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, quiet: bool) -> None:
-    from orchestrator import backups  # noqa: PLC0415
+    from orchestrator import backups, monitoring  # noqa: PLC0415
     from orchestrator.cli import perform  # noqa: PLC0415
     from orchestrator.cli.output import say, show, unsaid  # noqa: PLC0415
     from orchestrator.engine import runs  # noqa: PLC0415
@@ -138,7 +138,7 @@ def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, q
     from orchestrator.report import bodies  # noqa: PLC0415
 
     where = backups.destinations(wish)
-    attempt = backups.Attempt(metrics_file.absolute(), where, app.clock.wall()) if metrics_file else None
+    attempt = monitoring.Attempt(metrics_file.absolute(), where, app.clock.wall()) if metrics_file else None
     noted = {runs.METRICS: str(attempt.path)} if attempt else {}
     try:
         with _terminated():
@@ -147,14 +147,14 @@ def _taken(app: App, wish: Wish, output: Output, metrics_file: Path | None, *, q
             outcome = perform.performed(app, plan, noted=noted)
     except (OrchestratorError, KeyboardInterrupt) as err:
         if attempt:
-            backups.tell_failure(app, attempt, err)
+            monitoring.tell_failure(app, attempt, err)
         raise
     if outcome.exit_code or not outcome.run:
         perform.finish(app, outcome, output, "backed up")
         return
     found = backups.of_run(app, where, outcome.run, plan.nodes()[0])
     if attempt:
-        backups.tell(app, attempt, outcome.run)
+        monitoring.tell(app, attempt, outcome.run)
     if output is not Output.TABLE:
         show(output, "SnapshotList", bodies.body(report.list_document(found.catalogues, (), app.clock.wall())), "")
     elif not quiet:
@@ -189,7 +189,7 @@ def listing(
     context: Context = None,
 ) -> None:
     """List the snapshots at all destinations, newest first, and what is wrong with any of them."""
-    from orchestrator import backups  # noqa: PLC0415
+    from orchestrator import monitoring  # noqa: PLC0415
     from orchestrator.cli.context import duration  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.errors import BackupError  # noqa: PLC0415
@@ -203,7 +203,7 @@ def listing(
     told = tuple((url, str(err)) for url, err in failed)
     body = bodies.body(report.list_document(found, told, now))
     show(output, "SnapshotList", body, report.listing(found, told, now))
-    if age_s is not None and (why := backups.too_old(found, age_s, now)):
+    if age_s is not None and (why := monitoring.too_old(found, age_s, now)):
         raise BackupError(why, remedy="orchestrator etcd backup; see why the last ones failed: orchestrator runs")
     if failed:
         raise failed[0][1]

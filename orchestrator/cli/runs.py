@@ -49,7 +49,7 @@ def resume(
     context: Context = None,
 ) -> None:
     """Continue a run where it stopped. A restore that fails early is taken back, as by its own command."""
-    from orchestrator import backups  # noqa: PLC0415
+    from orchestrator import monitoring  # noqa: PLC0415
     from orchestrator.cli.context import application  # noqa: PLC0415
     from orchestrator.cli.output import show  # noqa: PLC0415
     from orchestrator.cli.restore import aftermath, swing_back  # noqa: PLC0415
@@ -57,7 +57,7 @@ def resume(
 
     app = application(kubeconfig=kubeconfig, context=context, log_format=log_format)
     try:
-        outcome = backups.resume(app, run)
+        outcome = monitoring.resume(app, run)
     except OrchestratorError as err:
         swing_back(app, err)
         raise

@@ -7,9 +7,12 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ApiUnreachable, BadUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,14 @@ def choose(kubeconfig: str | None, context: str | None) -> Choice:
         )
     user = known[name].get("user") or ""
     return Choice(found, name, known[name].get("cluster") or "", user, plugins.get(user, False))
+
+
+def reaching(files: Sequence[str], context: str) -> str:
+    """How a person reaches the cluster of those files and that context; both are empty inside a pod."""
+    if not files:
+        return "do it where the run was started, in a pod of that cluster"
+    where = f"pass --kubeconfig {files[0]}" if len(files) == 1 else f"set KUBECONFIG={':'.join(files)} and pass"
+    return f"{where} --context {context}"
 
 
 def cluster_of(choice: Choice) -> tuple[str, bytes]:

@@ -64,7 +64,13 @@ def backup(request: Request) -> Plan:
     steps.append(_step(request, "etcd.snapshot", params, SNAPSHOT_S))
     recovery = f"staging/{request.name}.recovery.tar" if request.recovery else ""
     if recovery:
-        params = {"plan": request.name, "file": recovery, "recipients": list(request.recipients), **away}
+        params = {
+            "plan": request.name,
+            "file": recovery,
+            "recipients": list(request.recipients),
+            "snapshot": staged,
+            **away,
+        }
         steps.append(_step(request, "etcd.recovery", params, RECOVERY_S))
     params = {
         **common,

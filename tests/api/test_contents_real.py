@@ -13,7 +13,16 @@ from lab.api import objects, tier
 from lab.api.client import Client
 from lab.processes import run
 from orchestrator.backup import mvcc
-from orchestrator.backup.contents import Cipher, census, diff, diff_keys, form_of, parse_key, parse_live
+from orchestrator.backup.configmap import kubeadm_configuration
+from orchestrator.backup.contents import (
+    Cipher,
+    census,
+    diff,
+    diff_keys,
+    form_of,
+    parse_key,
+    parse_live,
+)
 from orchestrator.backup.snapshot import entries, examine
 
 pytestmark = pytest.mark.api
@@ -184,6 +193,19 @@ def test_objects_are_counted_as_the_api_server_lists_them(quiet, load, tmp_path)
     assert found.objects == examine(path).keys == sum(found.forms.values())
     assert found.ciphers == {}
     assert found.forms["json"] == sum(sum(told[known].values()) for known in told if known[0] in JSON)
+
+
+def test_what_kubeadm_stored_is_read_as_the_api_server_has_it(quiet, load, tmp_path):
+    told = f"kind: ClusterConfiguration\nclusterName: prod-{secrets.token_hex(4)}\nx: {'é' * 9000}\n"
+    data = {"ClusterConfiguration": told, "Another": "", "ClusterStatus": "old"}
+    create(load, described("ConfigMap", "v1", "kubeadm-config", namespace="kube-system", data=data))
+    try:
+        path = save(quiet, tmp_path / "s.db")
+    finally:
+        load.delete(["/api/v1/namespaces/kube-system/configmaps/kubeadm-config"])
+
+    assert kubeadm_configuration(path) == told
+    assert kubeadm_configuration(save(quiet, tmp_path / "after.db")) == ""
 
 
 JSON = ("apiextensions.k8s.io", "apiregistration.k8s.io", "stable.example.com")

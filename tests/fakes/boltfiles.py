@@ -150,6 +150,13 @@ class Keys:
         return self
 
 
+def config_map(**data):
+    """A ConfigMap as an API server stores it."""
+    pairs = b"".join(field(2, field(1, name.encode()) + field(2, text.encode())) for name, text in data.items())
+    of_kind = field(1, field(1, b"v1") + field(2, b"ConfigMap"))
+    return b"k8s\x00" + of_kind + field(2, field(1, field(1, b"a")) + pairs)
+
+
 def member(*, name="cp-1", learner=False):
     urls = {"peerURLs": ["https://10.0.0.1:2380"], "clientURLs": ["https://10.0.0.1:2379"]}
     return json.dumps({"id": MEMBER, "name": name, **urls, **({"isLearner": True} if learner else {})}).encode()

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-from orchestrator import backups, library
+from orchestrator import backups, library, monitoring
 from orchestrator.app import Outcome, Settings
 from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
@@ -285,15 +285,15 @@ class Desk:
     def take(self, *names, life=None, stop=None, **asked):
         """As the command does: a run, and the file of metrics; the run's id."""
         wish, run = self.wish(*names, **asked), ""
-        attempt = backups.Attempt(self.metrics, wish.destinations, self.clock.wall())
+        attempt = monitoring.Attempt(self.metrics, wish.destinations, self.clock.wall())
         try:
             plan = backups.prepare(self.app, wish, self.said.append)
             run = f"backup-{next(self._numbers):04}"
             self._named(run, lambda: self.world.start(plan, run=run, life=life, stop=stop))
         except OrchestratorError as err:
-            backups.tell_failure(self.app, attempt, err)
+            monitoring.tell_failure(self.app, attempt, err)
             raise
-        backups.tell(self.app, attempt, run)
+        monitoring.tell(self.app, attempt, run)
         return run
 
     def _resume(self, run):

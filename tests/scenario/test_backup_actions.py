@@ -17,10 +17,12 @@ from orchestrator.backup.recovery import read
 from orchestrator.backup.seal import unseal
 from orchestrator.cluster import queries
 from orchestrator.cluster.etcdhosts import parse_hash
+from orchestrator.cluster.model import Node
 from orchestrator.cluster.recovery import CONFIGMAPS, PKI, TOOL
 from orchestrator.engine.plan import Done, Needed
 from orchestrator.errors import BackupError, CommandFailed, FactUnreadable, HostUnreachable, SnapshotInvalid, StoreError
 from orchestrator.planners import nodes
+from tests.fakes import boltfiles
 from tests.fakes.crash import Life
 from tests.fakes.site_machines import SECRET, snapshot_of
 from tests.fakes.site_world import SiteWorld, good
@@ -323,6 +325,25 @@ def test_what_a_host_without_kubectl_does_not_tell_is_asked_of_the_api(world, re
     unseal(staged(world, "backup-1.recovery.tar"), tmp_path / "set", compressed=True, identities=[key])
     with (tmp_path / "set").open("rb") as archive:
         assert read(archive, "it").told.configuration == world.site.view().configuration()
+
+
+def test_while_the_api_is_away_the_snapshot_tells_it(world, recipients, key, tmp_path):
+    world.machine("cp-1").faults["collect"] = CONFIGMAPS
+    world.machine("cp-1").components.pop("kube-apiserver")
+    stage = stage_of(world, "etcd.recovery", recipients=recipients, lock="cp-1")
+    stage.hands.machines.know([Node.at("cp-1", "198.18.0.11")])
+    told = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n"
+    kept = boltfiles.Keys().put(
+        b"/registry/configmaps/kube-system/kubeadm-config", boltfiles.config_map(ClusterConfiguration=told)
+    )
+    staged(world).parent.mkdir(parents=True)
+    staged(world).write_bytes(boltfiles.snapshot(kept.pairs))
+
+    stage.apply()
+
+    unseal(staged(world, "backup-1.recovery.tar"), tmp_path / "set", compressed=True, identities=[key])
+    with (tmp_path / "set").open("rb") as archive:
+        assert read(archive, "it").told.configuration == told
 
 
 def test_what_a_cluster_is_made_without_is_said_and_the_set_is_kept(world, recipients):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from orchestrator import backups, etcds, library
+from orchestrator import backups, etcds, library, monitoring
 from orchestrator.backup import metrics, retention
 from orchestrator.backup.catalogue import Checked
 from orchestrator.backup.records import Peer
@@ -380,14 +380,6 @@ def test_while_a_run_from_here_is_at_work_nothing_is_got_around(away):
         away.prepare()
 
 
-def test_what_kubeadm_knows_is_missed_before_it_begins(away):
-    recipient = str(pyrage.x25519.Identity.generate().to_public())
-
-    away.prepare(recipients=(recipient,), recovery=True)
-
-    assert any("the recovery set will lack them" in line for line in away.said)
-
-
 def test_a_worker_that_a_run_knew_has_no_lock(away, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "other"))
     worker = away.site.machines["a-worker"] = away.site.machines.pop("node-1")
@@ -713,7 +705,7 @@ def test_the_newest_may_be_so_old(desk, ages_s, says):
         hold(desk, age_s)
 
     found, _ = desk.library().catalogues()
-    assert backups.too_old(found, 26 * HOUR_S, desk.clock.wall()) == says
+    assert monitoring.too_old(found, 26 * HOUR_S, desk.clock.wall()) == says
 
 
 def test_one_that_is_not_whole_does_not_count_as_the_newest(desk):
@@ -721,7 +713,7 @@ def test_one_that_is_not_whole_does_not_count_as_the_newest(desk):
     (desk.world.destination("a") / hold(desk, HOUR_S).data.file).write_bytes(b"")
 
     found, _ = desk.library().catalogues()
-    assert backups.too_old(found, 26 * HOUR_S, desk.clock.wall()).startswith("the newest snapshot is 30.0 h old")
+    assert monitoring.too_old(found, 26 * HOUR_S, desk.clock.wall()).startswith("the newest snapshot is 30.0 h old")
 
 
 def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
@@ -729,7 +721,7 @@ def test_one_that_is_dated_in_the_future_does_not_count_as_the_newest(desk):
     hold(desk, -40 * DAY_S)
 
     found, _ = desk.library().catalogues()
-    assert backups.too_old(found, 26 * HOUR_S, desk.clock.wall()) != ""
+    assert monitoring.too_old(found, 26 * HOUR_S, desk.clock.wall()) != ""
 
 
 # ---- proof ------------------------------------------------------------------------------------------------------
@@ -1108,7 +1100,7 @@ def test_a_run_that_is_interrupted_is_a_failed_try_and_its_resume_a_success(desk
     began, first = desk.clock.wall(), read_metrics(desk)
     desk.clock.sleep(HOUR_S)
 
-    outcome = backups.resume(desk.app, "last")
+    outcome = monitoring.resume(desk.app, "last")
 
     found = read_metrics(desk)["kubernetes"]
     assert [each.attempt_ok for each in first.values()] == [False]
@@ -1137,7 +1129,7 @@ def test_a_resume_that_fails_is_a_failed_try(desk):
     desk.clock.sleep(HOUR_S)
 
     with pytest.raises(StoreError):
-        backups.resume(desk.app, "last")
+        monitoring.resume(desk.app, "last")
 
     found = desk.told()
     assert (found.attempt_ok, found.attempt_at) == (False, desk.clock.wall())
@@ -1149,9 +1141,9 @@ def test_a_resume_that_cannot_begin_or_has_nothing_to_do_tells_nothing(desk):
     before = desk.metrics.read_text()
     desk.clock.sleep(HOUR_S)
 
-    backups.resume(desk.app, "last")
+    monitoring.resume(desk.app, "last")
     with pytest.raises(BadUsage):
-        backups.resume(desk.app, "backup-9")
+        monitoring.resume(desk.app, "backup-9")
 
     assert desk.metrics.read_text() == before
 
@@ -1162,7 +1154,7 @@ def test_a_run_that_knows_no_file_of_metrics_is_resumed_as_before(desk):
     fail(desk)
     before = desk.metrics.read_text()
 
-    backups.resume(desk.app, "last")
+    monitoring.resume(desk.app, "last")
 
     assert len(good(desk.world.destination("b"))) == 1
     assert desk.metrics.read_text() == before

@@ -75,6 +75,7 @@ def test_while_the_api_takes_no_writes_its_steps_wait_for_none_and_one_host_has_
 def test_keys_are_collected_for_the_recipients_only():
     assert params("etcd.recovery") == {
         "plan": NAME, "file": f"staging/{NAME}.recovery.tar", "recipients": ["age1abc", "age1def"],
+        "snapshot": f"staging/{NAME}.db",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app import default_owner, reaching
+from orchestrator.app import default_owner
 from orchestrator.errors import (
     ApiConflict,
     ApiError,
@@ -17,7 +17,7 @@ from orchestrator.errors import (
 )
 from orchestrator.kube import permissions
 from orchestrator.kube.failures import certificate_end, distrust_remedy, from_response
-from orchestrator.kube.kubeconfig import Choice
+from orchestrator.kube.kubeconfig import Choice, reaching
 from orchestrator.kube.permissions import COMMANDS, Rule
 
 CHOICE = Choice((Path("k"),), "prod", "c", "u")
