@@ -168,6 +168,15 @@ def test_named_ones_are_where_a_run_noted_them_else_they_have_their_names_for_ad
     assert [places[name] for name in ("cp-1", "cp-2")] == [(three.site.machines["cp-1"].address, ""), ("cp-2", "")]
 
 
+def test_without_a_kubeconfig_what_runs_of_no_cluster_noted_is_not_this_one_s(three):
+    three.app.session.server = ""
+    ran(three, "backup-1", hosts=("cp-1",), server="")
+
+    survey(three, "cp-1")
+
+    assert three.app.machines.places() == {"cp-1": ("cp-1", "")}
+
+
 def test_while_the_api_answers_nothing_else_is_looked_for(three):
     three.site.machines["cp-1"].components["kube-apiserver"] = "1.36.3"
     library = three.library()
