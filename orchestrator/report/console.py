@@ -158,7 +158,7 @@ _VERBS = {
     "etcd.snapshot": "snapshot of etcd",
     "etcd.recovery": "what new machines need",
     "etcd.store": "store the snapshot",
-    "etcd.complete": "see that new machines can be made of it",
+    "etcd.complete": "tell what new machines would lack",
     "etcd.retain": "remove old snapshots",
     "etcd.supersede": "clear away what earlier runs left",
     "etcd.unstage": "clear away what was made on the way",
