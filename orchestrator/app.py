@@ -6,7 +6,6 @@ import contextlib
 import getpass
 import os
 import shlex
-import signal
 import socket
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,21 +18,22 @@ from orchestrator.engine.events import retrying
 from orchestrator.engine.journal import Contents, Journal, read
 from orchestrator.engine.lease import Lease, locked
 from orchestrator.engine.plan import Blocked, Done
-from orchestrator.engine.runner import Stop, execute, preview
+from orchestrator.engine.runner import execute, preview
+from orchestrator.engine.stopping import stopping
 from orchestrator.engine.together import together
-from orchestrator.errors import BadUsage, OrchestratorError, Refused
+from orchestrator.errors import ApiError, BadUsage, OrchestratorError, Refused
 from orchestrator.planners import nodes as planners
 from orchestrator.planners.rollback import way_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.model import Node
     from orchestrator.cluster.ports import EvictionAnswer
     from orchestrator.engine.events import Sink
     from orchestrator.engine.lease import LeaseStore
-    from orchestrator.engine.plan import Plan
+    from orchestrator.engine.plan import Plan, Step
     from orchestrator.engine.runner import Action, Preview
     from orchestrator.hosts.machine import Machine
     from orchestrator.hosts.pool import Pool
@@ -146,16 +146,16 @@ class App:
 
         return connect(self.settings.kubeconfig, self.settings.context)
 
-    def without_cluster(self) -> None:
-        """Go on without an API where there is no kubeconfig or its credentials cannot be had, for hosts that are known.
+    def without_api(self, why: ApiError) -> None:
+        """Go on without an API where none was connected to, for hosts that are known; whatever asks it raises `why`.
 
         Raises:
             BadUsage: The kubeconfig or its context cannot be meant.
         """
         if "session" not in self.__dict__:
-            from orchestrator.kube.session import connect_anyhow  # noqa: PLC0415
+            from orchestrator.kube.session import unconnected  # noqa: PLC0415
 
-            self.session = connect_anyhow(self.settings.kubeconfig, self.settings.context)
+            self.session = unconnected(self.settings.kubeconfig, self.settings.context, why)
 
     @cached_property
     def view(self) -> Site:
@@ -372,8 +372,7 @@ class App:
         if known.meta.get("ssh"):
             self.settings = replace(self.settings, ssh=True)
         steps = tuple(known.plan.steps())
-        if any(s.params.get("without_api") for s in steps):
-            self.without_cluster()
+        self._connect(steps)
         self._same_cluster(known)
         places = {s.node: (s.params["address"], s.params["provider"]) for s in steps if "provider" in s.params}
         if any(s.params.get("without_api") for s in steps):
@@ -448,6 +447,17 @@ class App:
         if not self._confirm(plan):
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
+    def _connect(self, steps: Sequence[Step]) -> None:
+        """Which cluster is meant is all that steps need which do without the API."""
+        try:
+            _ = self.session
+        except ApiError as err:
+            if not any(s.params.get("without_api") for s in steps):
+                raise
+            self.without_api(err)
+            if not self.session.server:
+                raise
+
     def _same_cluster(self, known: Contents) -> None:
         from orchestrator.kube import kubeconfig  # noqa: PLC0415
 
@@ -472,25 +482,3 @@ def _refuse_blocked(previews: tuple[Preview, ...]) -> None:
         return
     remedies = dict.fromkeys(b.remedy for b in blocked)
     raise Refused("\n".join(b.why for b in blocked), remedy="\n".join(remedies))
-
-
-@contextlib.contextmanager
-def stopping(say: Callable[[str], None]) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM as requests to stop: the first after the step, the second at once.
-
-    Args:
-        say: Is told what a request leads to, inside the signal handler: it may take no lock.
-    """
-    stop = Stop()
-
-    def request(number: int, frame: object) -> None:
-        del number, frame
-        stop.request()
-        say("stopping now" if stop.hard else "finishing the running step; asking again stops at once")
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

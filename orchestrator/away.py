@@ -29,12 +29,16 @@ class Known:
         source: Who says so, for people.
         cluster: The cluster's name, "" where that is not known.
         authority: SHA-256 of its authority's certificate, "" where that is not known.
+        named: Those of a person's own choice.
+        planes: They are control planes; else any may be.
     """
 
     nodes: tuple[Node, ...]
     source: str
     cluster: str = ""
     authority: str = ""
+    named: frozenset[str] = frozenset()
+    planes: bool = True
 
 
 def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str], None]) -> Etcd:
@@ -52,7 +56,7 @@ def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str]
         HostError: It answers, and no host could be asked.
     """
     if named:
-        app.without_cluster()
+        app.without_api(ApiError("the API is not asked", remedy="leave --node out"))
         return _ask(app, _of_names(app, named), "the API is not asked", say)
     try:
         return etcds.survey(app)
@@ -76,13 +80,13 @@ def instead(
     Raises:
         ApiError: Nothing is known of where control planes are.
     """
-    app.without_cluster()
-    known = _of_snapshot(app, library, say) or (_of_names(app, named) if named else _of_run(app))
+    app.without_api(err)
+    known = _of_snapshot(app, library, say) or _of_run(app) or (_of_names(app, named) if named else None)
     if known is None:
         err.remedy += f"\nor name control planes, which are asked over SSH: orchestrator etcd {command} --node NAME"
         raise err
     others = [name for name in named if name not in {node.name for node in known.nodes}]
-    known = replace(known, nodes=(*known.nodes, *_of_names(app, others).nodes))
+    known = replace(known, nodes=(*known.nodes, *_of_names(app, others).nodes), named=frozenset(named))
     what = "takes no request of this kubeconfig" if isinstance(err, ApiUnauthorized) else "does not answer"
     return _ask(app, known, f"the API {what} ({err})", say)
 
@@ -114,17 +118,20 @@ def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
     say(f"{why}: control planes are those of {known.source}: {', '.join(names)}")
     app.machines.know([Node.at(name, *place) for name, place in _hosts(app).items()])  # a destination may be there
     app.machines.know(known.nodes)
-    found = etcds.look(app.reader, names, known.cluster, app.clock.wall(), known.authority)
-    authority = known.authority or app.session.authority
+    ours = {each for each in (known.authority, app.session.authority) if each}
+    found = etcds.look(app.reader, names, known.cluster, app.clock.wall(), ours, known.named)
     for name, host in found.hosts.items():
-        if authority and host.authority not in ("", authority):
-            say(f"{name}: its authority is not the one that the kubeconfig names: is it of another cluster?")
+        if ours and host.authority not in ("", *ours):
+            say(f"{name}: its authority is another than was known: is it of another cluster, or was it renewed?")
+    if not known.planes and (having := {n: h for n, h in found.hosts.items() if h.how or h.external}):
+        return replace(found, hosts=having)
     return found
 
 
 def _of_names(app: App, named: Sequence[str]) -> Known:
     noted = _hosts(app)
-    return Known(tuple(Node.at(name, *noted.get(name, (name,))) for name in named), "--node")
+    nodes = tuple(Node.at(name, *noted.get(name, (name,))) for name in named)
+    return Known(nodes, "--node", named=frozenset(named))
 
 
 def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Known | None:
@@ -145,7 +152,7 @@ def _of_run(app: App) -> Known | None:
     for run in noted:
         if planes := _planes(run):
             return _noted(app, run, planes)
-    return _noted(app, noted[0], sorted(noted[0].meta[runs.HOSTS])) if noted else None
+    return replace(_noted(app, noted[0], sorted(noted[0].meta[runs.HOSTS])), planes=False) if noted else None
 
 
 def _noted(app: App, run: Contents, names: Sequence[str]) -> Known:

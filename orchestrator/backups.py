@@ -16,6 +16,7 @@ from orchestrator.engine import journal, runs
 from orchestrator.errors import (
     ApiError,
     ApiForbidden,
+    ApiUnauthorized,
     BackupError,
     HostError,
     HostUnreachable,
@@ -118,9 +119,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         superseded=superseded,
         lock="" if answers and not found.facts.alarms else _lock(found),
     )
-    if answers and request.lock:
-        with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
-            app.refuse_if_held()
+    if request.lock:
+        _refuse_others(app, answers=answers)
     return planner.backup(request)
 
 
@@ -129,7 +129,6 @@ def _survey(app: App, wish: Wish, say: Callable[[str], None]) -> tuple[Etcd, boo
 
     Raises:
         ApiError: As `prepare`.
-        Locked: A run from here is at work on that cluster, and may have stopped its API servers.
         HostUnreachable: No host could be asked.
     """
     try:
@@ -137,11 +136,11 @@ def _survey(app: App, wish: Wish, say: Callable[[str], None]) -> tuple[Etcd, boo
     except ApiForbidden:
         raise  # that is an answer
     except ApiError as err:
-        app.without_cluster()
+        if isinstance(err, ApiUnauthorized) and wish.reason == "scheduled":
+            raise  # nobody would hear that credentials have ended, and the cluster's lock would be passed by for ever
+        app.without_api(err)
         if not app.session.server:
             raise  # of which cluster a snapshot would be is not known
-        if busy := runs.at_work(app.session.server):
-            raise Locked(f"{busy} is at work on that cluster", remedy="wait for it: orchestrator runs") from err
         named = (wish.node,) if wish.node else ()
         urls = [u for u in destinations(wish) if not placed(u).file and not stores.on_a_node(u)]
         found = away.instead(app, Library(app, [*urls, str(home())]), say, err, "backup", named)
@@ -153,9 +152,22 @@ def _survey(app: App, wish: Wish, say: Callable[[str], None]) -> tuple[Etcd, boo
     return found, False
 
 
+def _refuse_others(app: App, *, answers: bool) -> None:
+    """Runs that have no lock where this one's is.
+
+    Raises:
+        Locked: One from here is at work, and may have stopped API servers; or one has the cluster's Lease.
+    """
+    if busy := runs.at_work(app.session.server):
+        raise Locked(f"{busy} is at work on that cluster", remedy="wait for it: orchestrator runs")
+    if answers:
+        with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
+            app.refuse_if_held()
+
+
 def _lock(found: Etcd) -> str:
-    """Whose disk has the lock: the first control plane of those with a member, as for all runs that have it there."""
-    return min([name for name, host in found.hosts.items() if host.how] or found.hosts)
+    """Whose disk has the lock: the first control plane's that is reached, as for all runs that have it there."""
+    return min(found.hosts)
 
 
 def _warnings(found: Etcd, node: str, wish: Wish, where: Sequence[str], recipients: Sequence[str]) -> Iterator[str]:

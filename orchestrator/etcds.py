@@ -16,7 +16,7 @@ from orchestrator.errors import ApiError, HostError, Refused
 from orchestrator.planners import etcdcare as planner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestrator.actions.site import Site
     from orchestrator.app import App
@@ -59,7 +59,9 @@ def read(view: Site, nodes: tuple[Node, ...], configuration: str, at: float) -> 
     return _of(view, cluster_name(configuration), at, found, unreached)
 
 
-def look(view: Site, names: Sequence[str], cluster: str, at: float, authority: str = "") -> Etcd:
+def look(
+    view: Site, names: Sequence[str], cluster: str, at: float, ours: Collection[str] = (), sure: Collection[str] = ()
+) -> Etcd:
     """As `read`, of hosts that are known without the API; that none of them could be asked is an answer, too.
 
     Args:
@@ -67,12 +69,15 @@ def look(view: Site, names: Sequence[str], cluster: str, at: float, authority: s
         names: Of them.
         cluster: Its name.
         at: The time.
-        authority: Of the cluster: a host with another one is not asked any more. "" for any.
+        ours: Authorities of the cluster. A host with another one is left out, unless none has one of these: the
+            cluster's may have been renewed since.
+        sure: Of hosts that are not left out.
     """
     found, unreached = _asked(view, names, all_may_be_off=True)
-    for name in [n for n, host in found.items() if authority and host.authority not in ("", authority)]:
-        del found[name]
-        unreached[name] = f"{name}: it is of another cluster now: its authority is another"
+    if any(host.authority in ours for host in found.values()):
+        for name in [n for n, host in found.items() if n not in sure and host.authority not in ("", *ours)]:
+            del found[name]
+            unreached[name] = f"{name}: it is of another cluster now: its authority is another"
     return _of(view, cluster, at, found, unreached)
 
 

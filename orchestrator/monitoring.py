@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator import backups
+from orchestrator.actions.backups import told
 from orchestrator.backup import metrics
 from orchestrator.engine import journal, runs
 from orchestrator.errors import ApiError, BackupError, HostError, OrchestratorError, StoreError
@@ -57,7 +58,8 @@ def resume(app: App, name: str) -> Outcome:
             tell_failure(app, attempt, err)
         raise
     if attempt:
-        tell(app, attempt, known.run)
+        lacks = any(told(step, known.past) for step in known.plan.steps() if step.action == "etcd.complete")
+        tell(app, attempt, known.run, failed=lacks)  # going on with it made the set no better
     return outcome
 
 

@@ -139,11 +139,11 @@ class Complete:
         return json.loads(marker.read_text()) if marker.is_file() else {}
 
     def decide(self, now: Facts, step: Step, past: Past) -> Decision:
-        """Done when it has. Before a set was made there is something to see to."""
-        del step
+        """Done when it has, or that it has not was told. Before a set was made there is something to see to."""
         if now or not past:
             return Needed(now.get("why", "whether a rebuild has all it needs"))
-        return Done("a rebuild has all it needs")
+        before = told(step, past)
+        return Done(f"told before: {before}" if before else "a rebuild has all it needs")
 
     def apply(self, hands: SiteHands, step: Step, now: Facts, run: Applying) -> None:
         """Nothing can be done about it here: it is told, once. A run that is gone on with collects no other set.
@@ -156,6 +156,11 @@ class Complete:
             _marker(hands.place(step.params["file"])).unlink(missing_ok=True)
             remedy = f"{now['remedy']}; then take another: orchestrator etcd backup"
             raise BackupError(f"the snapshot is stored, but {now['why']}", remedy=remedy)
+
+
+def told(step: Step, past: Past) -> str:
+    """What a recovery set lacks, as `etcd.complete` found when it began; "" where it did not, or nothing."""
+    return str(past.get(step.id, {}).get("why", ""))
 
 
 def _files(view: Site, node: str) -> list[str]:

@@ -245,26 +245,7 @@ def connect(path: str | None, context: str | None) -> Session:
         ApiUnreachable: There is no kubeconfig, and this is not a pod.
         ApiUnauthorized: Its credentials cannot be loaded.
     """
-    return _connected(kubeconfig.choose(path, context))
-
-
-def connect_anyhow(path: str | None, context: str | None) -> Session:
-    """As `connect`; where there is no kubeconfig, or its credentials cannot be had, a `Nowhere`.
-
-    Raises:
-        BadUsage: The kubeconfig or the context cannot be meant.
-    """
-    try:
-        choice = kubeconfig.choose(path, context)
-    except ApiUnreachable as err:
-        return Nowhere(err, kubeconfig.Choice((), "", "", ""))
-    try:
-        return _connected(choice)
-    except ApiUnauthorized as err:
-        return Nowhere(err, choice)
-
-
-def _connected(choice: kubeconfig.Choice) -> Session:
+    choice = kubeconfig.choose(path, context)
     configuration = kubernetes.client.Configuration()
     complaints = _Complaints()
     logging.getLogger().addHandler(complaints)  # the library says on the root logger what a credential plugin said
@@ -290,6 +271,18 @@ def _connected(choice: kubeconfig.Choice) -> Session:
             remedy=f"kubectl config set-cluster {choice.cluster} --server=https://HOST:6443",
         )
     return Session(configuration, choice)
+
+
+def unconnected(path: str | None, context: str | None, why: ApiError) -> Nowhere:
+    """Which cluster is meant, as `connect` chooses it; no credentials are looked for, and no plugin is run.
+
+    Raises:
+        BadUsage: The kubeconfig or the context cannot be meant.
+    """
+    try:
+        return Nowhere(why, kubeconfig.choose(path, context))
+    except ApiUnreachable as err:
+        return Nowhere(err, kubeconfig.Choice((), "", "", ""))
 
 
 def _unloadable(err: Exception, choice: kubeconfig.Choice) -> OrchestratorError:

@@ -263,7 +263,7 @@ class Desk:
             clock=self.clock,
             refuse_if_held=self._refuse_if_held,
             resume=self._resume,
-            without_cluster=lambda: None,  # the kubeconfig is there
+            without_api=lambda err: None,  # the kubeconfig is there
         )
         self.world.meta = {"server": SERVER, runs.MACHINE: runs.machine(), runs.METRICS: str(self.metrics)}
         self._numbers = iter(range(1, 10_000))

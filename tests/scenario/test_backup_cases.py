@@ -22,6 +22,7 @@ from orchestrator.engine.plan import Needed, Plan
 from orchestrator.engine.runner import Stop
 from orchestrator.errors import (
     ApiForbidden,
+    ApiUnauthorized,
     ApiUnreachable,
     BackupError,
     BadUsage,
@@ -333,12 +334,55 @@ def test_a_host_that_is_of_another_cluster_by_now_gives_none(away):
     assert "cp-2 could not be asked: cp-2: it is of another cluster now: its authority is another" in away.said
 
 
+def test_hosts_that_all_have_another_authority_may_have_a_renewed_one(away):
+    away.site.authority = "1" * 64
+
+    assert node_of(away.prepare()) == "cp-2"
+
+    assert any("is it of another cluster, or was it renewed?" in line for line in away.said)
+
+
+def test_the_authority_of_the_kubeconfig_counts_as_well_as_that_of_the_snapshot(away):
+    """It was renewed on one, and on the others not yet."""
+    members = tuple(
+        Peer(id=m.name[-1], name=m.name, peer_urls=(f"https://{m.address}:2380",)) for m in away.site.planes()
+    )
+    away.world.hold(away.world.destination("a"), 60.0, members=members, run="backup-0", revision=4)
+    meta = {"server": SERVER, runs.HOSTS: {"node-1": ("198.18.0.21", "")}}
+    Journal.create(runs.directory("backup-0"), "backup-0", Plan("backup", "", ()), meta=meta).close()
+    away.app.session.authority = away.site.machines["cp-2"].authority = "1" * 64
+
+    assert node_of(away.prepare()) == "cp-2"
+
+
+def test_ended_credentials_are_not_got_around_where_nobody_hears_of_it(away, monkeypatch):
+    def ended(app):
+        raise ApiUnauthorized("the certificate ended", remedy="a fresh one", status=401)
+
+    monkeypatch.setattr(etcds, "survey", ended)
+
+    with pytest.raises(ApiUnauthorized):
+        away.prepare(reason="scheduled")
+    away.prepare()
+    assert any("takes no request of this kubeconfig" in line for line in away.said)
+
+
+def test_under_an_alarm_a_run_from_here_that_is_at_work_is_seen(three):
+    three.site.alarms = [{"memberID": 2, "alarm": 1}]
+
+    with (
+        Journal.create(runs.directory("replace-1"), "replace-1", Plan("x", "", ()), meta={"server": SERVER}),
+        pytest.raises(Locked, match="replace-1 is at work on that cluster"),
+    ):
+        three.prepare()
+
+
 def test_of_a_host_that_is_named_it_is_said(away):
     away.app.session.authority = "0" * 64
 
     assert node_of(away.prepare("empty", node="cp-3")) == "cp-3"
 
-    assert any(line.startswith("cp-3: its authority is not the one") for line in away.said)
+    assert any(line.startswith("cp-3: its authority is another than was known") for line in away.said)
 
 
 def test_one_that_is_named_is_asked_beside_those_that_are_known(away):
@@ -1107,6 +1151,18 @@ def test_a_run_that_is_interrupted_is_a_failed_try_and_its_resume_a_success(desk
     assert (outcome.run, found.attempt_ok, found.attempt_at) == ("backup-0001", True, desk.clock.wall())
     assert found.duration_s == pytest.approx(desk.clock.wall() - began, abs=60)
     assert [(c.destination, c.ok) for c in found.copies] == [(desk.url("a"), True)]
+
+
+def test_going_on_with_one_whose_recovery_set_lacks_something_makes_no_success_of_it(desk):
+    desk.site.machines["cp-1"].faults["collect"] = f"{PKI}/sa.key"
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    with pytest.raises(BackupError, match="the snapshot is stored, but"):
+        desk.take(recipients=(recipient,), recovery=True)
+
+    monitoring.resume(desk.app, "last")
+
+    [found] = read_metrics(desk).values()
+    assert (found.attempt_ok, found.success_at is None) == (False, False)
 
 
 def read_metrics(desk):

@@ -315,14 +315,17 @@ def test_a_context_that_is_not_there_is_not_passed_over(server, home, capsys):
     assert "there is no context 'b'" in err
 
 
-def test_credentials_that_cannot_be_had_keep_nobody_from_asking_hosts(server, home, capsys):
-    (home / "no-kubeconfig").write_text(
-        "current-context: a\n"
-        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
-        "clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n"
-        "users: [{name: a, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: 'false'}}}]\n"
-    )
+def test_no_credentials_are_looked_for_where_hosts_are_named(server, home, capsys):
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(home / "called")]}
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "a", "user": {"exec": plugin}}],
+    }
+    (home / "no-kubeconfig").write_text(json.dumps(config))
 
     code, out, _ = etcd_status(capsys, "--node", "node-1")
 
     assert (code, "node-1 could not be asked" in out) == (11, True)
+    assert not (home / "called").exists()

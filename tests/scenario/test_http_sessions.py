@@ -11,7 +11,7 @@ import pytest
 from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable, BadUsage
 from orchestrator.kube import kubeconfig
 from orchestrator.kube.failures import MESSAGE_LIMIT
-from orchestrator.kube.session import connect, connect_anyhow
+from orchestrator.kube.session import connect, unconnected
 from tests.fakes import wire
 from tests.fakes.certificates import Certificates
 from tests.fakes.server import ApiServer, ok, page, said
@@ -327,36 +327,30 @@ def test_the_authority_of_a_kubeconfig_is_known_by_the_sum_of_its_certificate(tm
         assert connect(path, None).authority == sum_
 
 
-def test_of_a_cluster_without_credentials_server_and_authority_are_known_and_nothing_is_asked(tmp_path):
+def test_of_a_cluster_that_is_not_connected_to_server_and_authority_are_known(tmp_path):
     (tmp_path / "ca.crt").write_bytes(b"ca.crt")
     wanted = hashlib.sha256(b"ca.crt").hexdigest()
     held = {"certificate-authority-data": base64.b64encode(b"ca.crt").decode()}
+    called = tmp_path / "called"
+    user = plugin(f"open({str(called)!r}, 'w')")
 
     for cluster, sum_ in [
         (held, wanted), ({"certificate-authority": "ca.crt"}, wanted), ({"certificate-authority": "none"}, ""), ({}, "")
     ]:  # fmt: skip
-        path = written(tmp_path / "k", server="https://127.0.0.1:1/", cluster=cluster, user=plugin("exit(3)"))
-        session = connect_anyhow(path, None)
+        path = written(tmp_path / "k", server="https://127.0.0.1:1/", cluster=cluster, user=user)
+        session = unconnected(path, None, ApiUnauthorized("no credentials", remedy="log in"))
         assert (session.server, session.authority) == ("https://127.0.0.1:1", sum_)
-        with pytest.raises(ApiUnauthorized, match="credential"):
+        with pytest.raises(ApiUnauthorized, match="no credentials"):
             session.send("GET", NODE, timeout_s=5.0)
+    assert not called.exists()
 
 
 def test_where_there_is_no_kubeconfig_no_cluster_is_meant():
-    session = connect_anyhow(None, None)
+    session = unconnected(None, None, ApiUnauthorized("no credentials", remedy="log in"))
 
     assert (session.server, session.authority) == ("", "")
     with pytest.raises(ApiUnreachable, match="there is no kubeconfig"):
         session.send("GET", NODE, timeout_s=5.0)
-
-
-def test_with_credentials_it_is_as_ever(tmp_path):
-    with ApiServer() as server:
-        server.on("GET", NODE, said(404, "not found"))
-        session = connect_anyhow(written(tmp_path / "k", server=server.url), None)
-
-        assert session.server == server.url
-        assert asked(server, session).status == 404
 
 
 def test_an_authority_whose_file_is_gone_is_none(tmp_path):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from orchestrator import backups
+from orchestrator import backups, monitoring
 from orchestrator.backup import metrics, records
 from orchestrator.backup.records import Part, Record
 from orchestrator.cli import perform
@@ -294,7 +294,7 @@ def test_resume_tells_of_a_backup(run, monkeypatch):
     def resume(app, name):
         raise Refused(f"{name} was asked for", remedy="look")
 
-    monkeypatch.setattr(backups, "resume", resume)
+    monkeypatch.setattr(monitoring, "resume", resume)
 
     assert run("resume", "last", command=()).err.startswith("error: last was asked for\n")
 
