@@ -380,8 +380,8 @@ class App:
         self.machines.know([Node.at(name, address, provider) for name, (address, provider) in places.items()])
 
     def _execute(self, journal: Journal, *, resumed: bool) -> None:
-        self.hands.record(runs.directory(journal.run), journal, self.sink)
-        with stopping(self._say) as stop:
+        recording = self.hands.recording(runs.directory(journal.run), journal, self.sink)
+        with recording, stopping(self._say) as stop:
             try:
                 with self._lease_as_well(journal.plan, journal.run):
                     execute(

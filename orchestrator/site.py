@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import threading
 from collections import Counter
@@ -25,7 +26,7 @@ from orchestrator.kube.cluster import KubeHands
 from orchestrator.kube.maintenance import KubeMaintenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator.actions.site import Errand
@@ -181,14 +182,20 @@ class SiteHands(SiteView, KubeHands):
         self._records: dict[str, Recorded] = {}
         self._record: Callable[[Machine], Recorded] | None = None
 
-    def record(self, directory: Path, journal: Journal, sink: Sink) -> None:
-        """Write down what runs on hosts from now on, in a run's directory and its journal."""
+    @contextlib.contextmanager
+    def recording(self, directory: Path, journal: Journal, sink: Sink) -> Iterator[None]:
+        """Write down what runs on hosts meanwhile, in a run's directory and its journal, which is open so long."""
 
         def emit(name: str, *, level: str = "info", **fields: Any) -> None:
             sink.emit(Event(name, {"run": journal.run, **fields}, level))
 
         self._records.clear()
         self._record = lambda host: Recorded(host, directory, emit, self._clock, journal.command)
+        try:
+            yield
+        finally:
+            self._record = None
+            self._records.clear()
 
     def host(self, node: str) -> Host:
         """The host of a node."""

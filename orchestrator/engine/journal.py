@@ -267,8 +267,10 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Give the run back."""
-        os.close(self._fd)
+        """Give the run back. What is written later fails, and goes into no other file that has the number by then."""
+        with self._mutex:
+            fd, self._fd = self._fd, -1
+        os.close(fd)
         os.close(self._lock)
 
     @property

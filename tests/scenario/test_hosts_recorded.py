@@ -1,9 +1,12 @@
 """What runs on hosts is in the run's record; work on many hosts at once."""
 
 import threading
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.cluster.model import Node
 from orchestrator.engine.clock import SystemClock
 from orchestrator.engine.together import each
 from orchestrator.errors import BadUsage, CommandTimedOut, HostError
@@ -12,7 +15,9 @@ from orchestrator.hosts.locate import BySsh, InContainer
 from orchestrator.hosts.pool import Pool
 from orchestrator.hosts.recorded import Recorded
 from orchestrator.hosts.secrets import Secrets
+from orchestrator.site import Machines, SiteHands
 from tests.fakes.hosts import local
+from tests.fakes.sink import Recorder
 
 LONG_S = 30.0
 
@@ -48,6 +53,20 @@ def test_a_command_is_an_event_and_a_file_that_only_its_owner_reads(host, tmp_pa
     assert lines[-1].startswith("# rc=3 after ")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_runs_after_a_run_is_no_part_of_it(tmp_path):
+    machines = Machines(lambda node: local(name=node.name), SystemClock(), tmp_path / "kept")
+    machines.know([Node.at("node-1", "198.18.0.11")])
+    hands, written = SiteHands(None, SystemClock(), Recorder(), machines=machines), []
+    journal = SimpleNamespace(run="run-1", command=lambda **fields: written.append(fields["argv"]))
+
+    with suppress(ZeroDivisionError), hands.recording(tmp_path / "run-1", journal, Recorder()):
+        hands.host("node-1").run(["true"], timeout_s=LONG_S)
+        raise ZeroDivisionError
+    hands.host("node-1").run(["false"], timeout_s=LONG_S)
+
+    assert written == [["true"]]
 
 
 def test_a_command_that_failed_to_end_is_recorded_with_why(host, tmp_path, events):

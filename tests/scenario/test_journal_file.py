@@ -267,6 +267,19 @@ def test_a_run_is_free_once_it_was_closed(place):
     assert not locked(place)
 
 
+def test_what_is_written_after_it_was_closed_goes_into_no_other_file(place, tmp_path):
+    with created(place) as record:
+        pass
+    others = [(tmp_path / str(number)).open("wb") for number in range(8)]  # they have its number by now
+
+    with pytest.raises(Refused, match="cannot be written"):
+        record.command(argv=["true"])
+
+    for other in others:
+        other.close()
+    assert [(tmp_path / str(number)).stat().st_size for number in range(8)] == [0] * 8
+
+
 def test_a_run_without_a_lock_file_is_not_locked(tmp_path):
     assert not locked(tmp_path)
 

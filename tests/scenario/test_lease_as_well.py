@@ -1,5 +1,6 @@
 """The cluster's lease beside the lock on a disk: others see a restore by it, and it never holds one up."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -164,7 +165,7 @@ def application(monkeypatch, tmp_path, store, clock):
     monkeypatch.setattr("orchestrator.kube.lease.KubeLeases", lambda session, clock: store)
     app = App(Settings(owner="ann@laptop"), Recorder())
     app.clock, app.held = clock, []
-    hands = SimpleNamespace(record=lambda *_: None)
+    hands = SimpleNamespace(recording=lambda *_: nullcontext())
     machines = SimpleNamespace(machine=lambda hands, node: node)
     app.__dict__ |= {"hands": hands, "session": None, "machines": machines, "actions": {}}
     monkeypatch.setattr(root, "execute", lambda *_, leases, **how: app.held.append((type(leases), store.record.run)))
