@@ -26,14 +26,14 @@ from orchestrator.planners import nodes as planners
 from orchestrator.planners.rollback import way_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from orchestrator.actions.site import Site, SiteHands
     from orchestrator.cluster.model import Node
     from orchestrator.cluster.ports import EvictionAnswer
     from orchestrator.engine.events import Sink
     from orchestrator.engine.lease import LeaseStore
-    from orchestrator.engine.plan import Plan, Step
+    from orchestrator.engine.plan import Plan
     from orchestrator.engine.runner import Action, Preview
     from orchestrator.hosts.machine import Machine
     from orchestrator.hosts.pool import Pool
@@ -372,10 +372,11 @@ class App:
         if known.meta.get("ssh"):
             self.settings = replace(self.settings, ssh=True)
         steps = tuple(known.plan.steps())
-        self._connect(steps)
+        away = any(s.params.get("without_api") for s in steps)
+        self._connect(away=away)
         self._same_cluster(known)
         places = {s.node: (s.params["address"], s.params["provider"]) for s in steps if "provider" in s.params}
-        if any(s.params.get("without_api") for s in steps):
+        if away:
             places = {**known.meta.get(runs.HOSTS, {}), **places}
         self.machines.know([Node.at(name, address, provider) for name, (address, provider) in places.items()])
 
@@ -447,26 +448,26 @@ class App:
         if not self._confirm(plan):
             raise Refused(f"{plan.title}: not confirmed; nothing was changed", remedy="pass --yes to skip the question")
 
-    def _connect(self, steps: Sequence[Step]) -> None:
-        """Which cluster is meant is all that steps need which do without the API."""
+    def _connect(self, *, away: bool) -> None:
+        """Of a run that does without the API, `away`, which cluster is meant is all that is needed."""
         try:
             _ = self.session
         except ApiError as err:
-            if not any(s.params.get("without_api") for s in steps):
+            if not away:
                 raise
             self.without_api(err)
             if not self.session.server:
                 raise
 
     def _same_cluster(self, known: Contents) -> None:
-        from orchestrator.kube import kubeconfig  # noqa: PLC0415
-
         self.session.answered = True  # when the run began
         there = known.meta.get("server")
         if there != self.session.server:
+            from orchestrator.kube.kubeconfig import reaching  # noqa: PLC0415
+
             raise BadUsage(
                 f"run {known.run} is of the cluster at {there}, this context is {self.session.server}",
-                remedy=kubeconfig.reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
+                remedy=reaching(known.meta.get("kubeconfig") or (), known.meta.get("context") or ""),
             )
 
 

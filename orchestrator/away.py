@@ -12,13 +12,16 @@ from orchestrator.engine import runs
 from orchestrator.errors import ApiError, ApiUnauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.app import App
     from orchestrator.backup.records import Record
     from orchestrator.cluster.etcdhosts import Etcd
     from orchestrator.engine.journal import Contents
     from orchestrator.library import Library
+
+    #: Node -> its address and its provider id.
+    Noted = Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def survey(app: App, library: Library, named: Sequence[str], say: Callable[[str]
     """
     if named:
         app.without_api(ApiError("the API is not asked", remedy="leave --node out"))
-        return _ask(app, _of_names(app, named), "the API is not asked", say)
+        noted = _hosts(app)
+        return _ask(app, _of_names(named, noted), noted, "the API is not asked", say)
     try:
         return etcds.survey(app)
     except ApiError as err:
@@ -81,14 +85,15 @@ def instead(
         ApiError: Nothing is known of where control planes are.
     """
     app.without_api(err)
-    known = _of_snapshot(app, library, say) or _of_run(app) or (_of_names(app, named) if named else None)
+    noted = _hosts(app)
+    known = _of_snapshot(app, library, noted, say) or _of_run(app) or (_of_names(named, noted) if named else None)
     if known is None:
         err.remedy += f"\nor name control planes, which are asked over SSH: orchestrator etcd {command} --node NAME"
         raise err
     others = [name for name in named if name not in {node.name for node in known.nodes}]
-    known = replace(known, nodes=(*known.nodes, *_of_names(app, others).nodes), named=frozenset(named))
+    known = replace(known, nodes=(*known.nodes, *_of_names(others, noted).nodes), named=frozenset(named))
     what = "takes no request of this kubeconfig" if isinstance(err, ApiUnauthorized) else "does not answer"
-    return _ask(app, known, f"the API {what} ({err})", say)
+    return _ask(app, known, noted, f"the API {what} ({err})", say)
 
 
 def of_record(app: App, record: Record) -> tuple[Node, ...]:
@@ -96,7 +101,11 @@ def of_record(app: App, record: Record) -> tuple[Node, ...]:
 
     A run from here may have noted what reaches the host of that name and address: a container of kind, as one.
     """
-    noted, found = _hosts(app), []
+    return _members(record, _hosts(app))
+
+
+def _members(record: Record, noted: Noted) -> tuple[Node, ...]:
+    found = []
     for peer in (p for p in record.members if p.name):
         address = urlsplit(peer.peer_urls[0]).hostname or ""
         there, provider_id = noted.get(peer.name, ("", ""))
@@ -113,28 +122,27 @@ def ours(app: App, found: Sequence[Record]) -> list[Record]:
     return [r for r in found if r.run in took]
 
 
-def _ask(app: App, known: Known, why: str, say: Callable[[str], None]) -> Etcd:
+def _ask(app: App, known: Known, noted: Noted, why: str, say: Callable[[str], None]) -> Etcd:
     names = [node.name for node in known.nodes]
     say(f"{why}: control planes are those of {known.source}: {', '.join(names)}")
-    app.machines.know([Node.at(name, *place) for name, place in _hosts(app).items()])  # a destination may be there
+    app.machines.know([Node.at(name, *place) for name, place in noted.items()])  # a destination may be there
     app.machines.know(known.nodes)
     ours = {each for each in (known.authority, app.session.authority) if each}
     found = etcds.look(app.reader, names, known.cluster, app.clock.wall(), ours, known.named)
     for name, host in found.hosts.items():
-        if ours and host.authority not in ("", *ours):
+        if host.foreign(ours):
             say(f"{name}: its authority is another than was known: is it of another cluster, or was it renewed?")
     if not known.planes and (having := {n: h for n, h in found.hosts.items() if h.how or h.external}):
         return replace(found, hosts=having)
     return found
 
 
-def _of_names(app: App, named: Sequence[str]) -> Known:
-    noted = _hosts(app)
+def _of_names(named: Sequence[str], noted: Noted) -> Known:
     nodes = tuple(Node.at(name, *noted.get(name, (name,))) for name in named)
     return Known(nodes, "--node", named=frozenset(named))
 
 
-def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Known | None:
+def _of_snapshot(app: App, library: Library, noted: Noted, say: Callable[[str], None]) -> Known | None:
     """By the newest snapshot of this cluster."""
     found, failed = library.catalogues()
     for url, err in failed:
@@ -143,7 +151,7 @@ def _of_snapshot(app: App, library: Library, say: Callable[[str], None]) -> Know
     newest = max(held, key=lambda r: r.at, default=None)
     if newest is None:
         return None
-    return Known(of_record(app, newest), f"snapshot {newest.name}", newest.cluster, newest.authority)
+    return Known(_members(newest, noted), f"snapshot {newest.name}", newest.cluster, newest.authority)
 
 
 def _of_run(app: App) -> Known | None:
@@ -166,9 +174,9 @@ def _planes(run: Contents) -> list[str]:
     return sorted(named & run.meta[runs.HOSTS].keys())
 
 
-def _hosts(app: App) -> dict[str, tuple[str, str]]:
+def _hosts(app: App) -> Noted:
     """Node -> its address and its provider id, as the newest run from here noted them that knew it."""
-    found: dict[str, tuple[str, str]] = {}
+    found: Noted = {}
     for run in _runs(app):
         found = {**run.meta[runs.HOSTS], **found}
     return found

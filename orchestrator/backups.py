@@ -117,7 +117,8 @@ def prepare(app: App, wish: Wish, say: Callable[[str], None]) -> Plan:
         pin=wish.pin,
         unfinished=unfinished(),
         superseded=superseded,
-        lock="" if answers and not found.facts.alarms else _lock(found),
+        # The first control plane that is reached, as for all runs that have their lock on a disk.
+        lock="" if answers and not found.facts.alarms else min(found.hosts),
     )
     if request.lock:
         _refuse_others(app, answers=answers)
@@ -163,11 +164,6 @@ def _refuse_others(app: App, *, answers: bool) -> None:
     if answers:
         with contextlib.suppress(ApiError):  # it takes no writes, so no run of its can go on either
             app.refuse_if_held()
-
-
-def _lock(found: Etcd) -> str:
-    """Whose disk has the lock: the first control plane's that is reached, as for all runs that have it there."""
-    return min(found.hosts)
 
 
 def _warnings(found: Etcd, node: str, wish: Wish, where: Sequence[str], recipients: Sequence[str]) -> Iterator[str]:

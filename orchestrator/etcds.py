@@ -75,7 +75,7 @@ def look(
     """
     found, unreached = _asked(view, names, all_may_be_off=True)
     if any(host.authority in ours for host in found.values()):
-        for name in [n for n, host in found.items() if n not in sure and host.authority not in ("", *ours)]:
+        for name in [n for n, host in found.items() if n not in sure and host.foreign(ours)]:
             del found[name]
             unreached[name] = f"{name}: it is of another cluster now: its authority is another"
     return _of(view, cluster, at, found, unreached)

@@ -13,15 +13,14 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from orchestrator.actions.packages import looked
 from orchestrator.actions.snapshots import recorded
 from orchestrator.backup import catalogue, records, recovery, retention
 from orchestrator.backup.configmap import kubeadm_configuration
 from orchestrator.backup.records import Part
 from orchestrator.backup.seal import Sealed, measured, seal
 from orchestrator.backup.stores import parent
-from orchestrator.cluster import queries
 from orchestrator.cluster.etcdqueries import MEMBER
-from orchestrator.cluster.hostfacts import parse_look
 from orchestrator.cluster.recovery import named
 from orchestrator.engine.host import demand
 from orchestrator.engine.plan import Done, Needed
@@ -165,7 +164,7 @@ def told(step: Step, past: Past) -> str:
 
 def _files(view: Site, node: str) -> list[str]:
     """Files of a host that flags of its API server name; none where that is no static pod."""
-    server = parse_look(node, view.ask(node, queries.LOOK)).manifests.get("kube-apiserver")
+    server = looked(view, node).manifests.get("kube-apiserver")
     return [path for flag, path in named(server) if not _WRITTEN.search(flag)] if server else []
 
 

@@ -12,7 +12,7 @@ from orchestrator.cluster.hostfacts import Disk
 from orchestrator.cluster.versions import Version, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from orchestrator.cluster.etcd import Hash, Member, Status
     from orchestrator.cluster.frame import Section
@@ -116,6 +116,10 @@ class EtcdHost:
     def peer_urls(self) -> tuple[str, ...]:
         """Where other members find it."""
         return tuple(filter(None, self.flags.get("initial-advertise-peer-urls", "").split(",")))
+
+    def foreign(self, ours: Collection[str]) -> bool:
+        """Its cluster's authority is none of these, of which there is one at least, and is known."""
+        return bool(ours) and self.authority not in ("", *ours)
 
     @property
     def external(self) -> bool:
