@@ -14,15 +14,7 @@ from lab.api.client import Client
 from lab.processes import run
 from orchestrator.backup import mvcc
 from orchestrator.backup.configmap import kubeadm_configuration
-from orchestrator.backup.contents import (
-    Cipher,
-    census,
-    diff,
-    diff_keys,
-    form_of,
-    parse_key,
-    parse_live,
-)
+from orchestrator.backup.contents import Cipher, census, diff, diff_keys, form_of, parse_key, parse_live
 from orchestrator.backup.snapshot import entries, examine
 
 pytestmark = pytest.mark.api

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from orchestrator import backups, library, monitoring
 from orchestrator.app import Outcome, Settings
 from orchestrator.backup import metrics, records
-from orchestrator.backup.records import Part, Record
+from orchestrator.backup.records import Part, Peer, Record
 from orchestrator.catalogue import actions
 from orchestrator.cluster.versions import Hop, parse
 from orchestrator.engine import runner, runs
@@ -310,6 +310,14 @@ class Desk:
             if self.world.read(run).past:
                 err.run = run
             raise
+
+    def peers(self, *names):
+        """Members of etcd on these control planes, as a record has them."""
+        machines = self.site.machines
+        return tuple(
+            Peer(id=f"{n}", name=name, peer_urls=(f"https://{machines[name].address}:2380",))
+            for n, name in enumerate(names, start=1)
+        )
 
     def staged(self):
         """Names of what is on its way."""

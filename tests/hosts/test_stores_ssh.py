@@ -188,15 +188,17 @@ def begun(place):
 
 def test_a_connection_that_is_cut_in_the_middle_is_made_again(opened, vault, place, large, there):
     store = opened(vault, patience_s=20.0)
-    cuts = []
+    cuts, before = [], set(vault.sessions())  # those of tests before have not ended yet
     cutter = threading.Thread(target=lambda: cuts.append(begun(place) and vault.cut()))
     store.names()
+    ours = set(vault.sessions()) - before
 
     cutter.start()
     store.put(large, "a.db", digest(LARGE))
     cutter.join()
 
-    assert cuts[0] >= 1  # with those of tests before, which have not ended yet
+    assert len(ours) == 1
+    assert cuts[0] >= 1
     assert (place / "a.db").read_bytes() == LARGE
     assert there() == ["a.db"]
 

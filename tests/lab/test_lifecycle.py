@@ -117,9 +117,6 @@ def test_up_with_other_settings_is_refused(real, daemon, other):
         (("up", "--name", "wrong", "--version", "1.2.3"), "choose one of 1.35.4, 1.36.3"),
         (("up", "--name", "wrong", "--offer", "1.2.3"), "choose one of 1.35.4, 1.36.3"),
         (("kubeconfig", "--name", "wrong"), "python -m lab up --name wrong"),
-        (("power", "wrong", "off"), "test-control-plane, test-worker, test-worker2"),
-        (("network", "wrong", "cut"), "test-control-plane, test-worker, test-worker2"),
-        (("ssh", "wrong", "--", "true"), "test-control-plane, test-worker, test-worker2"),
         (("demo", "--context", "production"), "begins with kind- or minikube"),
         (("clean",), "python -m lab down --all"),
     ],
@@ -130,6 +127,19 @@ def test_what_cannot_be_meant_is_refused_with_a_remedy(real, words, said):
     error, _, remedy = done.stderr.partition("remedy: ")
     assert "error: " in error
     assert said in remedy
+    assert state.load("wrong") is None
+
+
+@pytest.mark.parametrize(
+    "words", [("power", "wrong", "off"), ("network", "wrong", "cut"), ("ssh", "wrong", "--", "true")]
+)
+def test_of_a_node_that_is_not_there_those_that_are_there_are_told(real, words):
+    done = lab(*words, code=1)
+
+    error, _, remedy = done.stderr.partition("remedy: ")
+    assert "error: " in error
+    told = remedy.partition("nodes are: ")[2]  # of other clusters, too, which may stand beside
+    assert {"test-control-plane", "test-worker", "test-worker2"} <= set(told.strip().split(", "))
     assert state.load("wrong") is None
 
 

@@ -13,7 +13,6 @@ import pytest
 from orchestrator import backups, etcds, library, monitoring
 from orchestrator.backup import metrics, retention
 from orchestrator.backup.catalogue import Checked
-from orchestrator.backup.records import Peer
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.recovery import PKI
 from orchestrator.engine import runs
@@ -278,9 +277,7 @@ def test_while_it_does_a_run_that_still_holds_the_clusters_lock_is_not_overtaken
 @pytest.fixture
 def away(three, monkeypatch):
     """All API servers are, and there is a snapshot of before."""
-    members = tuple(
-        Peer(id=m.name[-1], name=m.name, peer_urls=(f"https://{m.address}:2380",)) for m in three.site.planes()
-    )
+    members = three.peers("cp-1", "cp-2", "cp-3")
     three.world.hold(three.world.destination("a"), HOUR_S, members=members, cluster="prod")
     make = three.site.hands
 
@@ -298,6 +295,15 @@ def away(three, monkeypatch):
     three.site.cluster_name = "prod"
     three.said.clear()
     return three
+
+
+def answers_with(monkeypatch, err):
+    """The API has an answer for who asks it for members of etcd: an error."""
+
+    def survey(app):
+        raise err
+
+    monkeypatch.setattr(etcds, "survey", survey)
 
 
 def test_while_the_api_is_away_a_snapshot_is_taken_of_hosts_that_are_known_from_the_last(away):
@@ -344,9 +350,7 @@ def test_hosts_that_all_have_another_authority_may_have_a_renewed_one(away):
 
 def test_the_authority_of_the_kubeconfig_counts_as_well_as_that_of_the_snapshot(away):
     """It was renewed on one, and on the others not yet."""
-    members = tuple(
-        Peer(id=m.name[-1], name=m.name, peer_urls=(f"https://{m.address}:2380",)) for m in away.site.planes()
-    )
+    members = away.peers("cp-1", "cp-2", "cp-3")
     away.world.hold(away.world.destination("a"), 60.0, members=members, run="backup-0", revision=4)
     meta = {"server": SERVER, runs.HOSTS: {"node-1": ("198.18.0.21", "")}}
     Journal.create(runs.directory("backup-0"), "backup-0", Plan("backup", "", ()), meta=meta).close()
@@ -356,10 +360,7 @@ def test_the_authority_of_the_kubeconfig_counts_as_well_as_that_of_the_snapshot(
 
 
 def test_ended_credentials_are_not_got_around_where_nobody_hears_of_it(away, monkeypatch):
-    def ended(app):
-        raise ApiUnauthorized("the certificate ended", remedy="a fresh one", status=401)
-
-    monkeypatch.setattr(etcds, "survey", ended)
+    answers_with(monkeypatch, ApiUnauthorized("the certificate ended", remedy="a fresh one", status=401))
 
     with pytest.raises(ApiUnauthorized):
         away.prepare(reason="scheduled")
@@ -386,8 +387,7 @@ def test_of_a_host_that_is_named_it_is_said(away):
 
 
 def test_one_that_is_named_is_asked_beside_those_that_are_known(away):
-    members = (Peer(id="1", name="cp-1", peer_urls=(f"https://{away.site.machines['cp-1'].address}:2380",)),)
-    away.world.hold(away.world.destination("a"), 60.0, members=members, cluster="prod", revision=4)
+    away.world.hold(away.world.destination("a"), 60.0, members=away.peers("cp-1"), cluster="prod", revision=4)
 
     assert node_of(away.prepare(node="cp-3")) == "cp-3"
 
@@ -436,10 +436,7 @@ def test_a_worker_that_a_run_knew_has_no_lock(away, monkeypatch, tmp_path):
 
 
 def test_what_is_forbidden_is_not_got_around(away, monkeypatch):
-    def forbidden(app):
-        raise ApiForbidden("may not list nodes", remedy="a role", status=403)
-
-    monkeypatch.setattr(etcds, "survey", forbidden)
+    answers_with(monkeypatch, ApiForbidden("may not list nodes", remedy="a role", status=403))
 
     with pytest.raises(ApiForbidden):
         away.prepare(node="cp-2")

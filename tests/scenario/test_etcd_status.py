@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator import away, etcds, surveys
-from orchestrator.backup.records import Peer
 from orchestrator.cluster.model import Node
 from orchestrator.cluster.overview import Backup
 from orchestrator.engine import runs
@@ -41,17 +40,9 @@ def survey(desk, *named, library=None):
     return away.survey(desk.app, library or desk.library(), named, desk.said.append)
 
 
-def peers(desk, *names):
-    machines = desk.site.machines
-    return tuple(
-        Peer(id=f"{n}", name=name, peer_urls=(f"https://{machines[name].address}:2380",))
-        for n, name in enumerate(names, start=1)
-    )
-
-
 def hold(desk, *names, ago_s=3600.0, **changes):
     """A destination has a snapshot of when the members were on these control planes."""
-    return desk.world.hold(desk.world.destination("a"), ago_s, members=peers(desk, *names), **changes)
+    return desk.world.hold(desk.world.destination("a"), ago_s, members=desk.peers(*names), **changes)
 
 
 def ran(desk, run, *planes, hosts=("cp-1", "cp-2", "cp-3", "node-1"), noted=None, **meta):
