@@ -10,8 +10,10 @@ import time
 import pytest
 
 from lab import loopback, s3
+from lab.processes import wait_for
 from orchestrator.backup.stores import Stored, open_store
 from orchestrator.errors import StoreError
+from tests.fakes.sources import Eventful
 from tests.scenario.test_stores import BIG, Contract, digest, names_in
 
 pytestmark = pytest.mark.api
@@ -104,25 +106,26 @@ def test_an_upload_of_several_parts_is_whole(store, source, tmp_path):
 
 
 def test_an_upload_that_is_interrupted_leaves_neither_object_nor_parts(server, store, source, there):
+    killer = threading.Thread(target=signal.pthread_kill, args=(threading.get_ident(), signal.SIGINT))
     began = time.monotonic()
-    source.write_bytes(BIG * 40)
-    whole = digest(BIG * 40)
-    signal.setitimer(signal.ITIMER_REAL, 0.6)
-    before = signal.signal(signal.SIGALRM, interrupted)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            store.put(source, "a.db", whole)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.put(in_the_middle(source, server, killer.start, goes_on=True), "a.db", digest(BIG * 3))
+    killer.join()
 
     assert time.monotonic() - began < PATIENCE_S
     assert there() == []
     assert server.half_written() == []
 
 
-def interrupted(*_):
-    raise KeyboardInterrupt
+def in_the_middle(source, server, act, **how):
+    """The file, of which `act` sees some parts of the upload only."""
+
+    def once_some_has_arrived():
+        wait_for("the upload to begin", server.half_written, timeout_s=PATIENCE_S, pause_s=0.01, remedy="")
+        act()
+
+    return Eventful(source).doing(once_some_has_arrived, after_bytes=len(BIG) * 2, **how)
 
 
 def test_the_part_of_an_object_that_another_replaced_meanwhile_is_not_taken(store, source):
@@ -229,24 +232,12 @@ def test_a_server_that_goes_away_in_the_middle_of_an_upload_is_told_of_soon(tmp_
     with s3.running(tmp_path / "own") as server:
         bucket = server.make_bucket("bucket")
         store = open_store(f"s3://bucket/p?endpoint={server.endpoint}", host=None)
-        source.write_bytes(BIG * 40)
-        whole = digest(BIG * 40)
-        stopper = threading.Thread(target=lambda: (until(server.half_written), server.stop()))
-        stopper.start()
         began = time.monotonic()
         with pytest.raises(StoreError, match=f"a.db cannot be written: no connection to {server.endpoint}"):
-            store.put(source, "a.db", whole)
-        stopper.join()
+            store.put(in_the_middle(source, server, server.stop), "a.db", digest(BIG * 3))
 
     assert time.monotonic() - began < PATIENCE_S
     assert not (bucket / "p" / "a.db").exists()
-
-
-def until(ready):
-    """Looks until it is so; the test's own time limit ends it."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not ready() and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
 
 
 def test_a_private_authority_is_trusted_when_it_is_given(tmp_path, cloud, source):

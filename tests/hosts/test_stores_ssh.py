@@ -12,16 +12,19 @@ from types import SimpleNamespace
 import pytest
 
 from lab import sshd
+from lab.processes import wait_for
 from orchestrator.backup import sftp
 from orchestrator.backup.sftp import SftpStore
 from orchestrator.backup.stores import HostStore, open_store
 from orchestrator.errors import HostUnreachable, StoreError
 from orchestrator.hosts.sftp import SftpFiles
 from tests.fakes.hosts import over_ssh
+from tests.fakes.sources import Eventful
 from tests.scenario.test_stores import BIG, Disks, digest, names_in, small_disk
 
 pytestmark = pytest.mark.sshd
 LARGE = BIG * 3
+LONG_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -178,24 +181,26 @@ def parts_in(place):
     return [path for path in place.iterdir() if ".part-" in path.name]
 
 
-def begun(place):
-    """Waits until a file is on its way, and tells of it."""
-    for _ in range(100_000):
-        if place.exists() and any(part.stat().st_size > len(BIG) for part in parts_in(place)):
-            return True
-    return False
+def in_the_middle(large, place, act, **how):
+    """The file, of which `act` sees a part of the copy only."""
+
+    def arrived():
+        return any(part.stat().st_size for part in parts_in(place))
+
+    def once_some_has_arrived():
+        wait_for("the copy to begin", arrived, timeout_s=LONG_S, pause_s=0.01, remedy="")
+        act()
+
+    return Eventful(large).doing(once_some_has_arrived, after_bytes=len(BIG), **how)
 
 
 def test_a_connection_that_is_cut_in_the_middle_is_made_again(opened, vault, place, large, there):
     store = opened(vault, patience_s=20.0)
     cuts, before = [], set(vault.sessions())  # those of tests before have not ended yet
-    cutter = threading.Thread(target=lambda: cuts.append(begun(place) and vault.cut()))
     store.names()
     ours = set(vault.sessions()) - before
 
-    cutter.start()
-    store.put(large, "a.db", digest(LARGE))
-    cutter.join()
+    store.put(in_the_middle(large, place, lambda: cuts.append(vault.cut())), "a.db", digest(LARGE))
 
     assert len(ours) == 1
     assert cuts[0] >= 1
@@ -209,17 +214,13 @@ def test_a_connection_that_stays_away_is_the_hosts_error_and_leaves_what_tidy_fi
         store.put_bytes(b"old", "a.db")
 
         def cut():
-            if begun(place):
-                sessions = server.sessions()
-                server.stop()
-                for pid in sessions:
-                    os.kill(pid, signal.SIGKILL)
+            sessions = server.sessions()
+            server.stop()
+            for pid in sessions:
+                os.kill(pid, signal.SIGKILL)
 
-        cutter = threading.Thread(target=cut)
-        cutter.start()
         with pytest.raises(HostUnreachable, match="vault"):
-            store.put(large, "a.db", digest(LARGE))
-        cutter.join()
+            store.put(in_the_middle(large, place, cut), "a.db", digest(LARGE))
         server.start()
 
         assert store.get_bytes("a.db") == b"old"
@@ -230,12 +231,10 @@ def test_a_connection_that_stays_away_is_the_hosts_error_and_leaves_what_tidy_fi
 def test_ctrl_c_in_the_middle_leaves_nothing(opened, vault, place, large, there):
     store = opened(vault)
     store.put_bytes(b"old", "a.db")
-    main = threading.get_ident()
-    killer = threading.Thread(target=lambda: begun(place) and signal.pthread_kill(main, signal.SIGINT))
+    killer = threading.Thread(target=signal.pthread_kill, args=(threading.get_ident(), signal.SIGINT))
 
-    killer.start()
     with pytest.raises(KeyboardInterrupt):
-        store.put(large, "a.db", digest(LARGE))
+        store.put(in_the_middle(large, place, killer.start, goes_on=True), "a.db", digest(LARGE))
     killer.join()
 
     assert store.get_bytes("a.db") == b"old"
@@ -245,15 +244,12 @@ def test_ctrl_c_in_the_middle_leaves_nothing(opened, vault, place, large, there)
 
 
 def test_while_it_is_written_a_file_is_for_nobody_else(opened, vault, place, large):
-    store = opened(vault)
     modes = []
-    watcher = threading.Thread(
-        target=lambda: begun(place) and modes.extend(part.stat().st_mode & 0o777 for part in parts_in(place))
-    )
 
-    watcher.start()
-    store.put(large, "a.db", digest(LARGE))
-    watcher.join()
+    def look():
+        modes.extend(part.stat().st_mode & 0o777 for part in parts_in(place))
+
+    opened(vault).put(in_the_middle(large, place, look), "a.db", digest(LARGE))
 
     assert modes == [0o600]
 
@@ -330,12 +326,8 @@ def test_a_server_that_falls_silent_in_the_middle_is_given_up(opened, vault, pla
     store.names()
 
     def silence():
-        if begun(place):
-            for pid in vault.sessions():
-                os.kill(pid, signal.SIGSTOP)
+        for pid in vault.sessions():
+            os.kill(pid, signal.SIGSTOP)
 
-    silencer = threading.Thread(target=silence)
-    silencer.start()
     with pytest.raises(HostUnreachable, match="vault: the connection broke: no answer in time"):
-        store.put(large, "a.db", digest(LARGE))
-    silencer.join()
+        store.put(in_the_middle(large, place, silence), "a.db", digest(LARGE))
