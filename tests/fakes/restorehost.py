@@ -5,6 +5,7 @@ stood in for; `mv`, `cp`, `rm` and the like are the machine's own, and can be to
 """
 
 import os
+import re
 import shutil
 
 from orchestrator.cluster.model import Node
@@ -51,7 +52,7 @@ STATIC = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 KILL = "kill-there"
 #: No script makes so many of them.
 MOST = 60
-MOVED = ("/etc/kubernetes", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
+MOVED = ("/etc/kubernetes", "/var/tmp", "/var/lib/etcd", "/var/lib/orchestrator", "/var/lib/new-etcd")
 
 
 class Below(HereAsRoot):
@@ -66,8 +67,8 @@ class Below(HereAsRoot):
         return super().execute(words, **how)
 
     def _moved(self, word):
-        for each in MOVED:
-            word = word.replace(each, f"{self._root}{each}") if str(self._root) not in word else word
+        if str(self._root) not in word:
+            word = re.sub("|".join(MOVED), rf"{self._root}\g<0>", word)
         own = f'PATH={self._root}/bin:$PATH\nkill() {{ {self._root}/bin/{KILL} "$@"; }}\n'
         return f"{own}{word}" if "\n" in word else word
 
@@ -86,7 +87,7 @@ class RestoreHost:
         self.root = directory / "host"
         self.data = self.root / "var/lib/etcd"
         self.manifests = self.root / "etc/kubernetes/manifests"
-        for each in (self.manifests, self.data / "member/snap", self.root / "bin", self.root / "run"):
+        for each in (self.manifests, self.data / "member/snap", *(self.root / n for n in ("bin", "run", "var/tmp"))):
             each.mkdir(parents=True)
         self.data.chmod(0o700)
         (self.data / "member/snap/db").write_text("old")
