@@ -205,5 +205,7 @@ def swing_back(app: App, err: OrchestratorError) -> None:
         if restores.swing_back(app, err.run, say):
             err.run = ""
             err.add_note("everything was swung back: the cluster has its old data")
+            if "resume" in err.remedy:
+                err.remedy = "see to it, then restore again: of this run nothing is left to go on with"
     except OrchestratorError as other:
         err.add_note(f"it could not be swung back: {other}")

@@ -25,7 +25,8 @@ class Desk:
 
     def __init__(self, monkeypatch, capsys):
         self._capsys = capsys
-        self.released, self.fails, self.unreleased = [], CommandFailed("cp-1: no", remedy="see to it"), None
+        self.released, self.unreleased = [], None
+        self.fails = CommandFailed("cp-1: no", remedy="mend cp-1, then resume")
         monkeypatch.setattr(App, "resume", lambda app, name: self._resume())
         monkeypatch.setattr(App, "release", lambda app, name, shown: self._release(app, name))
 
@@ -71,7 +72,14 @@ def test_a_restore_that_was_resumed_and_fails_before_etcd_is_started_is_swung_ba
     assert desk.released == [(RUN, True)]
     assert found.code == CommandFailed.exit_code
     assert "everything was swung back: the cluster has its old data" in found.err
-    assert "orchestrator resume" not in found.err
+    assert "resume" not in found.err
+    assert "see to it, then restore again" in found.err
+
+
+def test_a_remedy_that_is_none_of_going_on_stays_when_it_is_swung_back(desk):
+    desk.fails = CommandFailed("cp-1: its disk is full", remedy="make room on cp-1")
+
+    assert "make room on cp-1" in desk.resume(until="restore.swap").err
 
 
 def test_one_that_fails_once_etcd_was_started_stops_there(desk):
@@ -80,6 +88,7 @@ def test_one_that_fails_once_etcd_was_started_stops_there(desk):
     assert desk.released == []
     assert "swung back" not in found.err
     assert f"orchestrator resume {RUN}" in found.err
+    assert "mend cp-1, then resume" in found.err
 
 
 @pytest.mark.parametrize(
