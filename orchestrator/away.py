@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from orchestrator import etcds
 from orchestrator.cluster.model import Node
 from orchestrator.engine import runs
-from orchestrator.errors import ApiError, ApiUnauthorized
+from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,8 +92,42 @@ def instead(
         raise err
     others = [name for name in named if name not in {node.name for node in known.nodes}]
     known = replace(known, nodes=(*known.nodes, *_of_names(others, noted).nodes), named=frozenset(named))
+    return _ask(app, known, noted, _silent(err), say)
+
+
+def _silent(err: ApiError) -> str:
     what = "takes no request of this kubeconfig" if isinstance(err, ApiUnauthorized) else "does not answer"
-    return _ask(app, known, noted, f"the API {what} ({err})", say)
+    return f"the API {what} ({err})"
+
+
+def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]) -> None:
+    """Have it known where a node's host is, also where the API does not answer: for what is done beside the cluster.
+
+    Args:
+        app: The cluster.
+        node: Whose host.
+        record: Of a snapshot, which knows where its members were.
+        say: Told where it is known from.
+
+    Raises:
+        ApiError: The cluster has no such node, or does not tell it.
+    """
+    try:
+        app.host(node)
+    except (ApiUnreachable, ApiUnauthorized) as err:
+        app.without_api(err)
+        found, source = _of_one(node, record, _hosts(app))
+        say(f"{_silent(err)}: where {node} is, {source}")
+        app.machines.know([found])
+
+
+def _of_one(node: str, record: Record | None, noted: Noted) -> tuple[Node, str]:
+    for member in _members(record, noted) if record else ():
+        if member.name == node:
+            return member, "the snapshot's record tells"
+    if node in noted:
+        return Node.at(node, *noted[node]), "a run from here noted"
+    return Node.at(node, node), "nothing tells: it is asked by its name"
 
 
 def of_record(app: App, record: Record) -> tuple[Node, ...]:

@@ -10,7 +10,7 @@ from orchestrator.backup.drilled import Drilled, counted, judged, with_api_serve
 from orchestrator.backup.records import Drill
 from orchestrator.errors import BackupError
 from orchestrator.library import Proven, proven
-from orchestrator.served import API_SERVER, Seat, definitions, moment
+from orchestrator.served import API_SERVER, Seat, definitions, moment, seated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
     """
     say("reading the snapshot")
     with proven(library, wish.name, wish.identities, trailer=wish.trailer) as copy:
-        place = wish.seat.of(copy)
+        place = seated(app, wish.seat, copy, say)
         say(f"restoring it on {place.where}{', and starting an API server on it' if wish.api_server else ''}")
         found = _with_api_server(app, copy, place) if wish.api_server else _alone(app, copy, place)
     if copy.held is None:

@@ -11,7 +11,7 @@ from orchestrator.backup.snapshot import entries
 from orchestrator.cluster.manifests import applicable
 from orchestrator.errors import BadUsage
 from orchestrator.library import proven
-from orchestrator.served import API_SERVER, Seat, definitions, moment
+from orchestrator.served import API_SERVER, Seat, definitions, moment, seated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +80,7 @@ def extract(app: App, library: Library, wish: Wish, say: Callable[[str], None]) 
         known = _around(copy, wanted)
         if not known.there:
             raise _absent(copy, wanted, known)
-        place = wish.seat.of(copy)
+        place = seated(app, wish.seat, copy, say)
         say(f"starting an API server on it on {place.where}")
         words = (wanted.kind, wanted.namespace or NOWHERE, wanted.name)
         lines = [f"definition {name}" for name in definitions(copy)]

@@ -9,9 +9,11 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from orchestrator import away
 from orchestrator.actions.backups import STAGING
 from orchestrator.backup.contents import ROOT, parse_key
 from orchestrator.backup.snapshot import entries
+from orchestrator.cluster import recovery
 from orchestrator.cluster.etcdqueries import MEMBER, UNPACKED
 from orchestrator.cluster.frame import FRAME
 from orchestrator.engine.host import STATE, demand
@@ -19,7 +21,7 @@ from orchestrator.errors import BadUsage
 from orchestrator.library import home
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from orchestrator.app import App
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 #: Seconds for all of it on a large snapshot.
 SERVE_S = 1800.0
 SEND_S = 1800.0
+
+# The static pod of an API server that may not run: in its place, or where a run has put it aside.
+MANIFEST = r"""
+for file in /etc/kubernetes/manifests/kube-apiserver.yaml /etc/kubernetes/orchestrator-*/kube-apiserver.yaml; do
+  if [ -r "$file" ]; then exec cat "$file"; fi
+done
+"""
 
 # What tidies up after the last plan may take the empty parent away between the two.
 _DIRECTORY = r"""
@@ -62,6 +71,7 @@ if command -v flock > /dev/null; then
     -exec flock -n '{}' rm -rf -- '{}' ';'
 fi
 [ -n "$programs" ] || unpacked
+unset -f etcdctl  # `command -v` has to find the program
 place_of() {
   place=
   if [ -n "$programs" ]; then
@@ -145,6 +155,7 @@ setting() {
   fi | sed -n "s/^--$1=//p" | tail -n 1
 }
 wanted=$(setting encryption-provider-config)
+[ -n "$serving" ] || [ ! -s keys-at ] || wanted=$(cat keys-at)
 if [ ! -f encryption.yaml ] && [ -n "$wanted" ]; then
   cp "$at$wanted" encryption.yaml 2> said || { head failed keys; body < said; exit 0; }
 fi
@@ -249,16 +260,20 @@ class Seat:
         """For people."""
         return "this machine" if self.here else self.node
 
-    def of(self, copy: Proven) -> Seat:
-        """The one of a snapshot, with its node.
 
-        Raises:
-            BadUsage: That is not known.
-        """
-        node = "" if self.here else self.node or (copy.held.record.node if copy.held else "")
-        if not node and not self.here:
-            raise BadUsage("of a file nobody knows where it was taken", remedy="name a --node, or pass --here")
-        return replace(self, node=node)
+def seated(app: App, seat: Seat, copy: Proven, say: Callable[[str], None]) -> Seat:
+    """The one of a snapshot, with its node, which is known where it is.
+
+    Raises:
+        BadUsage: Which node that is, is not known.
+        ApiError: The cluster has no such node.
+    """
+    node = "" if seat.here else seat.node or (copy.held.record.node if copy.held else "")
+    if not node and not seat.here:
+        raise BadUsage("of a file nobody knows where it was taken", remedy="name a --node, or pass --here")
+    if node:
+        away.reach(app, node, copy.record, say)
+    return replace(seat, node=node)
 
 
 def definitions(copy: Proven) -> tuple[str, ...]:
@@ -294,6 +309,9 @@ def moment(
     here, api_server = place.here, lines is not None
     files = _equipment(place) if api_server else {}
     host = app.here() if here else app.host(place.node)
+    if api_server and not place.programs and not place.encryption:
+        manifest = demand(host, host.run(["sh", "-c", MANIFEST], timeout_s=30.0, sudo=not here, repeatable=True))
+        files["keys-at"] = recovery.encryption(manifest.text).encode()
     parent = str(home() / STAGING) if here else STATE
     owner, directory = "" if here else "root:root", f"{parent}/served-{secrets.token_hex(6)}"
     size = copy.snapshot.size_bytes

@@ -165,7 +165,7 @@ def told(step: Step, past: Past) -> str:
 def _files(view: Site, node: str) -> list[str]:
     """Files of a host that flags of its API server name; none where that is no static pod."""
     server = looked(view, node).manifests.get("kube-apiserver")
-    return [path for flag, path in named(server) if not _WRITTEN.search(flag)] if server else []
+    return [path for flag, path in named(server.text) if not _WRITTEN.search(flag)] if server else []
 
 
 def _marker(target: Path) -> Path:

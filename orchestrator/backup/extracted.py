@@ -127,7 +127,10 @@ def parse(answer: str, wanted: Sought, where: str) -> dict[str, Any] | Sought:
     if "object" in found:
         return _object(found["object"][0].text, wanted)
     if "failed" in found:
-        raise BackupError(f"on {where}: {failure(found['failed'][0])}", remedy="see whether it restores: etcd drill")
+        section = found["failed"][0]
+        keys = "give the keys by which it was encrypted at rest: --encryption-config FILE"
+        remedy = keys if section.words[0] == "keys" else "see whether it restores: etcd drill"
+        raise BackupError(f"on {where}: {failure(section)}", remedy=remedy)
     if "said" not in found:
         raise BackupError(f"on {where}: the API server did not come to its end", remedy="extract it again")
     said = " ".join(found["said"][0].text.split())

@@ -156,14 +156,19 @@ def lacks(texts: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
     missing = [f"{MANIFESTS}/{name}.yaml" for name in _PROGRAMS if name not in manifests]
     missing += [path for path in (*SHARED, TOOL, CONFIGMAPS) if path not in files]
     if server := manifests.get("kube-apiserver"):
-        missing += [path for flag, path in named(server) if _WANTED.search(flag) and path not in files]
+        missing += [path for flag, path in named(server.text) if _WANTED.search(flag) and path not in files]
     return tuple(missing)
 
 
-def named(server: Manifest) -> tuple[tuple[str, str], ...]:
+def named(text: str) -> tuple[tuple[str, str], ...]:
     """Each flag of an API server's manifest that names a file, and where the host has that."""
-    mounts = _mounts(server.text)
-    return tuple((flag, _on_host(path, mounts)) for flag, path in _FILE.findall(server.text))
+    mounts = _mounts(text)
+    return tuple((flag, _on_host(path, mounts)) for flag, path in _FILE.findall(text))
+
+
+def encryption(text: str) -> str:
+    """Where the host has the keys of encryption at rest, by its API server's manifest; "" without any."""
+    return dict(named(text)).get("encryption-provider-config", "")
 
 
 def _mounts(text: str) -> tuple[tuple[str, str], ...]:

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
+import yaml
 
 from lab import cluster, progress, ssh, state
 from lab.cluster import Request
@@ -65,6 +66,11 @@ pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
 """
 # The same of a machine whose kubelet and etcd go on writing.
 SETTLED = "find /etc/kubernetes -type f -exec sha256sum {} + | sort; ls -A /var/lib/orchestrator 2> /dev/null || true"
+# A static pod that asks for more than its host has is not started. Source: kubelet, admission, OutOfcpu.
+TOO_MUCH = """
+sed -i 's/^\\( *cpu:\\) 250m/\\1 "1000"/' /etc/kubernetes/manifests/kube-apiserver.yaml
+i=0; while pidof kube-apiserver > /dev/null; do i=$((i + 1)); [ $i -lt 180 ]; sleep 1; done
+"""
 ETCDCTL = r"""
 p=/etc/kubernetes/pki/etcd
 /proc/$(pidof -s etcd)/root/usr/local/bin/etcdctl --endpoints=https://127.0.0.1:2379 --cacert=$p/ca.crt \
@@ -425,3 +431,21 @@ def test_some_of_three_control_planes_come_back_and_the_other_joins_them_anew(tm
         found = site.command.json("etcd", "status", "--ssh")
         assert sorted(m["name"] for m in found["members"] if not m["health"]) == sorted(site.planes)
         site.backup()
+
+
+def test_where_no_api_server_starts_a_snapshot_is_read_by_its_image_and_its_keys(tmp_path):
+    with own("nm-read", tmp_path / "home", Shape(1, 0)) as site:
+        encrypted(site)
+        site.backup()
+        site.access.ssh(site.planes[0], TOO_MUCH, timeout_s=LONG_S)
+        opened = ("-i", str(site.key), "--ssh")
+
+        drill = site.command.json("etcd", "drill", "--api-server", *opened)
+        taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
+
+        assert (drill["ok"], drill["apiServer"]["version"], drill["apiServer"]["unread"]) == (True, f"v{VERSION}", {})
+        assert yaml.safe_load(taken.stdout)["data"] == {"a": base64.b64encode(b"kept").decode()}
+        assert f"where {site.planes[0]} is, the snapshot's record tells" in taken.stderr
+        left = site.access.ssh(site.planes[0], "ls -d /var/lib/orchestrator/served-* /var/tmp/orchestrator.* || true")
+        assert left == ""
+        assert site.plain() == []

@@ -11,7 +11,7 @@ from orchestrator.cluster.overview import Backup
 from orchestrator.engine import runs
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.errors import ApiUnreachable, BackupError, HostError, StoreError
+from orchestrator.errors import ApiNotFound, ApiUnreachable, BackupError, HostError, StoreError
 from orchestrator.library import Library
 from orchestrator.report import etcd as report
 from tests.fakes.site_world import Desk
@@ -166,6 +166,55 @@ def test_without_a_kubeconfig_what_runs_of_no_cluster_noted_is_not_this_one_s(th
     survey(three, "cp-1")
 
     assert three.app.machines.places() == {"cp-1": ("cp-1", "")}
+
+
+# ---- one host, for what is done beside the cluster -----------------------------------------------------------------
+
+
+def reached(desk, node, record=None):
+    """Where the host of a node is, and what was said of that."""
+    desk.app.host = lambda name: desk.app.machines.machine(desk.app.reader, name)
+    away.reach(desk.app, node, record, desk.said.append)
+    return desk.app.machines.places()[node]
+
+
+def test_a_host_is_where_the_snapshot_has_its_member(three):
+    ran(three, "drain-1", noted={"cp-2": ("198.18.0.99", "")})
+    record = hold(three, "cp-1", "cp-2")
+
+    assert reached(three, "cp-2", record) == (three.site.machines["cp-2"].address, "")
+    assert three.said == ["the API does not answer (no answer): where cp-2 is, the snapshot's record tells"]
+
+
+def test_a_host_without_a_member_is_where_a_run_from_here_noted_it(three):
+    ran(three, "drain-1")
+
+    assert reached(three, "node-1", hold(three, "cp-1")) == (three.site.machines["node-1"].address, "")
+    assert three.said[0].endswith("where node-1 is, a run from here noted")
+
+
+def test_a_host_that_nothing_tells_of_is_asked_by_its_name(three):
+    assert reached(three, "node-1") == ("node-1", "")
+    assert three.said[0].endswith("where node-1 is, nothing tells: it is asked by its name")
+
+
+def test_while_the_api_answers_it_tells_where_a_host_is(three):
+    three.site.machines["cp-1"].components["kube-apiserver"] = "1.36.3"
+
+    nothing_of_it = ("", "")  # nodes of this cluster tell no address
+    assert reached(three, "cp-2", hold(three, "cp-2")) == nothing_of_it
+    assert three.said == []
+
+
+def test_a_host_that_the_api_does_not_know_is_none_whatever_else_tells_of_it(three):
+    three.site.machines["cp-1"].components["kube-apiserver"] = "1.36.3"
+    ran(three, "drain-1", noted={"gone": ("198.18.0.99", "")})
+
+    with pytest.raises(ApiNotFound):
+        reached(three, "gone")
+
+
+# ---- what it looks at ----------------------------------------------------------------------------------------------
 
 
 def test_while_the_api_answers_nothing_else_is_looked_for(three):

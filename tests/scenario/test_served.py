@@ -12,7 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.app import App
 from orchestrator.cli.main import main
+from orchestrator.engine.host import Completed
+from orchestrator.served import MANIFEST
+from orchestrator.site import this_machine
 from tests.fakes import boltfiles
 
 PROGRAM = str(Path(sys.executable).parent / "orchestrator")
@@ -66,6 +70,21 @@ case "$*" in
 *--raw*) last=; for last in "$@"; do :; done; said "$(echo "${last%%\\?*}" | tr / _)" ;;
 *" -- "*) [ ! -f PLACE/object ] || exec cat PLACE/object; cat PLACE/said >&2; exit 1 ;;
 esac
+"""
+#: containerd's client, whose images all have the programs.
+IMAGES = """case "$4" in
+mount) mkdir -p "$6/usr/local/bin" && ln -s PLACE/programs/* "$6/usr/local/bin/" ;;
+unmount) rm -r "$5/usr" ;;
+esac"""
+#: The API server's, with keys of encryption that the host has elsewhere.
+MOUNTED = """
+spec:
+  containers:
+  - command:
+    - kube-apiserver
+    - --encryption-provider-config=/in/keys.yaml
+    volumeMounts: [{mountPath: /in, name: keys}]
+  volumes: [{name: keys, hostPath: {path: /host}}]
 """
 WEB = {
     "apiVersion": "apps/v1",
@@ -217,6 +236,64 @@ def test_keys_of_encryption_are_handed_over(run, stand):
 
     assert "--encryption-provider-config=encryption.yaml" in stand.read("flags")
     assert stand.read("encryption.yaml") == "kind: EncryptionConfiguration\n"
+
+
+class Silent:
+    """This machine as a control plane whose API server does not run; its manifest is all that is told of it."""
+
+    def __init__(self, clock, manifest):
+        self._host, self._manifest = this_machine(clock), manifest
+
+    def __getattr__(self, name):
+        return getattr(self._host, name)
+
+    def run(self, argv, **how):
+        if MANIFEST in argv:
+            return Completed(tuple(argv), 0, self._manifest.encode(), b"", 0.0)
+        return self._host.run(argv, **how)
+
+
+@pytest.fixture
+def silent(stand, monkeypatch, capsys):
+    """Takes a Secret out where an API server has such a manifest, and does not run."""
+    tools = stand.place / "tools"
+    tools.mkdir()
+    for name, text in (("pidof", "exit 1"), ("ctr", IMAGES.replace("PLACE", str(stand.place)))):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    def extract(manifest):
+        monkeypatch.setattr(App, "here", lambda app: Silent(app.clock, manifest))
+        with pytest.raises(SystemExit) as end:
+            main(["etcd", "extract", str(stand.snapshot), "secret", "shop/db", "--here"])
+        return SimpleNamespace(code=end.value.code, err=capsys.readouterr().err)
+
+    return extract
+
+
+def test_keys_of_an_api_server_that_does_not_run_are_where_the_host_has_them(silent, stand):
+    (stand.place / "enc").mkdir()
+    stand.say("enc/keys.yaml", "kind: EncryptionConfiguration\n")
+
+    found = silent(MOUNTED.replace("/host", str(stand.place / "enc")))
+
+    assert found.code == 0
+    assert stand.read("encryption.yaml") == "kind: EncryptionConfiguration\n"
+
+
+def test_keys_that_are_not_where_its_manifest_says_are_told_before_anything_is_read(silent, stand):
+    found = silent(MOUNTED.replace("/host", str(stand.place / "enc")))
+
+    assert found.code == 40
+    assert str(stand.place / "enc" / "keys.yaml") in found.err
+    assert "--encryption-config FILE" in found.err
+    assert (stand.read("flags"), stand.left) == ("", [])
+
+
+def test_without_a_manifest_it_goes_without_keys(silent, stand):
+    assert silent("").code == 0
+    assert "encryption-provider-config" not in stand.read("flags")
 
 
 def test_keys_that_cannot_be_read_are_refused_before_anything_starts(run, stand):

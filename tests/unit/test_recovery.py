@@ -8,7 +8,6 @@ import yaml
 
 from orchestrator.backup import recovery as sets
 from orchestrator.cluster import hostfacts
-from orchestrator.cluster.hostfacts import Manifest
 from orchestrator.cluster.recovery import (
     CONFIGMAPS,
     MANIFESTS,
@@ -19,6 +18,7 @@ from orchestrator.cluster.recovery import (
     Heard,
     Member,
     configured,
+    encryption,
     heard,
     machine,
     named,
@@ -159,7 +159,7 @@ spec:
 
 
 def test_files_of_the_api_server_are_where_the_host_has_them():
-    assert named(Manifest("kube-apiserver", "", MOUNTED)) == (
+    assert named(MOUNTED) == (
         ("encryption-provider-config", "/opt/cluster/enc/config.yaml"),
         ("audit-policy-file", "/opt/policies/v1/audit.yaml"),
         ("tls-cert-file", "/etc/kubernetes/pki/apiserver.crt"),
@@ -169,11 +169,16 @@ def test_files_of_the_api_server_are_where_the_host_has_them():
     )
 
 
+@pytest.mark.parametrize(("text", "path"), [(MOUNTED, "/opt/cluster/enc/config.yaml"), ("spec: {}", ""), ("", "")])
+def test_keys_of_encryption_at_rest_are_where_the_host_has_them(text, path):
+    assert encryption(text) == path
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "spec: {volumes: [{}]}", "spec: {volumes: [], containers: []}", "spec: a"])
 def test_of_a_manifest_that_tells_no_mounts_paths_are_the_hosts(text):
     command = f"{text}\n    - --token-auth-file=/a/b\n"
 
-    assert named(Manifest("kube-apiserver", "", command)) == (("token-auth-file", "/a/b"),)
+    assert named(command) == (("token-auth-file", "/a/b"),)
 
 
 def test_a_file_that_the_container_has_elsewhere_is_missed_where_the_host_has_it():
