@@ -37,7 +37,11 @@ def test_a_drain_that_was_killed_is_resumed_to_its_end_wherever_it_was(
         source, target = ("n1", "n2") if number % 2 else ("n2", "n1")
         before = requests()
         run = orchestrator.start(*drain, source)
-        stages[_killed(run, moment * whole_s)] += 1
+        allowed_s = moment * whole_s
+        how = _killed(run, allowed_s)
+        stages[how] += 1
+        if how == "ended":
+            whole_s = min(whole_s, allowed_s)  # it was measured when the machine had more to do
         _go_on(orchestrator, (*drain, source))
 
         assert world.pods(source) == []
