@@ -152,7 +152,8 @@ def parse(answer: str, wanted: Sought, where: str) -> dict[str, Any] | Sought:
         )
     raise BackupError(
         f"{wanted.text} could not be read on {where}: {said[-300:]}",
-        remedy="where it was encrypted at rest by keys that are not that host's, give them: --encryption-config FILE",
+        remedy="where it was encrypted at rest by keys that are not that host's, give them: --encryption-config FILE; "
+        "a KMS plugin has to run there",
     )
 
 

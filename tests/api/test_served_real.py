@@ -1,12 +1,14 @@
 """Objects out of snapshots of a real API server, and drills of them, by programs of both versions, on this machine."""
 
 import json
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
 
-from lab import gobuild, versions
+from lab import gobuild, kms, versions
 from lab.api import tier
 from lab.api.client import Client
 from lab.processes import run
@@ -27,15 +29,20 @@ class Encrypting(tier.ControlPlane):
         return [*super()._api_server(), f"--encryption-provider-config={self.directory / 'encryption.yaml'}"]
 
 
-@contextmanager
-def served(directory, kind=tier.ControlPlane):
-    """An API server and its etcd, nothing else."""
-    made = tier.create(directory, version="1.36.3", tied=True)
-    plane = kind(made.directory, made.ports, made.version, made.tied)
+def secretbox():
+    """An EncryptionConfiguration with its key."""
     provider = {"secretbox": {"keys": [{"name": "k1", "secret": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}}
     settings = {"resources": [{"resources": ["secrets"], "providers": [provider]}]}
-    head = {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration"}
-    (directory / "encryption.yaml").write_text(yaml.safe_dump(head | settings))
+    return {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration"} | settings
+
+
+@contextmanager
+def served(directory, encryption=None):
+    """An API server and its etcd, nothing else."""
+    made = tier.create(directory, version="1.36.3", tied=True)
+    kind = Encrypting if encryption else tier.ControlPlane
+    plane = kind(made.directory, made.ports, made.version, made.tied)
+    (directory / "encryption.yaml").write_text(yaml.safe_dump(encryption))
     try:
         plane.start("etcd", "kube-apiserver")
         with Client(plane) as client:
@@ -159,7 +166,7 @@ def test_a_definition_is_an_object_too(command, snapshot):
 
 
 def test_what_is_encrypted_at_rest_takes_its_keys_and_says_so(command, tmp_path):
-    with served(tmp_path / "plane", Encrypting) as (plane, client):
+    with served(tmp_path / "plane", secretbox()) as (plane, client):
         client.ask("POST", SECRETS, {"metadata": {"name": "db"}, "stringData": {"password": "hunter2"}})
         snapshot = saved(plane, tmp_path / "s.db")
     keys = f"--encryption-config={tmp_path / 'plane' / 'encryption.yaml'}"
@@ -174,4 +181,30 @@ def test_what_is_encrypted_at_rest_takes_its_keys_and_says_so(command, tmp_path)
     assert any("secrets could not be read" in text for text in drilled["wrong"])
     assert found["data"] == {"password": "aHVudGVyMg=="}
     assert well["ok"]
+    assert left(command) == []
+
+
+@pytest.fixture
+def plugin():
+    """One whose socket has a name that is short enough."""
+    with tempfile.TemporaryDirectory() as made, kms.running(Path(made) / "k") as plugin:
+        yield plugin
+
+
+def test_what_is_encrypted_by_a_kms_is_read_by_its_plugin_and_not_without(command, tmp_path, plugin):
+    with served(tmp_path / "plane", plugin.configuration) as (plane, client):
+        client.ask("POST", SECRETS, {"metadata": {"name": "db"}, "stringData": {"password": "hunter2"}})
+        snapshot = saved(plane, tmp_path / "s.db")
+    assert b"k8s:enc:kms:v2:lab:" in snapshot.read_bytes()
+    keys = f"--encryption-config={tmp_path / 'plane' / 'encryption.yaml'}"
+    words = ("etcd", "extract", str(snapshot), "secret", "default/db", *here("1.36.3"), keys)
+
+    found = yaml.safe_load(command(*words).stdout)
+    well = command.json("etcd", "drill", str(snapshot), "--api-server", *here("1.36.3"), keys)
+    plugin.stop()
+    without = command(*words, code=40)
+
+    assert found["data"] == {"password": "aHVudGVyMg=="}
+    assert (well["ok"], well["wrong"], well["apiServer"]["unread"]) == (True, [], {})
+    assert "a KMS plugin has to run there" in without.stderr
     assert left(command) == []

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from lab import cluster, progress, ssh, state
+from lab import cluster, kms, progress, ssh, state
 from lab.cluster import Request
 from lab.state import Shape
 from lab.upgrades.access import Access
@@ -29,13 +29,7 @@ ENCRYPT = r"""
 mkdir -p -m 700 /opt/keys
 umask 077
 cat > /opt/keys/config.yaml <<FILE
-apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-  - resources: [secrets]
-    providers:
-      - aescbc: {keys: [{name: key1, secret: KEY}]}
-      - identity: {}
+CONFIGURATION
 FILE
 m=/etc/kubernetes/manifests/kube-apiserver.yaml
 sed -e 's#^    - --enable-bootstrap.*#&\n    - --encryption-provider-config=/etc/kubernetes/enc/config.yaml#' \
@@ -196,12 +190,19 @@ def own(name, home, shape):
             cluster.down(name)
 
 
-def encrypted(site):
+def aescbc():
+    """A provider with its key."""
+    return {"aescbc": {"keys": [{"name": "key1", "secret": base64.b64encode(bytes(range(32))).decode()}]}}
+
+
+def encrypted(site, provider=None, stored="k8s:enc:aescbc:v1:k"):
     """Encryption at rest switched on, on every control plane with one key, and secrets written anew."""
-    key = base64.b64encode(bytes(range(32))).decode()
+    resources = [{"resources": ["secrets"], "providers": [provider or aescbc(), {"identity": {}}]}]
+    head = {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration"}
+    configuration = json.dumps({**head, "resources": resources})
     for name in site.planes:
         before = site.access.ssh(name, "pidof kube-apiserver")
-        site.access.ssh(name, ENCRYPT.replace("KEY", key))
+        site.access.ssh(name, ENCRYPT.replace("CONFIGURATION", configuration))
         until(
             "another API server",
             lambda name=name, before=before: (
@@ -213,7 +214,7 @@ def encrypted(site):
     site.real.kubectl("-n", "kept", "create", "secret", "generic", "before", "--from-literal=a=kept")
     everything = site.real.kubectl("get", "secrets", "-A", "-o", "json")
     site.real.kubectl("replace", "-f", "-", stdin=everything)
-    assert site.stored("before").startswith("k8s:enc:aescbc:v1:k")
+    assert site.stored("before").startswith(stored)
 
 
 def told(said):
@@ -449,3 +450,38 @@ def test_where_no_api_server_starts_a_snapshot_is_read_by_its_image_and_its_keys
         left = site.access.ssh(site.planes[0], "ls -d /var/lib/orchestrator/served-* /var/tmp/orchestrator.* || true")
         assert left == ""
         assert site.plain() == []
+
+
+@contextmanager
+def reaching(site, plugin):
+    """The plugin's socket, on the control plane's host beside its API server's configuration."""
+    plane, there = site.planes[0], "/opt/keys/kms.sock"
+    site.access.ssh(plane, f"mkdir -p -m 700 /opt/keys; rm -f {there}")
+    argv = ["ssh", "-F", str(ssh.config(site.real.cluster)), "-N", "-o", "ExitOnForwardFailure=yes"]
+    with subprocess.Popen([*argv, "-R", f"{there}:{plugin.socket}", plane]) as process:
+        until("the socket", lambda: site.access.ssh(plane, f"ls {there} 2> /dev/null || true"))
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_path):
+    known = {"apiVersion": "v2", "name": "lab", "endpoint": "unix:///etc/kubernetes/enc/kms.sock"}
+    with own("nm-kms", tmp_path / "home", Shape(1, 0)) as site, kms.running(tmp_path / "kms") as plugin:
+        with reaching(site, plugin):
+            encrypted(site, {"kms": known}, "k8s:enc:kms:v2:lab")
+            site.backup()
+            opened = ("-i", str(site.key), "--ssh")
+
+            drill = site.command.json("etcd", "drill", "--api-server", *opened)
+            taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
+
+        assert (drill["ok"], drill["apiServer"]["unread"]) == (True, {})
+        assert yaml.safe_load(taken.stdout)["data"] == {"a": base64.b64encode(b"kept").decode()}
+        site.erase()
+        with reaching(site, plugin):
+            site.rebuild("--yes")
+
+            assert site.secret("before") == "kept"
+            assert site.stored("before").startswith("k8s:enc:kms:v2:lab")
