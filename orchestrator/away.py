@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from orchestrator import etcds
 from orchestrator.cluster.model import Node
 from orchestrator.engine import runs
-from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable
+from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.app import App
     from orchestrator.backup.records import Record
     from orchestrator.cluster.etcdhosts import Etcd
+    from orchestrator.engine.host import Host
     from orchestrator.engine.journal import Contents
     from orchestrator.library import Library
 
@@ -100,7 +101,7 @@ def _silent(err: ApiError) -> str:
     return f"the API {what} ({err})"
 
 
-def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]) -> None:
+def reach(app: App, node: str, record: Record | None, say: Callable[[str], None], *, chosen: bool) -> None:
     """Have it known where a node's host is, also where the API does not answer: for what is done beside the cluster.
 
     Args:
@@ -108,26 +109,48 @@ def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]
         node: Whose host.
         record: Of a snapshot, which knows where its members were.
         say: Told where it is known from.
+        chosen: A person named it: what nothing tells of is asked by its name.
 
     Raises:
-        ApiError: The cluster has no such node, or does not tell it.
+        ApiError: The cluster has no such node; or it does not tell, and nothing else that is known of it does.
+        BadUsage: The kubeconfig or its context cannot be meant.
+        HostError: The host, which the API does not tell of, cannot be asked whose it is.
+        Refused: It is another cluster's.
     """
     try:
         app.host(node)
     except (ApiUnreachable, ApiUnauthorized) as err:
         app.without_api(err)
-        found, source = _of_one(node, record, _hosts(app))
+        if (known := _of_one(app, node, record, chosen=chosen)) is None:
+            err.remedy += "\nor name a control plane of this cluster: --node NAME; or use this machine: --here"
+            raise
+        found, source = known
         say(f"{_silent(err)}: where {node} is, {source}")
         app.machines.know([found])
+        _refuse_foreign(app.host(node), node, app.session.authority or (record.authority if record else ""))
 
 
-def _of_one(node: str, record: Record | None, noted: Noted) -> tuple[Node, str]:
-    for member in _members(record, noted) if record else ():
-        if member.name == node:
+def _of_one(app: App, node: str, record: Record | None, *, chosen: bool) -> tuple[Node, str] | None:
+    """By the record of a snapshot of this cluster; by a run from here; by a record that may be of it; by its name."""
+    noted, ours = _hosts(app), app.session.authority
+    theirs = record.authority if record else ""
+    if record and not (ours and theirs and ours != theirs):
+        member = next((m for m in _members(record, noted) if m.name == node), None)
+        if member and (ours == theirs or node not in noted):
             return member, "the snapshot's record tells"
     if node in noted:
         return Node.at(node, *noted[node]), "a run from here noted"
-    return Node.at(node, node), "nothing tells: it is asked by its name"
+    return (Node.at(node, node), "nothing tells: it is asked by its name") if chosen else None
+
+
+def _refuse_foreign(host: Host, node: str, ours: str) -> None:
+    done = host.run(["sha256sum", "/etc/kubernetes/pki/ca.crt"], timeout_s=30.0, repeatable=True)
+    found = done.text.partition(" ")[0] if done.rc == 0 else ""
+    if found and ours and found != ours:
+        raise Refused(
+            f"{node}: it is of another cluster: its authority is {found[:16]}…, the known one is {ours[:16]}…",
+            remedy="name another host: --node NAME; or use this machine: --here",
+        )
 
 
 def of_record(app: App, record: Record) -> tuple[Node, ...]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backup import contents, metrics
-from orchestrator.backup.drilled import Drilled, counted, judged, with_api_server
+from orchestrator.backup.drilled import KEYS, Drilled, counted, judged, keyless, with_api_server
 from orchestrator.backup.records import Drill
+from orchestrator.cluster.frame import sections
 from orchestrator.errors import BackupError
 from orchestrator.library import Proven, proven
 from orchestrator.served import API_SERVER, Seat, definitions, moment, seated
@@ -94,9 +95,11 @@ def drill(app: App, library: Library, wish: Wish, say: Callable[[str], None]) ->
     The outcome is put into the snapshot's record at every destination; where that cannot be done is said.
 
     Raises:
-        BackupError: The snapshot is not whole.
+        ApiError: The cluster has no such node, or nothing tells where it is.
+        BackupError: The snapshot is not whole, or keys of encryption at rest could not be read.
         BadUsage: There is no such snapshot, or no etcd to start.
         HostError: The host could not be worked on.
+        Refused: The host, which the API does not tell of, is another cluster's.
     """
     say("reading the snapshot")
     with proven(library, wish.name, wish.identities, trailer=wish.trailer) as copy:
@@ -135,6 +138,7 @@ def _with_api_server(app: App, copy: Proven, place: Seat) -> Drilled:
     lines = [f"kind {name}" for name in counted(kinds)]
     lines += [f"definition {name}" for name in definitions(copy)]
     answer = moment(app, copy, place, _COUNTED + API_SERVER + _LISTED, _words(copy.snapshot), lines)
+    keyless(sections(answer), place.where)
     found = judged(copy.path.name, place.node, answer, copy.snapshot, copy.record)
     return with_api_server(found, answer, kinds)
 
@@ -162,7 +166,8 @@ def demand(found: Drilled) -> None:
         BackupError: It did not.
     """
     if found.wrong:
+        other = "this snapshot may not restore: take another, and see `orchestrator etcd verify`"
         raise BackupError(
             f"{found.name}: the drill on {found.where} failed: {found.text}",
-            remedy="this snapshot may not restore: take another, and see `orchestrator etcd verify`",
+            remedy=f"what is encrypted at rest was not read: give its keys: {KEYS}" if found.sealed else other,
         )

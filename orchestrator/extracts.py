@@ -69,9 +69,11 @@ def extract(app: App, library: Library, wish: Wish, say: Callable[[str], None]) 
     """One object of a snapshot.
 
     Raises:
+        ApiError: The cluster has no such node, or nothing tells where it is.
         BackupError: The snapshot is not whole, or the object in it cannot be read.
         BadUsage: There is no such snapshot, kind or object, or no program to read it.
         HostError: The host could not be worked on.
+        Refused: The host, which the API does not tell of, is another cluster's.
     """
     wanted = wish.sought
     say("reading the snapshot")

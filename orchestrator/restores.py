@@ -325,8 +325,8 @@ def _refuse_needless(hosts: Mapping[str, EtcdHost], wish: Wish) -> None:
     if members >= 3 and quorum(members) <= well < members and ONE_MEMBER not in wish.accept:
         lost = [n for n, h in hosts.items() if not h.status or h.health] + list(wish.dead)
         raise Refused(
-            f"{well} of {members} members are well, a quorum: only {', '.join(lost)} is lost, and a restore would take "
-            "the whole cluster back",
+            f"{well} of {members} members are well, a quorum: only {', '.join(lost)} "
+            f"{'is' if len(lost) == 1 else 'are'} lost, and a restore would take the whole cluster back",
             remedy=f"orchestrator etcd replace-member {lost[0]}; or, if the state of the snapshot is what you want, "
             "--accept one-member-lost",
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.app import App
+    from orchestrator.engine.host import Host
     from orchestrator.library import Proven
 
 #: Seconds for all of it on a large snapshot.
@@ -120,12 +121,13 @@ head started; clock | body
 """
 )
 
-# An API server on that etcd, and on nothing else. It is this host's own program with those of its settings that decide
-# what it can read. `k` is kubectl for it, by a token that was made here and stands in no command line.
+# An API server on that etcd, and on nothing else. It is this host's own program, of its image where it does not run,
+# with those of its settings that decide what it can read. `k` is kubectl for it, by a token that was made here and
+# stands in no command line.
 #
-# It reaches nothing else: its etcd is a socket of this directory; for root it is in a network of its own that has only
-# loopback, so that nobody else reaches it either; and what it would send into the cluster (webhooks of admission and
-# of conversion, aggregated APIs) is told to go through a socket that does not exist.
+# It reaches nothing else, but for plugins that have keys: its etcd is a socket of this directory; for root it is in a
+# network of its own that has only loopback, so that nobody else reaches it either; and what it would send into the
+# cluster (webhooks of admission and of conversion, aggregated APIs) is told to go through a socket that does not exist.
 # Source: k8s.io/apiserver, EgressSelectorConfiguration: `cluster` is what goes to Services, `controlplane` what goes to
 # URLs of webhooks. unshare(1), nsenter(1), proc(5).
 # Source: flags of kube-apiserver 1.35 to 1.37; without its watch cache it reads what is asked for, and no more. It
@@ -134,33 +136,30 @@ API_SERVER = r"""
 cat > input
 sed -n 's/^definition //p' input > definitions
 head server-began; clock | body
-serving=; manifest=; at=
+serving=; : > flags
 if [ -z "$programs" ]; then
   serving=$(pidof -s kube-apiserver) || serving=
-  manifest=$(ls /etc/kubernetes/manifests/kube-apiserver.yaml /etc/kubernetes/orchestrator-*/kube-apiserver.yaml \
-    2> /dev/null | sed 1q)
+  # One that ends at this very moment is none.
+  if ! { [ -n "$serving" ] && cp "/proc/$serving/root$(readlink "/proc/$serving/exe")" kube-apiserver &&
+    tr '\0' '\n' < "/proc/$serving/cmdline" > flags && [ -s flags ]; } 2> /dev/null; then serving=; fi
 fi
 if [ -n "$serving" ]; then
-  at=/proc/$serving/root; program=$at$(readlink "/proc/$serving/exe")
-elif [ -n "$manifest" ]; then
+  program=$dir/kube-apiserver
+elif [ -s manifest ]; then
   mount_of kube-apiserver; program=$mount/usr/local/bin/kube-apiserver
+  sed -n 's/^ *- "\{0,1\}\(--[^"]*\)"\{0,1\}$/\1/p' manifest > flags
 else
   program=$(place_of kube-apiserver)
 fi
 [ -x "$program" ] || { head missing kube-apiserver; exit 0; }
 kubectl=$(place_of kubectl) || { head missing kubectl; exit 0; }
-setting() {
-  if [ -n "$serving" ]; then tr '\0' '\n' < "/proc/$serving/cmdline"; elif [ -n "$manifest" ]; then
-    sed -n 's/^ *- "\{0,1\}\(--[^"]*\)"\{0,1\}$/\1/p' "$manifest"
-  fi | sed -n "s/^--$1=//p" | tail -n 1
-}
-wanted=$(setting encryption-provider-config)
-[ -n "$serving" ] || [ ! -s keys-at ] || wanted=$(cat keys-at)
+setting() { sed -n "s/^--$1=//p" flags | tail -n 1; }
+wanted=$(setting encryption-provider-config); at=
+if [ -s keys-at ]; then wanted=$(cat keys-at); elif [ -n "$serving" ]; then at=/proc/$serving/root; fi
 if [ ! -f encryption.yaml ] && [ -n "$wanted" ]; then
   cp "$at$wanted" encryption.yaml 2> said || { head failed keys; body < said; exit 0; }
-  # The socket of a KMS plugin is where the container has it.
-  [ -z "$at" ] || sed -i "s#unix:///#unix://$at/#" encryption.yaml
 fi
+if [ -f encryption.yaml ] && [ -f sockets ]; then sed -i -f sockets encryption.yaml; fi
 cat > egress.yaml << END
 apiVersion: apiserver.k8s.io/v1beta1
 kind: EgressSelectorConfiguration
@@ -215,9 +214,10 @@ k() {
 }
 # Its caches are not waited for: where Secrets cannot be decrypted, that of Secrets is never filled, and the rest can be
 # read all the same; nor are plugins that have keys. Who asks for Secrets is told.
-# Source: k8s.io/apiserver 1.35 to 1.37, `server/options/encryptionconfig`: all plugins are one check.
+# Source: k8s.io/apiserver 1.37, `server/options/encryptionconfig`: plugins of KMS v2 are one check, of v1 one each.
+unasked='exclude=informer-sync&exclude=kms-providers&exclude=kms-provider-0&exclude=kms-provider-1'
 n=0
-until k --request-timeout=5s get --raw '/readyz?exclude=informer-sync&exclude=kms-providers' > said 2>&1; do
+until k --request-timeout=5s get --raw "/readyz?$unasked" > said 2>&1; do
   n=$((n + 1))
   if [ "$n" -ge 480 ] || ! kill -0 "$server" 2> /dev/null; then
     head failed server; { grep -E '^[EF][0-9]|^[Ee]rror' server.log || cat said; } | tail -n 5 | body; exit 0
@@ -250,7 +250,7 @@ class Seat:
         programs: Directories of this machine with etcd, etcdctl, etcdutl, and for an API server kube-apiserver and
             kubectl; what is in none of them is looked for on PATH.
         encryption: The EncryptionConfiguration that values at rest were encrypted by; None for that of the API server
-            which runs there.
+            there, whether it runs or not.
     """
 
     node: str = ""
@@ -269,13 +269,13 @@ def seated(app: App, seat: Seat, copy: Proven, say: Callable[[str], None]) -> Se
 
     Raises:
         BadUsage: Which node that is, is not known.
-        ApiError: The cluster has no such node.
+        ApiError, HostError, Refused: As `away.reach`.
     """
     node = "" if seat.here else seat.node or (copy.held.record.node if copy.held else "")
     if not node and not seat.here:
         raise BadUsage("of a file nobody knows where it was taken", remedy="name a --node, or pass --here")
     if node:
-        away.reach(app, node, copy.record, say)
+        away.reach(app, node, copy.record, say, chosen=bool(seat.node))
     return replace(seat, node=node)
 
 
@@ -312,9 +312,8 @@ def moment(
     here, api_server = place.here, lines is not None
     files = _equipment(place) if api_server else {}
     host = app.here() if here else app.host(place.node)
-    if api_server and not place.programs and not place.encryption:
-        manifest = demand(host, host.run(["sh", "-c", MANIFEST], timeout_s=30.0, sudo=not here, repeatable=True))
-        files["keys-at"] = recovery.encryption(manifest.text).encode()
+    if api_server and not place.programs:
+        files |= _told_by_manifest(host, sudo=not here)
     parent = str(home() / STAGING) if here else STATE
     owner, directory = "" if here else "root:root", f"{parent}/served-{secrets.token_hex(6)}"
     size = copy.snapshot.size_bytes
@@ -350,6 +349,17 @@ def _equipment(place: Seat) -> dict[str, bytes]:
                 remedy="name the API server's EncryptionConfiguration: it is in the recovery set",
             ) from err
     return files
+
+
+def _told_by_manifest(host: Host, *, sudo: bool) -> dict[str, bytes]:
+    """Files that tell of a host's API server, which may not run, what its manifest does; empty ones where it has none.
+
+    Raises:
+        HostError: The host could not be asked.
+    """
+    text = demand(host, host.run(["sh", "-c", MANIFEST], timeout_s=30.0, sudo=sudo, repeatable=True)).text
+    told = {"manifest": text, "keys-at": recovery.encryption(text), "sockets": recovery.sockets(text)}
+    return {name: content.encode() for name, content in told.items()}
 
 
 def _key() -> bytes:

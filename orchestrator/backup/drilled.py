@@ -10,7 +10,7 @@ from orchestrator.backup.contents import OTHER
 from orchestrator.cluster import etcd
 from orchestrator.cluster.frame import sections
 from orchestrator.cluster.versions import Version, parse
-from orchestrator.errors import BadUsage
+from orchestrator.errors import BackupError, BadUsage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _OWN = frozenset({"APIService", "Event", "FlowSchema", "IPAddress", "Lease", "PriorityLevelConfiguration"})
 #: Kinds that API servers keep for themselves and serve to nobody.
 _HIDDEN = frozenset({OTHER, "MasterLease", "PeerServerLease", "RangeAllocation"})
+#: How what is encrypted at rest is read.
+KEYS = "--encryption-config FILE; where a KMS has them, its plugin has to run there"
 _UNKNOWN = "that of the member is not known"
 _WEBHOOK = "conversion webhook"
 _RELEASE = re.compile(r'"gitVersion": *"([^"]+)"')
@@ -64,6 +66,7 @@ class Drilled:
         incomparable: Why `hash` is not held against that; "" when it was.
         cluster: Of which the snapshot is; "" of a file without a record.
         server: What an API server had; None when none was started, or it did not come to that.
+        sealed: Of what it could not read there are objects that are encrypted at rest.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Drilled:
     incomparable: str = _UNKNOWN
     cluster: str = ""
     server: ApiServer | None = None
+    sealed: bool = False
 
     @property
     def text(self) -> str:
@@ -194,6 +198,16 @@ def missing(found: Mapping[str, list[Section]], where: str) -> None:
         )
 
 
+def keyless(found: Mapping[str, list[Section]], where: str) -> None:
+    """Nothing, when keys of encryption at rest could be read, or there are none.
+
+    Raises:
+        BackupError: They could not: that tells nothing of the snapshot.
+    """
+    if "failed" in found and found["failed"][0].words[0] == "keys":
+        raise BackupError(f"on {where}: {failure(found['failed'][0])}", remedy=f"give them: {KEYS}")
+
+
 _STAGES = {
     "restore": "restore",
     "start": "start",
@@ -252,7 +266,8 @@ def with_api_server(drilled: Drilled, answer: str, kinds: Sequence[Kind]) -> Dri
         counts=counts,
         unread={name: f"{expected[name]} of them: {why}" for name, why in unread.items()},
     )
-    return replace(drilled, wrong=tuple(wrong), server=server)
+    sealed = any(kind.encrypted for kind in kinds if _resource(kind) in failed.keys() - unread.keys())
+    return replace(drilled, wrong=tuple(wrong), server=server, sealed=sealed)
 
 
 def _served(line: str) -> str:

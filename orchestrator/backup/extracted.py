@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.backup.drilled import failure, missing
+from orchestrator.backup.drilled import KEYS, failure, keyless, missing
 from orchestrator.cluster.frame import sections
 from orchestrator.errors import BackupError, BadUsage, FactUnreadable
 
@@ -124,13 +124,11 @@ def parse(answer: str, wanted: Sought, where: str) -> dict[str, Any] | Sought:
     """
     found = sections(answer)
     missing(found, where)
+    keyless(found, where)
     if "object" in found:
         return _object(found["object"][0].text, wanted)
     if "failed" in found:
-        section = found["failed"][0]
-        keys = "give the keys by which it was encrypted at rest: --encryption-config FILE"
-        remedy = keys if section.words[0] == "keys" else "see whether it restores: etcd drill"
-        raise BackupError(f"on {where}: {failure(section)}", remedy=remedy)
+        raise BackupError(f"on {where}: {failure(found['failed'][0])}", remedy="see whether it restores: etcd drill")
     if "said" not in found:
         raise BackupError(f"on {where}: the API server did not come to its end", remedy="extract it again")
     said = " ".join(found["said"][0].text.split())
@@ -152,8 +150,7 @@ def parse(answer: str, wanted: Sought, where: str) -> dict[str, Any] | Sought:
         )
     raise BackupError(
         f"{wanted.text} could not be read on {where}: {said[-300:]}",
-        remedy="where it was encrypted at rest by keys that are not that host's, give them: --encryption-config FILE; "
-        "a KMS plugin has to run there",
+        remedy=f"where it was encrypted at rest by keys that are not that host's, give them: {KEYS}",
     )
 
 

@@ -63,7 +63,8 @@ def extract(
     """Give one object of a snapshot back, as YAML that can be applied.
 
     An etcd and an API server are started on the snapshot, beside everything, for as long as that takes. They reach
-    nothing else, nobody else reaches them, and they are cleared away. Nothing is changed in the cluster.
+    nothing else but a KMS's plugin, nobody else reaches them, and they are cleared away. Nothing is changed in the
+    cluster.
     """
     from orchestrator import extracts  # noqa: PLC0415
     from orchestrator.backup.extracted import sought  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from orchestrator.library import Library
     from orchestrator.rebuilds import Wish
     from orchestrator.restores import Prepared
+
+
+#: The end of a remedy that has a run go on.
+_GOING_ON = re.compile(r"[,;]?\s*(?:then\s+)?`?(?:orchestrator )?resume\b.*", re.DOTALL)
 
 
 class DataDirMode(StrEnum):
@@ -205,7 +210,7 @@ def swing_back(app: App, err: OrchestratorError) -> None:
         if restores.swing_back(app, err.run, say):
             err.run = ""
             err.add_note("everything was swung back: the cluster has its old data")
-            if "resume" in err.remedy:
-                err.remedy = "see to it, then restore again: of this run nothing is left to go on with"
+            if (found := _GOING_ON.search(err.remedy)) is not None:
+                err.remedy = f"{err.remedy[: found.start()] or 'see to it'}, then restore again"
     except OrchestratorError as other:
         err.add_note(f"it could not be swung back: {other}")

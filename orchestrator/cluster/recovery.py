@@ -57,6 +57,8 @@ KUBELET = (
 _FILE = re.compile(r"^\s*- \"?--([a-z-]+)=(/[^\s\"]+)", re.MULTILINE)
 #: Flags of an API server that does not start, or does not read what is stored, without the file that they name.
 _WANTED = re.compile(r"(-config|-config-file|-policy-file|-auth-file|-provider-config)$")
+#: What sed(1) does not take as it is, and where a path in YAML or JSON ends or goes on.
+_SPECIAL, _PATH_ENDS = re.compile(r"[\\.*\[\]^$#&]"), r"""\([]/"', }]\|$\)"""
 _NAMING = re.compile(r"(--(?:name|hostname-override|provider-id)[= ])([^\s\"]+)")
 _TWO = re.compile(r"--node-ip[= ][^\s\"]+,")
 _MEMBERS = re.compile(r"(--initial-cluster=)([^\s\"]+)")
@@ -169,6 +171,18 @@ def named(text: str) -> tuple[tuple[str, str], ...]:
 def encryption(text: str) -> str:
     """Where the host has the keys of encryption at rest, by its API server's manifest; "" without any."""
     return dict(named(text)).get("encryption-provider-config", "")
+
+
+def sockets(text: str) -> str:
+    """What has sed(1) name sockets of key management plugins as the host does, by its API server's manifest.
+
+    What was replaced is marked until the end: a path of the host may be that of another mount in the container.
+    """
+    lines = []
+    for inner, outer in _mounts(text):
+        one, other = (_SPECIAL.sub(r"\\\g<0>", path) for path in (inner, outer))
+        lines.append(f"s#unix://*{one}{_PATH_ENDS}#unix:@{other}\\1#g")
+    return "".join(f"{line}\n" for line in [*lines, "s#unix:@#unix://#g"])
 
 
 def _mounts(text: str) -> tuple[tuple[str, str], ...]:

@@ -11,9 +11,10 @@ from orchestrator.cluster.overview import Backup
 from orchestrator.engine import runs
 from orchestrator.engine.journal import Journal
 from orchestrator.engine.plan import Lane, Plan, Step, Wave
-from orchestrator.errors import ApiNotFound, ApiUnreachable, BackupError, HostError, StoreError
+from orchestrator.errors import ApiNotFound, ApiUnreachable, BackupError, HostError, Refused, StoreError
 from orchestrator.library import Library
 from orchestrator.report import etcd as report
+from orchestrator.served import Seat, seated
 from tests.fakes.site_world import Desk
 
 SERVER = "https://api.example.org:6443"
@@ -171,14 +172,14 @@ def test_without_a_kubeconfig_what_runs_of_no_cluster_noted_is_not_this_one_s(th
 # ---- one host, for what is done beside the cluster -----------------------------------------------------------------
 
 
-def reached(desk, node, record=None):
+def reached(desk, node, record=None, *, chosen=False):
     """Where the host of a node is, and what was said of that."""
     desk.app.host = lambda name: desk.app.machines.machine(desk.app.reader, name)
-    away.reach(desk.app, node, record, desk.said.append)
+    away.reach(desk.app, node, record, desk.said.append, chosen=chosen)
     return desk.app.machines.places()[node]
 
 
-def test_a_host_is_where_the_snapshot_has_its_member(three):
+def test_a_host_is_where_the_snapshot_of_the_cluster_has_its_member(three):
     ran(three, "drain-1", noted={"cp-2": ("198.18.0.99", "")})
     record = hold(three, "cp-1", "cp-2")
 
@@ -193,9 +194,44 @@ def test_a_host_without_a_member_is_where_a_run_from_here_noted_it(three):
     assert three.said[0].endswith("where node-1 is, a run from here noted")
 
 
-def test_a_host_that_nothing_tells_of_is_asked_by_its_name(three):
-    assert reached(three, "node-1") == ("node-1", "")
+def test_a_snapshot_that_may_be_of_the_cluster_tells_where_nothing_else_does(three):
+    three.app.session.authority = ""
+    record = hold(three, "cp-1", "cp-2")
+    ran(three, "drain-1", hosts=("cp-1",))
+
+    reached(three, "cp-1", record)
+    reached(three, "cp-2", record)
+
+    assert three.said[0].endswith("where cp-1 is, a run from here noted")
+    assert three.said[1].endswith("where cp-2 is, the snapshot's record tells")
+
+
+def test_a_snapshot_of_another_cluster_tells_nothing_of_hosts(three):
+    ran(three, "drain-1", noted={"cp-1": ("198.18.0.99", "")})
+    record = hold(three, "cp-1", "cp-2", authority="0" * 64)
+
+    assert reached(three, "cp-1", record) == ("198.18.0.99", "")
+    with pytest.raises(ApiUnreachable) as caught:
+        reached(three, "cp-2", record)
+
+    assert "--node NAME" in caught.value.remedy
+    assert "--here" in caught.value.remedy
+
+
+def test_a_host_that_nothing_tells_of_is_asked_by_its_name_when_a_person_named_it(three):
+    assert reached(three, "node-1", chosen=True) == ("node-1", "")
     assert three.said[0].endswith("where node-1 is, nothing tells: it is asked by its name")
+
+
+@pytest.mark.parametrize("known", ["kubeconfig", "record"])
+def test_a_host_that_is_of_another_cluster_by_now_is_not_worked_on(three, known):
+    record = hold(three, "cp-1")
+    if known == "record":
+        three.app.session.authority = ""
+    three.site.machines["cp-1"].authority = "1" * 64
+
+    with pytest.raises(Refused, match="cp-1: it is of another cluster: its authority is 1111111111111111…"):
+        reached(three, "cp-1", record)
 
 
 def test_while_the_api_answers_it_tells_where_a_host_is(three):
@@ -211,7 +247,18 @@ def test_a_host_that_the_api_does_not_know_is_none_whatever_else_tells_of_it(thr
     ran(three, "drain-1", noted={"gone": ("198.18.0.99", "")})
 
     with pytest.raises(ApiNotFound):
-        reached(three, "gone")
+        reached(three, "gone", chosen=True)
+
+
+def test_what_is_done_where_a_snapshot_was_taken_finds_that_host(three):
+    record = hold(three, "cp-1", "cp-2", node="cp-2")
+    copy = SimpleNamespace(held=SimpleNamespace(record=record), record=record)
+    three.app.host = lambda name: three.app.machines.machine(three.app.reader, name)
+
+    place = seated(three.app, Seat(), copy, three.said.append)
+
+    assert place == Seat("cp-2")
+    assert three.said[0].endswith("where cp-2 is, the snapshot's record tells")
 
 
 # ---- what it looks at ----------------------------------------------------------------------------------------------

@@ -73,7 +73,14 @@ def test_a_restore_that_was_resumed_and_fails_before_etcd_is_started_is_swung_ba
     assert found.code == CommandFailed.exit_code
     assert "everything was swung back: the cluster has its old data" in found.err
     assert "resume" not in found.err
-    assert "see to it, then restore again" in found.err
+    assert "remedy: mend cp-1, then restore again" in found.err
+
+
+@pytest.mark.parametrize("remedy", ["resume, which stops it first", f"`orchestrator resume {RUN}`, which goes on"])
+def test_a_remedy_that_is_to_go_on_and_no_more_is_another_when_it_is_swung_back(desk, remedy):
+    desk.fails = CommandFailed("cp-1: etcd runs", remedy=remedy)
+
+    assert "remedy: see to it, then restore again" in desk.resume(until="restore.swap").err
 
 
 def test_a_remedy_that_is_none_of_going_on_stays_when_it_is_swung_back(desk):

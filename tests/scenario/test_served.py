@@ -255,7 +255,7 @@ class Silent:
 
 @pytest.fixture
 def silent(stand, monkeypatch, capsys):
-    """Takes a Secret out where an API server has such a manifest, and does not run."""
+    """Takes a Secret out, or drills, where an API server has such a manifest, and does not run."""
     tools = stand.place / "tools"
     tools.mkdir()
     for name, text in (("pidof", "exit 1"), ("ctr", IMAGES.replace("PLACE", str(stand.place)))):
@@ -263,13 +263,13 @@ def silent(stand, monkeypatch, capsys):
         (tools / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
 
-    def extract(manifest):
+    def called(manifest, command="extract", *words):
         monkeypatch.setattr(App, "here", lambda app: Silent(app.clock, manifest))
         with pytest.raises(SystemExit) as end:
-            main(["etcd", "extract", str(stand.snapshot), "secret", "shop/db", "--here"])
+            main(["etcd", command, str(stand.snapshot), *(words or ("secret", "shop/db")), "--here"])
         return SimpleNamespace(code=end.value.code, err=capsys.readouterr().err)
 
-    return extract
+    return called
 
 
 def test_keys_of_an_api_server_that_does_not_run_are_where_the_host_has_them(silent, stand):
@@ -280,6 +280,17 @@ def test_keys_of_an_api_server_that_does_not_run_are_where_the_host_has_them(sil
 
     assert found.code == 0
     assert stand.read("encryption.yaml") == "kind: EncryptionConfiguration\n"
+
+
+def test_sockets_of_plugins_are_where_the_host_has_them(silent, stand):
+    (stand.place / "enc").mkdir()
+    stand.say("enc/keys.yaml", '[{"endpoint": "unix:///in/a.sock"}, {"endpoint": "unix:///in/b"}, "unix:///ink/c"]')
+
+    silent(MOUNTED.replace("/host", str(stand.place / "enc")))
+
+    there = f"unix://{stand.place}/enc"
+    expected = f'[{{"endpoint": "{there}/a.sock"}}, {{"endpoint": "{there}/b"}}, "unix:///ink/c"]'
+    assert stand.read("encryption.yaml") == expected
 
 
 def test_keys_that_are_not_where_its_manifest_says_are_told_before_anything_is_read(silent, stand):
@@ -294,6 +305,44 @@ def test_keys_that_are_not_where_its_manifest_says_are_told_before_anything_is_r
 def test_without_a_manifest_it_goes_without_keys(silent, stand):
     assert silent("").code == 0
     assert "encryption-provider-config" not in stand.read("flags")
+
+
+def test_keys_that_are_away_are_no_matter_of_the_snapshot(silent, stand):
+    found = silent(MOUNTED, "drill", "--api-server")
+
+    assert found.code == 40
+    assert "--encryption-config FILE" in found.err
+    assert "take another" not in found.err
+
+
+def test_programs_are_found_on_the_path_too(stand, monkeypatch, capsys):
+    for name in ("pidof", "ctr"):
+        (stand.programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (stand.programs / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{stand.programs}:{os.environ['PATH']}")
+    with pytest.raises(SystemExit) as end:
+        main(["etcd", "drill", str(stand.snapshot), "--here"])
+
+    assert (end.value.code, stand.read("calls")) == (0, "restored\n")
+    assert "it restores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (("manifests", "orchestrator-r"), "manifests"), (("orchestrator-r",), "orchestrator-r"),
+        (("orchestrator-a", "orchestrator-b"), "orchestrator-a"), ((), ""),
+    ],
+)  # fmt: skip
+def test_the_manifest_is_in_its_place_or_where_a_run_has_put_it_aside(tmp_path, there, told):
+    for name in there:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kube-apiserver.yaml").write_text(name)
+
+    script = MANIFEST.replace("/etc/kubernetes", str(tmp_path))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout == told
 
 
 def test_keys_that_cannot_be_read_are_refused_before_anything_starts(run, stand):

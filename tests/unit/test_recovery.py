@@ -1,6 +1,7 @@
 """Recovery sets: what they tell, what of them is one node's, what goes to each, and whether machines are fresh."""
 
 import io
+import subprocess
 import tarfile
 
 import pytest
@@ -24,6 +25,7 @@ from orchestrator.cluster.recovery import (
     named,
     provider_of,
     rewritten,
+    sockets,
     told,
     unfit,
 )
@@ -172,6 +174,35 @@ def test_files_of_the_api_server_are_where_the_host_has_them():
 @pytest.mark.parametrize(("text", "path"), [(MOUNTED, "/opt/cluster/enc/config.yaml"), ("spec: {}", ""), ("", "")])
 def test_keys_of_encryption_at_rest_are_where_the_host_has_them(text, path):
     assert encryption(text) == path
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "there"),
+    [
+        ("unix:///etc/kubernetes/enc/kms.sock", "unix:///opt/cluster/enc/kms.sock"),
+        ("unix:///etc/kubernetes/pki/kms.sock", "unix:///etc/kubernetes/pki/kms.sock"),
+        ("unix:////srv/policy/kms.sock", "unix:///opt/policies/v1/kms.sock"),
+        ("unix:///tokens", "unix:///root/tokens.csv"),
+        ("unix:///tokens.sock", "unix:///tokens.sock"),
+        ("unix:///@abstract", "unix:///@abstract"),
+    ],
+)
+def test_sockets_are_named_as_the_host_has_them_in_every_form(endpoint, there):
+    for form in ("a: {0}\nb: {0}\n", 'a: "{0}"\n', "[{{'a': '{0}'}}, {{a: {0}}}]\n"):
+        argv = ["sed", "-e", sockets(MOUNTED)]
+        done = subprocess.run(argv, input=form.format(endpoint), capture_output=True, text=True, check=True)
+        assert done.stdout == form.format(there)
+
+
+def test_a_path_of_the_host_that_is_another_one_in_the_container_is_not_replaced_again():
+    mounts = "[{mountPath: /in/keys, name: a}, {mountPath: /opt, name: b}]"
+    volumes = "[{name: a, hostPath: {path: /opt/keys}}, {name: b, hostPath: {path: /srv/opt}}]"
+    text = f"spec: {{containers: [{{command: [kube-apiserver], volumeMounts: {mounts}}}], volumes: {volumes}}}"
+    argv = ["sed", "-e", sockets(text)]
+
+    done = subprocess.run(argv, input="unix:///in/keys/s\n", capture_output=True, text=True, check=True)
+
+    assert done.stdout == "unix:///opt/keys/s\n"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "spec: {volumes: [{}]}", "spec: {volumes: [], containers: []}", "spec: a"])
