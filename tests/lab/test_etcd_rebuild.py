@@ -475,9 +475,12 @@ def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_p
             opened = ("-i", str(site.key), "--ssh")
 
             drill = site.command.json("etcd", "drill", "--api-server", *opened)
+            site.access.ssh(site.planes[0], TOO_MUCH, timeout_s=LONG_S)
+            stopped = site.command.json("etcd", "drill", "--api-server", *opened)
             taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
 
-        assert (drill["ok"], drill["apiServer"]["unread"]) == (True, {})
+        for each in (drill, stopped):
+            assert (each["ok"], each["apiServer"]["unread"]) == (True, {})
         assert yaml.safe_load(taken.stdout)["data"] == {"a": base64.b64encode(b"kept").decode()}
         site.erase()
         with reaching(site, plugin):
