@@ -62,7 +62,9 @@ pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
 SETTLED = "find /etc/kubernetes -type f -exec sha256sum {} + | sort; ls -A /var/lib/orchestrator 2> /dev/null || true"
 # A static pod that asks for more than its host has is not started. Source: kubelet, admission, OutOfcpu.
 TOO_MUCH = """
-sed -i 's/^\\( *cpu:\\) 250m/\\1 "1000"/' /etc/kubernetes/manifests/kube-apiserver.yaml
+m=/etc/kubernetes/manifests/kube-apiserver.yaml
+sed 's/^\\( *cpu:\\) 250m/\\1 "1000"/' "$m" > /root/new.yaml
+mv /root/new.yaml "$m"
 i=0; while pidof kube-apiserver > /dev/null; do i=$((i + 1)); [ $i -lt 180 ]; sleep 1; done
 """
 ETCDCTL = r"""
@@ -444,6 +446,7 @@ def test_where_no_api_server_starts_a_snapshot_is_read_by_its_image_and_its_keys
         drill = site.command.json("etcd", "drill", "--api-server", *opened)
         taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
 
+        assert site.access.ssh(site.planes[0], "pidof kube-apiserver || true") == ""
         assert (drill["ok"], drill["apiServer"]["version"], drill["apiServer"]["unread"]) == (True, f"v{VERSION}", {})
         assert yaml.safe_load(taken.stdout)["data"] == {"a": base64.b64encode(b"kept").decode()}
         assert f"where {site.planes[0]} is, the snapshot's record tells" in taken.stderr
@@ -479,6 +482,7 @@ def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_p
             stopped = site.command.json("etcd", "drill", "--api-server", *opened)
             taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
 
+        assert site.access.ssh(site.planes[0], "pidof kube-apiserver || true") == ""
         for each in (drill, stopped):
             assert (each["ok"], each["apiServer"]["unread"]) == (True, {})
         assert yaml.safe_load(taken.stdout)["data"] == {"a": base64.b64encode(b"kept").decode()}
