@@ -60,10 +60,11 @@ pidof etcd kube-apiserver kube-controller-manager kube-scheduler || true
 """
 # The same of a machine whose kubelet and etcd go on writing.
 SETTLED = "find /etc/kubernetes -type f -exec sha256sum {} + | sort; ls -A /var/lib/orchestrator 2> /dev/null || true"
-# A static pod that asks for more than its host has is not started. Source: kubelet, admission, OutOfcpu.
-TOO_MUCH = """
+# A static pod with a directory that its host does not have is not started. Source: Kubernetes, "hostPath volume types".
+STOPPED = r"""
 m=/etc/kubernetes/manifests/kube-apiserver.yaml
-sed 's/^\\( *cpu:\\) 250m/\\1 "1000"/' "$m" > /root/new.yaml
+sed -e 's#^    volumeMounts:#&\n    - {mountPath: /no/such, name: no}#' \
+  -e 's#^  volumes:#&\n  - {hostPath: {path: /no/such, type: Directory}, name: no}#' "$m" > /root/new.yaml
 mv /root/new.yaml "$m"
 i=0; while pidof kube-apiserver > /dev/null; do i=$((i + 1)); [ $i -lt 180 ]; sleep 1; done
 """
@@ -440,7 +441,7 @@ def test_where_no_api_server_starts_a_snapshot_is_read_by_its_image_and_its_keys
     with own("nm-read", tmp_path / "home", Shape(1, 0)) as site:
         encrypted(site)
         site.backup()
-        site.access.ssh(site.planes[0], TOO_MUCH, timeout_s=LONG_S)
+        site.access.ssh(site.planes[0], STOPPED, timeout_s=LONG_S)
         opened = ("-i", str(site.key), "--ssh")
 
         drill = site.command.json("etcd", "drill", "--api-server", *opened)
@@ -478,7 +479,7 @@ def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_p
             opened = ("-i", str(site.key), "--ssh")
 
             drill = site.command.json("etcd", "drill", "--api-server", *opened)
-            site.access.ssh(site.planes[0], TOO_MUCH, timeout_s=LONG_S)
+            site.access.ssh(site.planes[0], STOPPED, timeout_s=LONG_S)
             stopped = site.command.json("etcd", "drill", "--api-server", *opened)
             taken = site.command("etcd", "extract", "last", "secret", "kept/before", *opened)
 
