@@ -59,7 +59,8 @@ def left_on_the_host(real):
     """What runs left there, but for when etcd was defragmented, and processes of drills."""
     said = real.ssh(
         CONTROL_PLANE,
-        "ls -I etcd-defragmented /var/lib/orchestrator 2> /dev/null; pgrep -fa 'name [d]rill|[k]ube-apiserver --etcd-servers=unix'; true",
+        "ls -I etcd-defragmented /var/lib/orchestrator 2> /dev/null;"
+        " pgrep -fa 'name [d]rill|[k]ube-apiserver --etcd-servers=unix'; true",
     )
     return said.splitlines()
 
