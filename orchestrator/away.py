@@ -136,7 +136,7 @@ def _of_one(app: App, node: str, record: Record | None, *, chosen: bool) -> tupl
     theirs = record.authority if record else ""
     if record and not (ours and theirs and ours != theirs):
         member = next((m for m in _members(record, noted) if m.name == node), None)
-        if member and (ours == theirs or node not in noted):
+        if member and ((ours and ours == theirs) or node not in noted):
             return member, "the snapshot's record tells"
     if node in noted:
         return Node.at(node, *noted[node]), "a run from here noted"

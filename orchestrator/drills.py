@@ -138,8 +138,9 @@ def _with_api_server(app: App, copy: Proven, place: Seat) -> Drilled:
     lines = [f"kind {name}" for name in counted(kinds)]
     lines += [f"definition {name}" for name in definitions(copy)]
     answer = moment(app, copy, place, _COUNTED + API_SERVER + _LISTED, _words(copy.snapshot), lines)
-    keyless(sections(answer), place.where)
     found = judged(copy.path.name, place.node, answer, copy.snapshot, copy.record)
+    if not found.wrong:
+        keyless(sections(answer), place.where)
     return with_api_server(found, answer, kinds)
 
 

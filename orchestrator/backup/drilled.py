@@ -114,6 +114,8 @@ def judged(name: str, node: str, answer: str, expected: Snapshot, record: Record
         expected: What was read out of the snapshot.
         record: Its record, where it has one.
 
+    That an API server's keys could not be read is no matter of the snapshot: see `keyless`.
+
     Raises:
         BadUsage: There was no etcd to start.
         FactUnreadable: etcd answered in a form that is not known.
@@ -123,8 +125,8 @@ def judged(name: str, node: str, answer: str, expected: Snapshot, record: Record
     missing(found, where)
     version = (re.search(r"etcd Version: (\S+)", _text(found, "version")) or ["", ""])[1]
     wrong = []
-    if "failed" in found:
-        wrong.append(failure(found["failed"][0]))
+    if failed := [s for s in found.get("failed", ()) if s.words[0] != _LOCKED]:
+        wrong.append(failure(failed[0]))
     elif "ended" not in found:
         wrong.append("it did not come to its end")
     status, answered = _text(found, "status"), _text(found, "hash")
@@ -204,14 +206,15 @@ def keyless(found: Mapping[str, list[Section]], where: str) -> None:
     Raises:
         BackupError: They could not: that tells nothing of the snapshot.
     """
-    if "failed" in found and found["failed"][0].words[0] == "keys":
+    if "failed" in found and found["failed"][0].words[0] == _LOCKED:
         raise BackupError(f"on {where}: {failure(found['failed'][0])}", remedy=f"give them: {KEYS}")
 
 
+_LOCKED = "keys"
 _STAGES = {
     "restore": "restore",
     "start": "start",
-    "keys": "reading the keys of encryption at rest",
+    _LOCKED: "reading the keys of encryption at rest",
     "server": "kube-apiserver",
 }
 

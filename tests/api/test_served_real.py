@@ -173,12 +173,13 @@ def test_what_is_encrypted_at_rest_takes_its_keys_and_says_so(command, tmp_path)
     words = ("etcd", "extract", str(snapshot), "secret", "default/db", *here("1.36.3"))
 
     without = command(*words, code=40)
-    drilled = command.json("etcd", "drill", str(snapshot), "--api-server", *here("1.36.3"), code=40)
+    drilled = command("etcd", "drill", str(snapshot), "--api-server", *here("1.36.3"), "-o", "json", code=40)
     found = yaml.safe_load(command(*words, keys).stdout)
     well = command.json("etcd", "drill", str(snapshot), "--api-server", *here("1.36.3"), keys)
 
     assert "--encryption-config" in without.stderr
-    assert any("secrets could not be read" in text for text in drilled["wrong"])
+    assert any("secrets could not be read" in text for text in json.loads(drilled.stdout)["wrong"])
+    assert "give its keys: --encryption-config FILE" in drilled.stderr
     assert found["data"] == {"password": "aHVudGVyMg=="}
     assert well["ok"]
     assert left(command) == []
@@ -206,5 +207,5 @@ def test_what_is_encrypted_by_a_kms_is_read_by_its_plugin_and_not_without(comman
 
     assert found["data"] == {"password": "aHVudGVyMg=="}
     assert (well["ok"], well["wrong"], well["apiServer"]["unread"]) == (True, [], {})
-    assert "a KMS plugin has to run there" in without.stderr
+    assert "where a KMS has them, its plugin has to run there" in without.stderr
     assert left(command) == []

@@ -194,9 +194,12 @@ def test_a_host_without_a_member_is_where_a_run_from_here_noted_it(three):
     assert three.said[0].endswith("where node-1 is, a run from here noted")
 
 
-def test_a_snapshot_that_may_be_of_the_cluster_tells_where_nothing_else_does(three):
+@pytest.mark.parametrize("theirs", ["", "1" * 64])
+def test_a_snapshot_that_may_be_of_the_cluster_tells_where_nothing_else_does(three, theirs):
     three.app.session.authority = ""
-    record = hold(three, "cp-1", "cp-2")
+    for machine in three.site.planes():
+        machine.authority = theirs
+    record = hold(three, "cp-1", "cp-2", authority=theirs)
     ran(three, "drain-1", hosts=("cp-1",))
 
     reached(three, "cp-1", record)

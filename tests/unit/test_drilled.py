@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.backup.contents import Kind
-from orchestrator.backup.drilled import counted, judged, with_api_server
+from orchestrator.backup.drilled import counted, judged, keyless, with_api_server
 from orchestrator.backup.records import Hashed
-from orchestrator.errors import BadUsage
+from orchestrator.cluster.frame import sections
+from orchestrator.errors import BackupError, BadUsage
 
 STATUS = (Path(__file__).parent / "facts" / "etcd" / "status.three.json").read_text()
 REVISION = min(each["Status"]["header"]["revision"] for each in json.loads(STATUS))
@@ -77,6 +78,41 @@ READ = {"pods": 2, "deployments.apps": 1, "leases.coordination.k8s.io": 5, "widg
 
 def both(answer):
     return with_api_server(judged("s", "cp-1", etcds(), EXPECTED, None), answer, KINDS)
+
+
+KEYLESS = "@@failed keys\n cp: cannot stat '/etc/kubernetes/enc/config.yaml'\n"
+
+
+def test_keys_of_an_api_server_that_are_away_are_no_matter_of_the_snapshot():
+    found = judged("s", "", etcds() + KEYLESS, EXPECTED, None)
+
+    assert found.wrong == ()
+    with pytest.raises(BackupError, match="on cp-1: reading the keys of encryption at rest failed: cp: ") as caught:
+        keyless(sections(etcds() + KEYLESS), "cp-1")
+    assert "--encryption-config FILE" in caught.value.remedy
+
+
+def test_what_is_wrong_with_a_snapshot_is_told_though_keys_are_away():
+    found = judged("s", "", etcds(**{"count all": "2"}) + KEYLESS, EXPECTED, None)
+
+    assert found.wrong == ("all: 2 keys, 3 in the snapshot",)
+
+
+def test_where_nothing_is_locked_nothing_is_told_of_keys():
+    keyless(sections(etcds()), "cp-1")
+    keyless(sections(etcds() + "@@failed server\n no\n"), "cp-1")
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "said", "sealed"),
+    [(2, "unable to decrypt", True), (0, "unable to decrypt", False), (2, "conversion webhook for v1 failed", False)],
+)
+def test_it_is_known_whether_what_was_not_read_is_encrypted(encrypted, said, sealed):
+    kinds = (Kind("Secret", "", "secrets", 2, 100, encrypted, {"": 2}), kind("Pod", "pods", 2))
+    served = ("pods po v1 true Pod", "secrets v1 true Secret")
+    answer = servers({"pods": 2}, "@@unread secrets", f" {said}", served=served)
+
+    assert with_api_server(judged("s", "cp-1", etcds(), EXPECTED, None), answer, kinds).sealed == sealed
 
 
 # ---- etcd -----------------------------------------------------------------------------------------------------
@@ -217,13 +253,10 @@ def test_a_server_that_was_cut_short_is_wrong():
     assert both(answer).wrong == ("the API server did not come to its end",)
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("server", "kube-apiserver failed: x"), ("keys", "encryption at rest failed")]
-)
-def test_a_server_that_did_not_start_is_what_is_wrong(name, said):
-    answer = etcds(**{f"failed {name}": "x"})
+def test_a_server_that_did_not_start_is_what_is_wrong():
+    answer = etcds(**{"failed server": "x"})
 
     found = with_api_server(judged("s", "cp-1", answer, EXPECTED, None), answer, KINDS)
 
-    assert said in found.text
+    assert "kube-apiserver failed: x" in found.text
     assert found.server is None
