@@ -493,3 +493,36 @@ def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_p
 
             assert site.secret("before") == "kept"
             assert site.stored("before").startswith("k8s:enc:kms:v2:lab")
+
+
+# A file system of its own, as it is when it was made.
+MOUNTED = r"""
+truncate -s 2G /root/etcd.img
+mkfs.ext4 -q -F /root/etcd.img
+mkdir -p /var/lib/etcd
+mount -o loop /root/etcd.img /var/lib/etcd
+"""
+
+
+def test_a_disk_of_etcd_s_own_stays_the_new_machines_and_goes_back_with_the_plan(tmp_path):
+    with own("nm-disk", tmp_path / "home", Shape(1, 0)) as site:
+        plane = site.planes[0]
+        site.real.kubectl("create", "namespace", "kept")
+        site.real.kubectl("-n", "kept", "create", "secret", "generic", "before", "--from-literal=a=kept")
+        site.backup()
+        site.erase()
+        site.access.ssh(plane, MOUNTED)
+        try:
+            site.rebuild("--yes")
+
+            assert site.secret("before") == "kept"
+            assert site.access.ssh(plane, "mountpoint /var/lib/etcd; ls -A /var/lib/etcd").split()[-2:] == [
+                "lost+found", "member",
+            ]  # fmt: skip
+            assert site.command.json("etcd", "status", "--ssh")["hosts"][0]["mount"]
+            rebuilt = next(r["id"] for r in site.command.json("runs")["runs"] if r["id"].startswith("rebuild-"))
+            site.command("release", rebuilt, "--yes", timeout_s=LONG_S)
+            kept = site.access.ssh(plane, "mountpoint /var/lib/etcd; ls -A /var/lib/etcd; ls /var/lib/etcd/.rebuilt-*")
+            assert re.search(r"is a mountpoint\n\.rebuilt-\S+\nlost\+found\nmember\n$", kept), kept
+        finally:
+            site.access.ssh(plane, "umount /var/lib/etcd || true; rm /root/etcd.img")
