@@ -43,7 +43,7 @@ def places(app: App, names: Sequence[str], *, say: Callable[[str], None]) -> tup
     except (ApiError, BadUsage) as err:
         if not wanted:
             raise
-        say(f"without the cluster's addresses, by ~/.ssh/config alone: {err}")
+        say(f"without the cluster's addresses, by ~/.ssh/config alone (an address can be named, too): {err}")
         nodes = {}
     at = by_ssh if app.settings.ssh else place
     return tuple(at(nodes[n]) if n in nodes else BySsh(n, "") for n in wanted or nodes)

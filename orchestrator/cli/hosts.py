@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.hosts.secrets import Secrets
 
 Hosts = Annotated[
-    list[str] | None, typer.Argument(metavar="[HOST]...", help="Nodes, or other hosts that ~/.ssh/config reaches.")
+    list[str] | None,
+    typer.Argument(metavar="[HOST]...", help="Nodes, addresses, or other hosts that ~/.ssh/config reaches."),
 ]
 All = Annotated[bool, typer.Option("--all", help="Every node of the cluster.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Keys that have changed take the place of the known ones.")]
