@@ -12,7 +12,7 @@ from orchestrator.engine import runs
 from orchestrator.errors import ApiError, ApiUnauthorized, ApiUnreachable, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from orchestrator.app import App
     from orchestrator.backup.records import Record
@@ -121,34 +121,38 @@ def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]
         app.host(node)
     except (ApiUnreachable, ApiUnauthorized) as err:
         app.without_api(err)
+        if record and not ours(app, [record]) and app.session.authority and record.authority:
+            record = None  # it is another cluster's
         if (known := _of_one(app, node, record, chosen=chosen)) is None:
             err.remedy += "\nor name a control plane of this cluster: --node NAME; or use this machine: --here"
             raise
         found, source = known
         say(f"{_silent(err)}: where {node} is, {source}")
         app.machines.know([found])
-        _refuse_foreign(app.host(node), node, app.session.authority or (record.authority if record else ""))
+        _refuse_foreign(app.host(node), {app.session.authority, record.authority if record else ""} - {""}, say)
 
 
 def _of_one(app: App, node: str, record: Record | None, *, chosen: bool) -> tuple[Node, str] | None:
     """By the record of a snapshot of this cluster; by a run from here; by a record that may be of it; by its name."""
-    noted, ours = _hosts(app), app.session.authority
-    theirs = record.authority if record else ""
-    if record and not (ours and theirs and ours != theirs):
-        member = next((m for m in _members(record, noted) if m.name == node), None)
-        if member and ((ours and ours == theirs) or node not in noted):
-            return member, "the snapshot's record tells"
+    noted = _hosts(app)
+    member = next((m for m in _members(record, noted) if m.name == node), None) if record else None
+    if record and member and (node not in noted or ours(app, [record])):
+        return member, "the snapshot's record tells"
     if node in noted:
         return Node.at(node, *noted[node]), "a run from here noted"
     return (Node.at(node, node), "nothing tells: it is asked by its name") if chosen else None
 
 
-def _refuse_foreign(host: Host, node: str, ours: str) -> None:
+def _refuse_foreign(host: Host, known: Collection[str], say: Callable[[str], None]) -> None:
+    """Raise for a host whose authority is none of these; say so where that is not known."""
     done = host.run(["sha256sum", "/etc/kubernetes/pki/ca.crt"], timeout_s=30.0, repeatable=True)
     found = done.text.partition(" ")[0] if done.rc == 0 else ""
-    if found and ours and found != ours:
+    if not found or not known:
+        say(f"{host.name}: of which cluster it is cannot be told")
+    elif found not in known:
         raise Refused(
-            f"{node}: it is of another cluster: its authority is {found[:16]}…, the known one is {ours[:16]}…",
+            f"{host.name}: its authority is another than was known: {found[:16]}…; it is of another cluster, or was "
+            "renewed",
             remedy="name another host: --node NAME; or use this machine: --here",
         )
 

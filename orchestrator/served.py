@@ -154,10 +154,13 @@ fi
 [ -x "$program" ] || { head missing kube-apiserver; exit 0; }
 kubectl=$(place_of kubectl) || { head missing kubectl; exit 0; }
 setting() { sed -n "s/^--$1=//p" flags | tail -n 1; }
-wanted=$(setting encryption-provider-config); at=
-if [ -s keys-at ]; then wanted=$(cat keys-at); elif [ -n "$serving" ]; then at=/proc/$serving/root; fi
-if [ ! -f encryption.yaml ] && [ -n "$wanted" ]; then
-  cp "$at$wanted" encryption.yaml 2> said || { head failed keys; body < said; exit 0; }
+# As the server that runs has them; else where its manifest says that the host does.
+keys=$(setting encryption-provider-config)
+if [ ! -f encryption.yaml ] && [ -n "$keys" ]; then
+  if [ -z "$serving" ] || ! cp "/proc/$serving/root$keys" encryption.yaml 2> /dev/null; then
+    [ ! -s keys-at ] || keys=$(cat keys-at)
+    cp "$keys" encryption.yaml 2> said || { head failed keys; body < said; exit 0; }
+  fi
 fi
 if [ -f encryption.yaml ] && [ -f sockets ]; then sed -i -f sockets encryption.yaml; fi
 cat > egress.yaml << END

@@ -30,6 +30,8 @@ _HIDDEN = frozenset({OTHER, "MasterLease", "PeerServerLease", "RangeAllocation"}
 KEYS = "--encryption-config FILE; where a KMS has them, its plugin has to run there"
 _UNKNOWN = "that of the member is not known"
 _WEBHOOK = "conversion webhook"
+#: Source: k8s.io/apiserver 1.36, `storage/etcd3/store.go`: what a value's transformer refuses.
+_SEALED = "unable to transform key"
 _RELEASE = re.compile(r'"gitVersion": *"([^"]+)"')
 
 
@@ -66,7 +68,7 @@ class Drilled:
         incomparable: Why `hash` is not held against that; "" when it was.
         cluster: Of which the snapshot is; "" of a file without a record.
         server: What an API server had; None when none was started, or it did not come to that.
-        sealed: Of what it could not read there are objects that are encrypted at rest.
+        sealed: Nothing is wrong but that an API server could not decrypt what is encrypted at rest.
     """
 
     name: str
@@ -252,8 +254,8 @@ def with_api_server(drilled: Drilled, answer: str, kinds: Sequence[Kind]) -> Dri
     failed = {s.words[0]: " ".join(s.text.split())[-300:] for s in found.get("unread", ())}
     unread = {name: "their API is not served" for name in expected if name not in served}
     unread |= {name: "their conversion webhook is needed" for name, said in failed.items() if _WEBHOOK in said}
-    wrong = [f"{name} could not be read: {said}" for name, said in failed.items() if name not in unread]
-    wrong += [
+    lost = {name: said for name, said in failed.items() if name not in unread}
+    wrong = [
         f"{name}: {counts[name]} objects, {number} in the snapshot"
         for name, number in expected.items()
         if name in counts and name not in own and counts[name] < number
@@ -261,6 +263,8 @@ def with_api_server(drilled: Drilled, answer: str, kinds: Sequence[Kind]) -> Dri
     wrong += [
         f"{name}: not read" for name in expected if name not in counts and name not in unread and name not in failed
     ]
+    sealed = bool(lost) and not wrong and all(_SEALED in said for said in lost.values())
+    wrong = [f"{name} could not be read: {said}" for name, said in lost.items()] + wrong
     times = {name: float(_text(found, name) or 0.0) for name in ("server-began", "ready", "listed")}
     server = ApiServer(
         version=(_RELEASE.search(_text(found, "kubernetes")) or ["", ""])[1],
@@ -269,7 +273,6 @@ def with_api_server(drilled: Drilled, answer: str, kinds: Sequence[Kind]) -> Dri
         counts=counts,
         unread={name: f"{expected[name]} of them: {why}" for name, why in unread.items()},
     )
-    sealed = any(kind.encrypted for kind in kinds if _resource(kind) in failed.keys() - unread.keys())
     return replace(drilled, wrong=tuple(wrong), server=server, sealed=sealed)
 
 

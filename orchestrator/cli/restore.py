@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 #: The end of a remedy that has a run go on.
-_GOING_ON = re.compile(r"[,;]?\s*(?:then\s+)?`?(?:orchestrator )?resume\b.*", re.DOTALL)
+_GOING_ON = re.compile(r"[,;]?\s*(?:then\s+|or\s+|go on:\s+)*`?(?:orchestrator )?resume\b.*", re.DOTALL)
 
 
 class DataDirMode(StrEnum):

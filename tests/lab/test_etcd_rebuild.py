@@ -463,8 +463,8 @@ def reaching(site, plugin):
     site.access.ssh(plane, f"mkdir -p -m 700 /opt/keys; rm -f {there}")
     argv = ["ssh", "-F", str(ssh.config(site.real.cluster)), "-N", "-o", "ExitOnForwardFailure=yes"]
     with subprocess.Popen([*argv, "-R", f"{there}:{plugin.socket}", plane]) as process:
-        until("the socket", lambda: site.access.ssh(plane, f"ls {there} 2> /dev/null || true"))
         try:
+            until("the socket", lambda: site.access.ssh(plane, f"ls {there} 2> /dev/null || true"))
             yield
         finally:
             process.terminate()

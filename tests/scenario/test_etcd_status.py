@@ -205,8 +205,20 @@ def test_a_snapshot_that_may_be_of_the_cluster_tells_where_nothing_else_does(thr
     reached(three, "cp-1", record)
     reached(three, "cp-2", record)
 
-    assert three.said[0].endswith("where cp-1 is, a run from here noted")
-    assert three.said[1].endswith("where cp-2 is, the snapshot's record tells")
+    where, *_ = (each for each in three.said if "cp-1 is" in each)
+    assert where.endswith("where cp-1 is, a run from here noted")
+    where, *_ = (each for each in three.said if "cp-2 is" in each)
+    assert where.endswith("where cp-2 is, the snapshot's record tells")
+    assert ("cp-1: of which cluster it is cannot be told" in three.said) == (not theirs)
+
+
+def test_behind_a_load_balancer_with_a_certificate_of_its_own_what_runs_from_here_took_is_known(three):
+    three.app.session.authority = "2" * 64
+    ran(three, "backup-1", noted={"cp-1": ("198.18.0.99", "")})
+    record = hold(three, "cp-1", run="backup-1")
+
+    assert reached(three, "cp-1", record) == (three.site.machines["cp-1"].address, "")
+    assert three.said[0].endswith("the snapshot's record tells")
 
 
 def test_a_snapshot_of_another_cluster_tells_nothing_of_hosts(three):
@@ -233,7 +245,7 @@ def test_a_host_that_is_of_another_cluster_by_now_is_not_worked_on(three, known)
         three.app.session.authority = ""
     three.site.machines["cp-1"].authority = "1" * 64
 
-    with pytest.raises(Refused, match="cp-1: it is of another cluster: its authority is 1111111111111111…"):
+    with pytest.raises(Refused, match="cp-1: its authority is another than was known: 1111111111111111…"):
         reached(three, "cp-1", record)
 
 

@@ -76,7 +76,10 @@ def test_a_restore_that_was_resumed_and_fails_before_etcd_is_started_is_swung_ba
     assert "remedy: mend cp-1, then restore again" in found.err
 
 
-@pytest.mark.parametrize("remedy", ["resume, which stops it first", f"`orchestrator resume {RUN}`, which goes on"])
+@pytest.mark.parametrize(
+    "remedy",
+    ["go on: orchestrator resume last", "resume, which stops it first", f"`orchestrator resume {RUN}`, which goes on"],
+)
 def test_a_remedy_that_is_to_go_on_and_no_more_is_another_when_it_is_swung_back(desk, remedy):
     desk.fails = CommandFailed("cp-1: etcd runs", remedy=remedy)
 

@@ -282,6 +282,17 @@ def test_keys_of_an_api_server_that_does_not_run_are_where_the_host_has_them(sil
     assert stand.read("encryption.yaml") == "kind: EncryptionConfiguration\n"
 
 
+def test_an_api_server_that_ends_at_that_very_moment_is_one_that_does_not_run(silent, stand):
+    (stand.place / "tools" / "pidof").write_text('#!/bin/sh\n[ "$2" != kube-apiserver ] || echo 999999999\n')
+    (stand.place / "enc").mkdir()
+    stand.say("enc/keys.yaml", "kind: EncryptionConfiguration\n")
+    manifest = MOUNTED.replace("    - --enc", "    - --feature-gates=A=true\n    - --enc")
+
+    assert silent(manifest.replace("/host", str(stand.place / "enc"))).code == 0
+    assert stand.read("encryption.yaml") == "kind: EncryptionConfiguration\n"
+    assert "--feature-gates=A=true" in stand.read("flags")
+
+
 def test_sockets_of_plugins_are_where_the_host_has_them(silent, stand):
     (stand.place / "enc").mkdir()
     stand.say("enc/keys.yaml", '[{"endpoint": "unix:///in/a.sock"}, {"endpoint": "unix:///in/b"}, "unix:///ink/c"]')

@@ -103,14 +103,20 @@ def test_where_nothing_is_locked_nothing_is_told_of_keys():
     keyless(sections(etcds() + "@@failed server\n no\n"), "cp-1")
 
 
+DENIED = 'Internal error occurred: unable to transform key "/registry/secrets/a/b": no matching prefix found'
+
+
 @pytest.mark.parametrize(
-    ("encrypted", "said", "sealed"),
-    [(2, "unable to decrypt", True), (0, "unable to decrypt", False), (2, "conversion webhook for v1 failed", False)],
-)
-def test_it_is_known_whether_what_was_not_read_is_encrypted(encrypted, said, sealed):
-    kinds = (Kind("Secret", "", "secrets", 2, 100, encrypted, {"": 2}), kind("Pod", "pods", 2))
+    ("said", "pods", "sealed"),
+    [
+        (DENIED, 2, True), (DENIED, 1, False), ("deadline exceeded", 2, False),
+        ("conversion webhook for v1 failed", 2, False),
+    ],
+)  # fmt: skip
+def test_it_is_known_whether_nothing_is_wrong_but_what_was_not_decrypted(said, pods, sealed):
+    kinds = (kind("Secret", "secrets", 2), kind("Pod", "pods", 2))
     served = ("pods po v1 true Pod", "secrets v1 true Secret")
-    answer = servers({"pods": 2}, "@@unread secrets", f" {said}", served=served)
+    answer = servers({"pods": pods}, "@@unread secrets", f" {said}", served=served)
 
     assert with_api_server(judged("s", "cp-1", etcds(), EXPECTED, None), answer, kinds).sealed == sealed
 
