@@ -29,6 +29,20 @@ _KEY_ID = b"lab"
 _NONCE_BYTES = 12
 
 
+def provider(endpoint: str) -> dict[str, Any]:
+    """A plugin as a provider of encryption at rest, by the URL of its socket as the API server has it."""
+    return {"kms": {"apiVersion": "v2", "name": "lab", "endpoint": endpoint, "timeout": "10s"}}
+
+
+def configuration(*providers: dict[str, Any]) -> dict[str, Any]:
+    """An API server's EncryptionConfiguration: Secrets, by these providers."""
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "EncryptionConfiguration",
+        "resources": [{"resources": ["secrets"], "providers": list(providers)}],
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """One that runs, or ran.
@@ -45,14 +59,9 @@ class Plugin:
         return self.directory / "kms.sock"
 
     @property
-    def configuration(self) -> dict[str, Any]:
-        """An API server's EncryptionConfiguration: Secrets, by this plugin."""
-        provider = {"kms": {"apiVersion": "v2", "name": "lab", "endpoint": f"unix://{self.socket}", "timeout": "10s"}}
-        return {
-            "apiVersion": "apiserver.config.k8s.io/v1",
-            "kind": "EncryptionConfiguration",
-            "resources": [{"resources": ["secrets"], "providers": [provider, {"identity": {}}]}],
-        }
+    def provider(self) -> dict[str, Any]:
+        """Of encryption at rest, in an API server's configuration, on this machine."""
+        return provider(f"unix://{self.socket}")
 
     def start(self) -> None:
         """Start it, and wait until it has its socket; its key is the same each time."""

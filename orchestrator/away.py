@@ -121,9 +121,10 @@ def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]
         app.host(node)
     except (ApiUnreachable, ApiUnauthorized) as err:
         app.without_api(err)
-        if record and not ours(app, [record]) and app.session.authority and record.authority:
+        sure = bool(record and ours(app, [record]))
+        if record and not sure and app.session.authority and record.authority:
             record = None  # it is another cluster's
-        if (known := _of_one(app, node, record, chosen=chosen)) is None:
+        if (known := _of_one(node, record, _hosts(app), sure=sure, chosen=chosen)) is None:
             err.remedy += "\nor name a control plane of this cluster: --node NAME; or use this machine: --here"
             raise
         found, source = known
@@ -132,11 +133,10 @@ def reach(app: App, node: str, record: Record | None, say: Callable[[str], None]
         _refuse_foreign(app.host(node), {app.session.authority, record.authority if record else ""} - {""}, say)
 
 
-def _of_one(app: App, node: str, record: Record | None, *, chosen: bool) -> tuple[Node, str] | None:
-    """By the record of a snapshot of this cluster; by a run from here; by a record that may be of it; by its name."""
-    noted = _hosts(app)
+def _of_one(node: str, record: Record | None, noted: Noted, *, sure: bool, chosen: bool) -> tuple[Node, str] | None:
+    """By a record that is surely of this cluster; by a run from here; by a record that may be of it; by its name."""
     member = next((m for m in _members(record, noted) if m.name == node), None) if record else None
-    if record and member and (node not in noted or ours(app, [record])):
+    if member and (sure or node not in noted):
         return member, "the snapshot's record tells"
     if node in noted:
         return Node.at(node, *noted[node]), "a run from here noted"

@@ -29,20 +29,16 @@ class Encrypting(tier.ControlPlane):
         return [*super()._api_server(), f"--encryption-provider-config={self.directory / 'encryption.yaml'}"]
 
 
-def secretbox():
-    """An EncryptionConfiguration with its key."""
-    provider = {"secretbox": {"keys": [{"name": "k1", "secret": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}}
-    settings = {"resources": [{"resources": ["secrets"], "providers": [provider]}]}
-    return {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration"} | settings
+SECRETBOX = {"secretbox": {"keys": [{"name": "k1", "secret": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}}
 
 
 @contextmanager
-def served(directory, encryption=None):
-    """An API server and its etcd, nothing else."""
+def served(directory, *providers):
+    """An API server and its etcd, nothing else; Secrets are encrypted at rest where there are providers of that."""
     made = tier.create(directory, version="1.36.3", tied=True)
-    kind = Encrypting if encryption else tier.ControlPlane
+    kind = Encrypting if providers else tier.ControlPlane
     plane = kind(made.directory, made.ports, made.version, made.tied)
-    (directory / "encryption.yaml").write_text(yaml.safe_dump(encryption))
+    (directory / "encryption.yaml").write_text(yaml.safe_dump(kms.configuration(*providers)))
     try:
         plane.start("etcd", "kube-apiserver")
         with Client(plane) as client:
@@ -166,7 +162,7 @@ def test_a_definition_is_an_object_too(command, snapshot):
 
 
 def test_what_is_encrypted_at_rest_takes_its_keys_and_says_so(command, tmp_path):
-    with served(tmp_path / "plane", secretbox()) as (plane, client):
+    with served(tmp_path / "plane", SECRETBOX) as (plane, client):
         client.ask("POST", SECRETS, {"metadata": {"name": "db"}, "stringData": {"password": "hunter2"}})
         snapshot = saved(plane, tmp_path / "s.db")
     keys = f"--encryption-config={tmp_path / 'plane' / 'encryption.yaml'}"
@@ -193,7 +189,7 @@ def plugin():
 
 
 def test_what_is_encrypted_by_a_kms_is_read_by_its_plugin_and_not_without(command, tmp_path, plugin):
-    with served(tmp_path / "plane", plugin.configuration) as (plane, client):
+    with served(tmp_path / "plane", plugin.provider, {"identity": {}}) as (plane, client):
         client.ask("POST", SECRETS, {"metadata": {"name": "db"}, "stringData": {"password": "hunter2"}})
         snapshot = saved(plane, tmp_path / "s.db")
     assert b"k8s:enc:kms:v2:lab:" in snapshot.read_bytes()

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from lab import loopback, s3
-from lab.processes import wait_for
 from orchestrator.backup.stores import Stored, open_store
 from orchestrator.errors import StoreError
 from tests.fakes.sources import Eventful
@@ -120,12 +119,7 @@ def test_an_upload_that_is_interrupted_leaves_neither_object_nor_parts(server, s
 
 def in_the_middle(source, server, act, **how):
     """The file, of which `act` sees some parts of the upload only."""
-
-    def once_some_has_arrived():
-        wait_for("the upload to begin", server.half_written, timeout_s=PATIENCE_S, pause_s=0.01, remedy="")
-        act()
-
-    return Eventful(source).doing(once_some_has_arrived, after_bytes=len(BIG) * 2, **how)
+    return Eventful(source).doing(act, server.half_written, after_bytes=len(BIG) * 2, **how)
 
 
 def test_the_part_of_an_object_that_another_replaced_meanwhile_is_not_taken(store, source):

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 from lab import sshd
-from lab.processes import wait_for
 from orchestrator.backup import sftp
 from orchestrator.backup.sftp import SftpStore
 from orchestrator.backup.stores import HostStore, open_store
@@ -24,7 +23,6 @@ from tests.scenario.test_stores import BIG, Disks, digest, names_in, small_disk
 
 pytestmark = pytest.mark.sshd
 LARGE = BIG * 3
-LONG_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +185,7 @@ def in_the_middle(large, place, act, **how):
     def arrived():
         return any(part.stat().st_size for part in parts_in(place))
 
-    def once_some_has_arrived():
-        wait_for("the copy to begin", arrived, timeout_s=LONG_S, pause_s=0.01, remedy="")
-        act()
-
-    return Eventful(large).doing(once_some_has_arrived, after_bytes=len(BIG), **how)
+    return Eventful(large).doing(act, arrived, after_bytes=len(BIG), **how)
 
 
 def test_a_connection_that_is_cut_in_the_middle_is_made_again(opened, vault, place, large, there):

@@ -200,9 +200,7 @@ def aescbc():
 
 def encrypted(site, provider=None, stored="k8s:enc:aescbc:v1:k"):
     """Encryption at rest switched on, on every control plane with one key, and secrets written anew."""
-    resources = [{"resources": ["secrets"], "providers": [provider or aescbc(), {"identity": {}}]}]
-    head = {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration"}
-    configuration = json.dumps({**head, "resources": resources})
+    configuration = json.dumps(kms.configuration(provider or aescbc(), {"identity": {}}))
     for name in site.planes:
         before = site.access.ssh(name, "pidof kube-apiserver")
         site.access.ssh(name, ENCRYPT.replace("CONFIGURATION", configuration))
@@ -471,10 +469,10 @@ def reaching(site, plugin):
 
 
 def test_what_a_kms_encrypts_is_read_on_the_control_plane_and_on_a_new_one(tmp_path):
-    known = {"apiVersion": "v2", "name": "lab", "endpoint": "unix:///etc/kubernetes/enc/kms.sock"}
+    provider = kms.provider("unix:///etc/kubernetes/enc/kms.sock")
     with own("nm-kms", tmp_path / "home", Shape(1, 0)) as site, kms.running(tmp_path / "kms") as plugin:
         with reaching(site, plugin):
-            encrypted(site, {"kms": known}, "k8s:enc:kms:v2:lab")
+            encrypted(site, provider, "k8s:enc:kms:v2:lab")
             site.backup()
             opened = ("-i", str(site.key), "--ssh")
 
